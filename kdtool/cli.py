@@ -1,0 +1,82 @@
+"""The `kdtool` command: mounts each room's commands and prints expected errors as one line.
+
+A room's `cli.py` imports typer and `kdtool.errors` only; what does the work is imported inside the
+command, so that `kdtool --help` stays fast. Data goes to stdout, everything else to stderr.
+"""
+
+import sys
+from importlib import import_module
+
+import typer
+
+from kdtool import __version__
+from kdtool.errors import KdtoolError
+
+__all__ = ["app", "main"]
+
+ROOMS = ("collect", "traces", "learners", "replay", "verify", "demo")
+
+# Options that take several values: `--policy none leap-paper` is `--policy none --policy leap-paper`.
+MANY = {"--policy", "--memory", "--device", "-p", "-m", "-d"}
+
+app = typer.Typer(
+    name="kdtool",
+    help="Learn operating-system policies from traces: record, train, replay, verify, build.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for room in ROOMS:
+    import_module(f"kdtool.{room}.cli").register(app)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"kdtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """Learn operating-system policies from traces: record, train, replay, verify, build."""
+
+
+def spread_values(arguments: list[str]) -> list[str]:
+    """Repeat an option of `replay` before each of its values; traces (`*.kdt`) end the list.
+
+    >>> spread_values(["replay", "T.kdt", "--policy", "none", "oracle", "--json"])
+    ['replay', 'T.kdt', '--policy', 'none', '--policy', 'oracle', '--json']
+    """
+    if arguments[:1] != ["replay"]:
+        return arguments
+    spread: list[str] = []
+    option = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument if argument in MANY else None
+        elif argument.rstrip("/").endswith(".kdt"):
+            option = None
+        elif option is not None and spread[-1] != option:
+            spread.append(option)
+        spread.append(argument)
+    return spread
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line on stderr and exit 1."""
+    try:
+        app(spread_values(sys.argv[1:]))
+    except KdtoolError as error:
+        print(f"kdtool: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("kdtool: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

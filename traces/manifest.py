@@ -1,0 +1,160 @@
+"""The manifest of a trace: what was recorded, where, how completely, and the hash of every byte of it.
+
+`manifest.json` is canonical JSON (sorted keys) with a `sha256` over itself without that key, so that
+a changed byte anywhere in the trace, the manifest included, is found when it is opened.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from kdtool.errors import TraceError
+from kdtool.traces.schema import SCHEMA_VERSION, TABLES
+
+__all__ = ["Manifest", "Reduction", "Segment", "TableInfo", "canonical_json"]
+
+STATES = ("complete", "interrupted")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One Parquet file of a table: its name in the table's folder, rows, bytes and sha256."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """Rows written, events counted by the source, events lost, and the files. counted = rows + lost."""
+
+    rows: int
+    counted: int
+    lost: int
+    segments: list[Segment]
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the table on disk."""
+        return sum(segment.bytes for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How `refs` was reduced. `k` is in pages; 0 means unreduced."""
+
+    method: str = "sad"
+    k: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a trace that is not in its tables.
+
+    `host` are facts of the machine (kernel release, page size, THP, swap devices, page-cluster ...);
+    `cgroup` the limits under which the command ran; `collector` what recorded it, with its measured
+    overhead; `workload` what the kernel itself said of the run (exit code, wall_ns, major faults).
+    """
+
+    state: str
+    clock: str
+    command: list[str]
+    collector: dict[str, Any]
+    cgroup: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any] = field(default_factory=dict)
+    workload: dict[str, Any] = field(default_factory=dict)
+    reduction: Reduction | None = None
+    tables: dict[str, TableInfo] = field(default_factory=dict)
+    schema_version: str = SCHEMA_VERSION
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON document, `sha256` included."""
+        document = asdict(self)
+        document["sha256"] = hashlib.sha256(canonical_json(document)).hexdigest()
+        return document
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check `manifest.json`.
+
+        Raises
+        ------
+        TraceError
+            Not a trace, truncated, altered, unbalanced, or of another major version.
+        """
+        document = _load(path)
+        _check_version(path, document)
+        stated = document.pop("sha256", None)
+        if hashlib.sha256(canonical_json(document)).hexdigest() != stated:
+            raise TraceError(
+                f"{path}: the manifest does not match its own sha256: it was altered or cut; record it again"
+            )
+        try:
+            manifest = cls(**{**document, "tables": _tables(document), "reduction": _reduction(document)})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise TraceError(f"{path}: the manifest lacks a key or has one too many: {error}") from None
+        _check_balance(path, manifest)
+        return manifest
+
+
+def canonical_json(document: dict[str, Any]) -> bytes:
+    """Return the bytes that are hashed: sorted keys, no spaces, ASCII, no NaN.
+
+    >>> canonical_json({"b": 1, "a": [True, None]})
+    b'{"a":[true,null],"b":1}'
+    """
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise TraceError(
+            f"{path.parent}: not a trace (no manifest.json): give a folder that `kdtool collect` or "
+            f"`kdtool import` made"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{path}: cannot be read as JSON ({error}): record the trace again") from None
+    if not isinstance(document, dict):
+        raise TraceError(f"{path}: not a manifest: expected a JSON object")
+    return document
+
+
+def _check_version(path: Path, document: dict[str, Any]) -> None:
+    version = document.get("schema_version")
+    major = str(version).split(".", maxsplit=1)[0]
+    if major != SCHEMA_VERSION.split(".", maxsplit=1)[0]:
+        raise TraceError(
+            f"{path}: schema version {version}, this kdtool reads {SCHEMA_VERSION.split('.')[0]}.x: "
+            f"use the kdtool that wrote it"
+        )
+
+
+def _tables(document: dict[str, Any]) -> dict[str, TableInfo]:
+    return {
+        name: TableInfo(**{**info, "segments": [Segment(**segment) for segment in info["segments"]]})
+        for name, info in document["tables"].items()
+    }
+
+
+def _reduction(document: dict[str, Any]) -> Reduction | None:
+    reduction = document["reduction"]
+    return None if reduction is None else Reduction(**reduction)
+
+
+def _check_balance(path: Path, manifest: Manifest) -> None:
+    if manifest.state not in STATES:
+        raise TraceError(f"{path}: state {manifest.state!r}, allowed: {', '.join(STATES)}")
+    for name, info in manifest.tables.items():
+        if name not in TABLES:
+            raise TraceError(f"{path}: unknown table {name!r}; this kdtool knows: {', '.join(TABLES)}")
+        if info.counted != info.rows + info.lost or info.rows != sum(s.rows for s in info.segments):
+            raise TraceError(
+                f"{path}: table {name} does not balance: {info.counted} events counted, {info.rows} rows, "
+                f"{info.lost} lost: events vanished unseen; record it again"
+            )

@@ -1,0 +1,115 @@
+"""The columns of every trace table: names, dtypes, units. The one place where they are defined.
+
+Fixed-width columns only; anything with a name goes to the side table `names` and is referred to by
+`name_id`. Units end the name: `_ns` is nanoseconds of the clock in the manifest, `vpn` a virtual
+page number (virtual address >> 12).
+"""
+
+from enum import IntEnum, IntFlag
+
+import pyarrow as pa
+
+__all__ = ["NO_ROW", "SCHEMA_VERSION", "TABLES", "RefKind", "VmaFlag", "schema_of"]
+
+SCHEMA_VERSION = "1.0"
+
+NO_ROW = -1
+"""`vmas.row` of a mapping in a trace without references."""
+
+
+class RefKind(IntEnum):
+    """`refs.kind`: who touched the page, and how."""
+
+    LOAD = 0
+    STORE = 1
+    CODE = 2
+    KERNEL = 3
+
+
+class VmaFlag(IntFlag):
+    """`vmas.flags`: protection and kind of a mapping; UNMAPPED rows say that a range went away."""
+
+    READ = 1
+    WRITE = 2
+    EXEC = 4
+    SHARED = 8
+    FILE = 16
+    UNMAPPED = 32
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, dtype, nullable=False) for name, dtype in columns.items()])
+
+
+TABLES: dict[str, pa.Schema] = {
+    "faults": _schema(
+        ts_ns=pa.int64(),
+        pid=pa.int32(),
+        tid=pa.int32(),
+        cpu=pa.int16(),
+        vpn=pa.uint64(),
+        ip=pa.uint64(),
+        major=pa.bool_(),
+    ),
+    # In global order. `insns` is the thread's instructions so far: the virtual clock.
+    "refs": _schema(
+        pid=pa.int32(),
+        tid=pa.int32(),
+        vpn=pa.uint64(),
+        ip=pa.uint64(),
+        kind=pa.uint8(),
+        insns=pa.uint64(),
+    ),
+    # `row`: the change came before this row of `refs` (NO_ROW in a trace without references).
+    "vmas": _schema(
+        ts_ns=pa.int64(),
+        pid=pa.int32(),
+        start_vpn=pa.uint64(),
+        end_vpn=pa.uint64(),
+        flags=pa.uint8(),
+        name_id=pa.uint32(),
+        row=pa.int64(),
+    ),
+    "sched": _schema(
+        ts_ns=pa.int64(),
+        cpu=pa.int16(),
+        event=pa.uint8(),
+        tid=pa.int32(),
+        next_tid=pa.int32(),
+        prio=pa.int32(),
+        state=pa.uint8(),
+        target_cpu=pa.int16(),
+    ),
+    "blockio": _schema(
+        dev=pa.uint32(),
+        sector=pa.uint64(),
+        nr_sectors=pa.uint32(),
+        op=pa.uint8(),
+        tid=pa.int32(),
+        queue_ns=pa.int64(),
+        issue_ns=pa.int64(),
+        complete_ns=pa.int64(),
+        error=pa.int16(),
+    ),
+    "accel": _schema(
+        queued_ns=pa.int64(),
+        submit_ns=pa.int64(),
+        start_ns=pa.int64(),
+        end_ns=pa.int64(),
+        pid=pa.int32(),
+        device=pa.int16(),
+        queue=pa.uint32(),
+        kind=pa.uint8(),
+        bytes=pa.uint64(),
+        address=pa.uint64(),
+        name_id=pa.uint32(),
+    ),
+    "names": pa.schema(
+        [pa.field("name_id", pa.uint32(), nullable=False), pa.field("name", pa.string(), nullable=False)]
+    ),
+}
+
+
+def schema_of(table: str) -> pa.Schema:
+    """Return the Arrow schema of `table`; KeyError is a bug of the caller, not of the user."""
+    return TABLES[table]
