@@ -1,1 +1,28 @@
-"""Room."""
+"""What would have happened: engine, baselines, device and cost models, scoreboard."""
+
+from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device
+from kdtool.replay.events import miss_events
+from kdtool.replay.policies import POLICIES, Policy, ProgramPolicy, Setting, load_policy
+from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
+from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
+
+__all__ = [
+    "DEVICE_FIELDS",
+    "POLICIES",
+    "Device",
+    "Policy",
+    "ProgramPolicy",
+    "Result",
+    "Setting",
+    "Shadow",
+    "Workload",
+    "check_memory",
+    "device_names",
+    "load_device",
+    "load_policy",
+    "load_workload",
+    "miss_events",
+    "replay",
+    "run_shadow",
+    "workload_from_arrays",
+]

@@ -1,1 +1,60 @@
-"""Room."""
+"""What a policy is: the program, its reference VM and its Numba twin, lowering of models to tables.
+
+The Numba VM is imported by name (`from kdtool.rmt.numba_vm import decide`), so that reading and
+checking programs needs no compiler.
+"""
+
+from kdtool.rmt.codec import from_document, program_sha256, read_program, to_document, write_program
+from kdtool.rmt.cost import worst_case
+from kdtool.rmt.examples import stride_program
+from kdtool.rmt.lower import leaf_boxes, lower_tree, program_to_tables, tree_to_table
+from kdtool.rmt.packed import PackedProgram, pack, state_words
+from kdtool.rmt.program import (
+    CONTEXT_FIELDS,
+    LIMITS,
+    VALUE_MAX,
+    VALUE_MIN,
+    Action,
+    Budget,
+    Entry,
+    Feature,
+    Guards,
+    MatchField,
+    Program,
+    Register,
+    Table,
+    Tree,
+)
+from kdtool.rmt.vm import Vm
+
+__all__ = [
+    "CONTEXT_FIELDS",
+    "LIMITS",
+    "VALUE_MAX",
+    "VALUE_MIN",
+    "Action",
+    "Budget",
+    "Entry",
+    "Feature",
+    "Guards",
+    "MatchField",
+    "PackedProgram",
+    "Program",
+    "Register",
+    "Table",
+    "Tree",
+    "Vm",
+    "from_document",
+    "leaf_boxes",
+    "lower_tree",
+    "pack",
+    "program_sha256",
+    "program_to_tables",
+    "read_program",
+    "state_words",
+    "stride_program",
+    "to_document",
+    "tree_to_table",
+    "worst_case",
+    "write_program",
+]

@@ -1,1 +1,21 @@
-"""Room."""
+"""What is safe: cost and value bounds, tables, agreement of table and model, and building what is proved."""
+
+from kdtool.verify.build import TARGETS, build_tables, format_table
+from kdtool.verify.checks import CHECKS, agreement
+from kdtool.verify.equivalence import Difference, compare_decisions
+from kdtool.verify.finding import Check, Finding, Report
+from kdtool.verify.program import verify_program
+
+__all__ = [
+    "CHECKS",
+    "TARGETS",
+    "Check",
+    "Difference",
+    "Finding",
+    "Report",
+    "agreement",
+    "build_tables",
+    "compare_decisions",
+    "format_table",
+    "verify_program",
+]

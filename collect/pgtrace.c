@@ -1,0 +1,567 @@
+// qemu-user plugin: the page references of a whole process tree, in one order, reduced as they happen.
+//
+// Plugin API version 1 (qemu 7.2 and later); Debian ships no qemu-plugin.h, so what is used is declared here.
+// Arguments: state=FILE (made by reftrace.py, mapped shared), spool=FILE (records, appended), self=FILE (this
+// plugin), and after an exec image=1, insns=N and holder=TID (which took the lock for the exec).
+//
+// A reference is one access to one page: every load and store (both pages of a crossing one), the page of the
+// code at each translation block, and what the kernel reads or writes in user buffers for a system call.
+// A kernel write is a STORE with ip 0, since it dirties the page; a kernel read is KERNEL with ip 0.
+//
+// Order: every reference takes the lock of the shared state (sad.h) and the next seq. The one exception is a
+// repeat: `state->now` still being this thread's own last seq proves that no thread of the tree has made a
+// reference in between, so the repeat is consecutive in the one order and dropping it is exact for every k.
+//
+// Not seen: what the kernel reads of path names and small argument structs, shmat, vsyscall pages.
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "sad.h"
+
+typedef uint64_t qemu_plugin_id_t;
+typedef uint32_t qemu_plugin_meminfo_t;
+typedef struct qemu_info qemu_info_t;
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+typedef void (*mem_callback)(unsigned, qemu_plugin_meminfo_t, uint64_t, void *);
+typedef void (*exec_callback)(unsigned, void *);
+typedef void (*syscall_callback)(qemu_plugin_id_t, unsigned, int64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                                 uint64_t, uint64_t, uint64_t, uint64_t);
+enum { NO_REGISTERS = 0, MEM_READ_WRITE = 3 };
+extern void qemu_plugin_register_vcpu_init_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, unsigned));
+extern void qemu_plugin_register_vcpu_exit_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, unsigned));
+extern void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, struct qemu_plugin_tb *));
+extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *, exec_callback, int, void *);
+extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, exec_callback, int, void *);
+extern void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *, mem_callback, int, int, void *);
+extern void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t, syscall_callback);
+extern void qemu_plugin_register_vcpu_syscall_ret_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, unsigned, int64_t, int64_t));
+extern void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, void *), void *);
+extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
+extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
+extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
+extern void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
+extern bool qemu_plugin_mem_is_store(qemu_plugin_meminfo_t);
+extern unsigned qemu_plugin_mem_size_shift(qemu_plugin_meminfo_t);
+extern const char *qemu_plugin_path_to_binary(void);
+
+#define PUBLIC __attribute__((visibility("default")))
+PUBLIC int qemu_plugin_version = 1;
+
+#define MAX_THREADS 65536                      // concurrent threads of one process; more end the recording
+#define HINTS 1024                             // per thread: page -> node, so that the hash is rarely walked
+#define PAGE_SHIFT 12
+#define PAGE_MASK 4095ull
+#define ADDRESS_BITS 48                        // user data of a block: address, and its instructions above
+#define GUEST_END 0x550000000000ull            // qemu is a PIE above this; it puts the guest's image below
+#define PATIENCE 100000                        // turns of the lock's loop before asking whether its holder lives
+
+enum { VMA_READ = 1, VMA_WRITE = 2, VMA_EXEC = 4, VMA_SHARED = 8, VMA_FILE = 16, VMA_UNMAPPED = 32 };
+
+typedef struct {
+    uint64_t vpn, now;                         // of this thread's last reference
+    bool dirty;                                // ... which was a store, or a repeat of one
+    uint64_t refs, insns;                      // of this thread so far
+    uint64_t refs_told, insns_told;            // ... of which the shared totals know
+    int32_t tid;
+    uint64_t number, arg[6];                   // of the system call under way
+    uint32_t hint[HINTS];
+} thread_t;
+
+typedef struct { uint64_t start, end; uint32_t flags, name; } vma_t;   // pages
+
+static sad_state *S;
+static const char *spool_path, *state_path, *self_path;
+static thread_t *threads[MAX_THREADS];
+static int32_t pid;
+static bool image_known, image_replaced, finished;
+static uint64_t first_insns;
+static vma_t *vmas;                            // this process's map, sorted, disjoint; guarded by the lock
+static size_t n_vmas, max_vmas;
+static uint64_t program_break;                 // page after the heap, 0 until the first brk
+
+static void die(const char *why) {
+    dprintf(2, "kdtool: pgtrace: %s\n", why);
+    _exit(126);
+}
+
+// ---------------------------------------------------------------------------------------------- the stream
+
+static void sad_spill(sad_state *s) {
+    uint64_t from = s->written, n = s->emitted - from;
+    int fd = open(spool_path, O_WRONLY | O_CLOEXEC);    // not kept open: programs close all descriptors
+    while (n) {
+        uint64_t at = from % s->ring_cap, chunk = n < s->ring_cap - at ? n : s->ring_cap - at;
+        size_t bytes = chunk * sizeof(sad_record), done = 0;
+        while (fd >= 0 && done < bytes) {
+            ssize_t put = pwrite(fd, (char *)&sad_ring(s)[at] + done, bytes - done,
+                                 (off_t)(from * sizeof(sad_record) + done));
+            if (put < 0 && errno == EINTR) continue;
+            if (put <= 0) break;
+            done += (size_t)put;
+        }
+        if (done < bytes) s->lost += chunk;
+        from += chunk;
+        n -= chunk;
+    }
+    if (fd >= 0) close(fd);
+    SAD_ORDER();
+    s->written = from;
+}
+
+static bool holder_lives(int32_t tid) {
+    char path[64], text[512] = {0}, state = 'R';
+    if (access("/proc/self/stat", F_OK)) return true;            // cannot tell
+    snprintf(path, sizeof path, "/proc/%d/stat", tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return errno != ENOENT;
+    if (read(fd, text, sizeof text - 1) > 0) {
+        char *name_end = strrchr(text, ')');
+        if (name_end && name_end[1]) state = name_end[2];
+    }
+    close(fd);
+    return state != 'Z' && state != 'X';
+}
+
+static void lock_slowly(int32_t tid) {
+    for (uint64_t turn = 1;; turn++) {
+        int32_t holder = S->lock;
+        if (!holder && __sync_bool_compare_and_swap(&S->lock, 0, tid)) return;
+        if (turn % 64 == 0) sched_yield(); else __builtin_ia32_pause();
+        if (turn % PATIENCE || !holder || holder_lives(holder)) continue;
+        if (!__sync_bool_compare_and_swap(&S->lock, holder, tid)) continue;
+        S->broken++;
+        sad_recover(S);
+        return;
+    }
+}
+
+static inline void lock(int32_t tid) {
+    if (__builtin_expect(!__sync_bool_compare_and_swap(&S->lock, 0, tid), 0)) lock_slowly(tid);
+}
+
+static inline void unlock(void) { __atomic_store_n(&S->lock, 0, __ATOMIC_RELEASE); }
+
+static inline bool off(void) { return __builtin_expect(S->stop | finished, 0); }
+
+static void tell_totals(thread_t *t) {
+    __sync_fetch_and_add(&S->refs, t->refs - t->refs_told);
+    __sync_fetch_and_add(&S->insns, t->insns - t->insns_told);
+    t->refs_told = t->refs;
+    t->insns_told = t->insns;
+}
+
+// --------------------------------------------------------------------------------------- the address space
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t name_offset(const char *name) {
+    char *names = (char *)S + S->names_at;
+    size_t length = strlen(name) + 1;
+    if (length == 1) return 0;
+    if (!S->names_used) S->names_used = 1;                       // offset 0 is the empty name
+    for (uint32_t at = 1; at < S->names_used; at += (uint32_t)strlen(names + at) + 1)
+        if (!strcmp(names + at, name)) return at;
+    if (S->names_used + length > SAD_NAMES) { S->names_lost++; return 0; }
+    uint32_t at = S->names_used;
+    memcpy(names + at, name, length);
+    S->names_used += (uint32_t)length;
+    return at;
+}
+
+static void emit_vma(uint64_t start, uint64_t end, uint32_t flags, uint32_t name) {
+    sad_record r = {.seq = S->now + 1, .vpn = start, .ip = end, .insns = now_ns(), .pid = pid,
+                    .tid = (int32_t)name, .kind = KIND_VMA | flags};
+    sad_make_room(S);
+    sad_emit(S, &r);
+    S->now = r.seq;
+}
+
+static void vma_insert(size_t at, vma_t v) {
+    if (n_vmas == max_vmas && !(vmas = realloc(vmas, (max_vmas = max_vmas ? 2 * max_vmas : 256) * sizeof *vmas)))
+        die("out of memory");
+    memmove(&vmas[at + 1], &vmas[at], (n_vmas - at) * sizeof *vmas);
+    vmas[at] = v;
+    n_vmas++;
+}
+
+// Split the mapping that spans `page`, if one does, and return the index of the first one at or after it.
+static size_t vma_split(uint64_t page) {
+    size_t i = 0;
+    while (i < n_vmas && vmas[i].end <= page) i++;
+    if (i == n_vmas || vmas[i].start >= page) return i;
+    vma_t upper = vmas[i];
+    upper.start = vmas[i].end = page;
+    vma_insert(i + 1, upper);
+    return i + 1;
+}
+
+static void forget_address_space(int32_t whose) {
+    sad_record r = {.seq = S->now + 1, .ip = 1ull << SAD_VPN_BITS, .insns = now_ns(), .pid = whose,
+                    .kind = KIND_VMA | VMA_UNMAPPED};
+    sad_unmap(S, whose, 0, r.ip);
+    sad_make_room(S);
+    sad_emit(S, &r);
+    S->now = r.seq;
+}
+
+static void unmap(uint64_t start, uint64_t end) {
+    size_t i = vma_split(start), j = vma_split(end);
+    if (i == j) return;                                          // nothing was mapped there
+    memmove(&vmas[i], &vmas[j], (n_vmas - j) * sizeof *vmas);
+    n_vmas -= j - i;
+    sad_unmap(S, pid, start, end);
+    emit_vma(start, end, VMA_UNMAPPED, 0);
+}
+
+static void map(uint64_t start, uint64_t end, uint32_t flags, uint32_t name) {
+    unmap(start, end);
+    vma_insert(vma_split(start), (vma_t){start, end, flags, name});
+    emit_vma(start, end, flags, name);
+}
+
+static uint32_t flags_of(const char *permissions, const char *path) {
+    return (permissions[0] == 'r' ? VMA_READ : 0) | (permissions[1] == 'w' ? VMA_WRITE : 0) |
+           (permissions[2] == 'x' ? VMA_EXEC : 0) | (permissions[3] == 's' ? VMA_SHARED : 0) |
+           (path[0] == '/' ? VMA_FILE : 0);
+}
+
+// The image as the loader left it. qemu maps it one to one (guest base 0, checked), and as readable data: what
+// /proc/self/maps has below qemu itself is the guest's, except that code lacks its x.
+static void image_begin(void) {
+    static char line[8192];
+    FILE *f = fopen("/proc/self/maps", "re");
+    if (!f) die("cannot read /proc/self/maps: mount /proc");
+    if (image_replaced) forget_address_space(pid);
+    while (fgets(line, sizeof line, f)) {
+        unsigned long start, end;
+        char permissions[5], path[4097] = "";
+        if (sscanf(line, "%lx-%lx %4s %*s %*s %*s %4096[^\n]", &start, &end, permissions, path) < 3) continue;
+        if (start >= GUEST_END) continue;
+        map(start >> PAGE_SHIFT, end >> PAGE_SHIFT, flags_of(permissions, path),
+            name_offset(path[0] == '/' ? path : ""));
+    }
+    fclose(f);
+    image_known = true;
+}
+
+// -------------------------------------------------------------------------------------------- references
+
+static inline void refer(thread_t *t, uint64_t vpn, uint32_t kind, uint64_t ip) {
+    if (off() || vpn >> SAD_VPN_BITS) return;
+    if (__builtin_expect(!t->tid, 0)) t->tid = (int32_t)syscall(SYS_gettid);
+    sad_record r = {.vpn = vpn, .ip = ip, .insns = t->insns, .pid = pid, .tid = t->tid, .kind = kind};
+    lock(t->tid);
+    if (__builtin_expect(!image_known, 0)) image_begin();
+    sad_reference(S, &r, &t->hint[vpn % HINTS]);
+    unlock();
+    t->now = r.seq;
+    t->vpn = vpn;
+    t->dirty = kind == KIND_STORE;
+}
+
+static inline bool repeats(const thread_t *t, uint64_t vpn) { return vpn == t->vpn && S->now == t->now; }
+
+static void __attribute__((noinline)) cross(thread_t *t, qemu_plugin_meminfo_t info, uint64_t address,
+                                            uint32_t kind, uint64_t ip) {
+    uint64_t last = (address + (1ull << qemu_plugin_mem_size_shift(info)) - 1) >> PAGE_SHIFT;
+    if (last != address >> PAGE_SHIFT) refer(t, last, kind, ip);
+}
+
+static void on_data(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void *ip) {
+    thread_t *t = threads[vcpu];
+    bool store = qemu_plugin_mem_is_store(info);
+    uint32_t kind = store ? KIND_STORE : KIND_LOAD;
+    t->refs++;
+    if (!repeats(t, address >> PAGE_SHIFT) || (store && !t->dirty)) refer(t, address >> PAGE_SHIFT, kind, (uint64_t)ip);
+    if (__builtin_expect((address & PAGE_MASK) > PAGE_MASK - 63, 0)) cross(t, info, address, kind, (uint64_t)ip);
+}
+
+static void on_code(unsigned vcpu, void *packed) {
+    thread_t *t = threads[vcpu];
+    uint64_t address = (uint64_t)packed & ((1ull << ADDRESS_BITS) - 1);
+    t->refs++;
+    if (!repeats(t, address >> PAGE_SHIFT)) refer(t, address >> PAGE_SHIFT, KIND_CODE, address);
+    t->insns += (uint64_t)packed >> ADDRESS_BITS;
+}
+
+static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
+    (void)id;
+    size_t n = qemu_plugin_tb_n_insns(tb);
+    uint64_t page = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
+        uint64_t address = qemu_plugin_insn_vaddr(insn);
+        if (address >> ADDRESS_BITS) return;                     // the vsyscall page
+        uint64_t last = (address + qemu_plugin_insn_size(insn) - 1) >> PAGE_SHIFT;
+        if (i == 0) {
+            if ((uint64_t)qemu_plugin_insn_haddr(insn) != address) die("guest base is not 0: unset QEMU_GUEST_BASE");
+            qemu_plugin_register_vcpu_tb_exec_cb(tb, on_code, NO_REGISTERS, (void *)(address | n << ADDRESS_BITS));
+            page = address >> PAGE_SHIFT;
+        }
+        if (last != page) {
+            page = last;
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_code, NO_REGISTERS, (void *)(page << PAGE_SHIFT));
+        }
+        qemu_plugin_register_vcpu_mem_cb(insn, on_data, NO_REGISTERS, MEM_READ_WRITE, (void *)address);
+    }
+}
+
+// ------------------------------------------------------------------------------------------ system calls
+
+static bool peek(void *to, uint64_t from, size_t bytes) {        // guest memory that may not be there
+    struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
+    return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)bytes;
+}
+
+static void kernel_touched(thread_t *t, uint64_t address, uint64_t bytes, uint32_t kind) {
+    if (!address || !bytes) return;
+    for (uint64_t vpn = address >> PAGE_SHIFT; vpn <= (address + bytes - 1) >> PAGE_SHIFT; vpn++, t->refs++)
+        if (!repeats(t, vpn) || (kind == KIND_STORE && !t->dirty)) refer(t, vpn, kind, 0);
+}
+
+static void kernel_touched_vector(thread_t *t, uint64_t iov, uint64_t count, uint64_t bytes, uint32_t kind) {
+    struct iovec one;
+    for (uint64_t i = 0; i < count && bytes && peek(&one, iov + i * sizeof one, sizeof one); i++) {
+        uint64_t part = one.iov_len < bytes ? one.iov_len : bytes;
+        kernel_touched(t, (uint64_t)one.iov_base, part, kind);
+        bytes -= part;
+    }
+}
+
+enum { BUFFER, VECTOR, MESSAGE };
+// What the kernel touched: argument `arg` (0 the first) is a buffer of `unit` bytes for each one returned,
+// or of `fixed` bytes on success; or an iovec whose count is the next argument; or a msghdr.
+static const struct { int number; uint8_t form, arg; uint32_t kind; uint16_t unit, fixed; } touches[] = {
+    {SYS_read, BUFFER, 1, KIND_STORE, 1, 0},       {SYS_write, BUFFER, 1, KIND_KERNEL, 1, 0},
+    {SYS_pread64, BUFFER, 1, KIND_STORE, 1, 0},    {SYS_pwrite64, BUFFER, 1, KIND_KERNEL, 1, 0},
+    {SYS_readv, VECTOR, 1, KIND_STORE, 1, 0},      {SYS_writev, VECTOR, 1, KIND_KERNEL, 1, 0},
+    {SYS_preadv, VECTOR, 1, KIND_STORE, 1, 0},     {SYS_pwritev, VECTOR, 1, KIND_KERNEL, 1, 0},
+    {SYS_preadv2, VECTOR, 1, KIND_STORE, 1, 0},    {SYS_pwritev2, VECTOR, 1, KIND_KERNEL, 1, 0},
+    {SYS_recvfrom, BUFFER, 1, KIND_STORE, 1, 0},   {SYS_sendto, BUFFER, 1, KIND_KERNEL, 1, 0},
+    {SYS_recvmsg, MESSAGE, 1, KIND_STORE, 1, 0},   {SYS_sendmsg, MESSAGE, 1, KIND_KERNEL, 1, 0},
+    {SYS_getrandom, BUFFER, 0, KIND_STORE, 1, 0},  {SYS_getdents, BUFFER, 1, KIND_STORE, 1, 0},
+    {SYS_getdents64, BUFFER, 1, KIND_STORE, 1, 0}, {SYS_getcwd, BUFFER, 0, KIND_STORE, 1, 0},
+    {SYS_readlink, BUFFER, 1, KIND_STORE, 1, 0},   {SYS_readlinkat, BUFFER, 2, KIND_STORE, 1, 0},
+    {SYS_epoll_wait, BUFFER, 1, KIND_STORE, 12, 0}, {SYS_epoll_pwait, BUFFER, 1, KIND_STORE, 12, 0},
+    {SYS_stat, BUFFER, 1, KIND_STORE, 0, 144},     {SYS_fstat, BUFFER, 1, KIND_STORE, 0, 144},
+    {SYS_lstat, BUFFER, 1, KIND_STORE, 0, 144},    {SYS_newfstatat, BUFFER, 2, KIND_STORE, 0, 144},
+    {SYS_statx, BUFFER, 4, KIND_STORE, 0, 256},    {SYS_uname, BUFFER, 0, KIND_STORE, 0, 390},
+};
+
+static void record_touches(thread_t *t, int64_t result) {
+    for (size_t i = 0; i < sizeof touches / sizeof *touches; i++) {
+        if (touches[i].number != (int)t->number) continue;
+        uint64_t bytes = (uint64_t)result * touches[i].unit + touches[i].fixed, address = t->arg[touches[i].arg];
+        uint64_t header[4];                                      // msghdr: name, its length, iov, its count
+        if (touches[i].form == BUFFER) kernel_touched(t, address, bytes, touches[i].kind);
+        else if (touches[i].form == VECTOR)
+            kernel_touched_vector(t, address, t->arg[touches[i].arg + 1], bytes, touches[i].kind);
+        else if (peek(header, address, sizeof header))
+            kernel_touched_vector(t, header[2], header[3], bytes, touches[i].kind);
+        return;
+    }
+}
+
+static uint64_t pages(uint64_t bytes) { return (bytes + PAGE_MASK) >> PAGE_SHIFT; }
+
+static void mapped(thread_t *t, uint64_t address) {
+    char link[64], path[4096] = "";
+    uint64_t protection = t->arg[2], flags = t->arg[3], start = address >> PAGE_SHIFT;
+    uint32_t vma = (uint32_t)(protection & 7) | ((flags & 3) != MAP_PRIVATE ? VMA_SHARED : 0);   // PROT_* are 1, 2, 4
+    if (!(flags & MAP_ANONYMOUS)) {
+        vma |= VMA_FILE;
+        snprintf(link, sizeof link, "/proc/self/fd/%d", (int)t->arg[4]);
+        ssize_t length = readlink(link, path, sizeof path - 1);
+        path[length < 0 ? 0 : length] = 0;
+    }
+    map(start, start + pages(t->arg[1]), vma, name_offset(path));
+}
+
+static void protect(uint64_t start, uint64_t end, uint32_t protection) {
+    size_t last = (vma_split(start), vma_split(end));
+    for (size_t i = vma_split(start); i < last; i++) {
+        vmas[i].flags = (vmas[i].flags & (VMA_SHARED | VMA_FILE)) | (protection & 7);
+        emit_vma(vmas[i].start, vmas[i].end, vmas[i].flags, vmas[i].name);
+    }
+}
+
+// MADV_DONTNEED and MADV_FREE: private anonymous pages are given back, the mapping stays.
+static void give_back(uint64_t start, uint64_t end) {
+    for (size_t i = 0; i < n_vmas; i++) {
+        uint64_t from = vmas[i].start > start ? vmas[i].start : start, to = vmas[i].end < end ? vmas[i].end : end;
+        if (from >= to || vmas[i].flags & (VMA_FILE | VMA_SHARED)) continue;
+        sad_unmap(S, pid, from, to);
+        emit_vma(from, to, VMA_UNMAPPED, 0);
+        emit_vma(from, to, vmas[i].flags, vmas[i].name);
+    }
+}
+
+static void moved(thread_t *t, uint64_t address) {
+    uint64_t old = t->arg[0] >> PAGE_SHIFT, start = address >> PAGE_SHIFT;
+    uint64_t was = pages(t->arg[1]), is = pages(t->arg[2]), source = old;
+    size_t i = vma_split(source);
+    if (i == n_vmas || vmas[i].start > source) return;
+    uint32_t flags = vmas[i].flags, name = vmas[i].name;
+    if (start != old) {
+        if (was) unmap(old, old + was);
+        map(start, start + is, flags, name);
+    } else if (is > was) {
+        map(start + was, start + is, flags, name);
+    } else if (is < was) {
+        unmap(start + is, start + was);
+    }
+}
+
+static void broke(uint64_t result) {
+    uint64_t end = pages(result);
+    if (!program_break) {
+        program_break = end;
+    } else if (end > program_break) {
+        map(program_break, end, VMA_READ | VMA_WRITE, 0);
+    } else if (end < program_break) {
+        unmap(end, program_break);
+    }
+    program_break = end;
+}
+
+#include "pgexec.h"
+
+static void reaped(int64_t child, uint64_t status_at) {          // a killed child could not say that it ended
+    int status;
+    if (child > 0 && status_at && peek(&status, status_at, sizeof status) && WIFSIGNALED(status))
+        forget_address_space((int32_t)child);
+}
+
+static void on_syscall_return(qemu_plugin_id_t id, unsigned vcpu, int64_t number, int64_t result) {
+    (void)id;
+    thread_t *t = threads[vcpu];
+    if (number == SYS_execve || number == SYS_execveat) __sync_fetch_and_sub(&S->untraced, 1);   // it failed
+    if (off() || (result < 0 && result > -4096) || number != (int64_t)t->number) return;
+    if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
+    uint64_t start = t->arg[0] >> PAGE_SHIFT, end = start + pages(t->arg[1]);
+    record_touches(t, result);
+    lock(t->tid);
+    switch (number) {
+    case SYS_mmap: mapped(t, (uint64_t)result); break;
+    case SYS_mprotect: protect(start, end, (uint32_t)t->arg[2]); break;
+    case SYS_mremap: moved(t, (uint64_t)result); break;
+    case SYS_brk: broke((uint64_t)result); break;
+    case SYS_wait4: reaped(result, t->arg[1]); break;
+    case SYS_madvise: if (t->arg[2] == MADV_DONTNEED || t->arg[2] == MADV_FREE) give_back(start, end); break;
+    }
+    unlock();
+}
+
+static void on_syscall(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint64_t a1, uint64_t a2, uint64_t a3,
+                       uint64_t a4, uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
+    (void)id, (void)a7, (void)a8;
+    thread_t *t = threads[vcpu];
+    t->number = (uint64_t)number;
+    memcpy(t->arg, (uint64_t[]){a1, a2, a3, a4, a5, a6}, sizeof t->arg);
+    tell_totals(t);
+    if (off()) return;
+    if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
+    // Recorded before it happens: once it has, another thread may be given the same addresses.
+    if (number == SYS_munmap && !(a1 & PAGE_MASK) && a2) {
+        lock(t->tid);
+        unmap(a1 >> PAGE_SHIFT, (a1 >> PAGE_SHIFT) + pages(a2));
+        unlock();
+    }
+    if (number == SYS_execve) follow_exec(t, a1, a2, a3);
+    if (number == SYS_execve || number == SYS_execveat) __sync_fetch_and_add(&S->untraced, 1);
+}
+
+// ------------------------------------------------------------------------------------ threads and processes
+
+static void on_thread_start(qemu_plugin_id_t id, unsigned vcpu) {
+    (void)id;
+    if (vcpu >= MAX_THREADS) die("more than 65536 threads");
+    if (!threads[vcpu] && !(threads[vcpu] = malloc(sizeof(thread_t)))) die("out of memory");
+    memset(threads[vcpu], 0, sizeof(thread_t));
+    threads[vcpu]->insns = threads[vcpu]->insns_told = first_insns;
+    first_insns = 0;
+}
+
+static void on_thread_end(qemu_plugin_id_t id, unsigned vcpu) {
+    (void)id;
+    tell_totals(threads[vcpu]);
+}
+
+static void on_process_end(qemu_plugin_id_t id, void *unused) {
+    (void)id, (void)unused;
+    for (size_t i = 0; i < MAX_THREADS; i++)
+        if (threads[i]) tell_totals(threads[i]);
+    if (off()) return;
+    lock((int32_t)syscall(SYS_gettid));
+    finished = true;
+    forget_address_space(pid);
+    unlock();
+}
+
+// The map must not be copied while another thread changes it.
+static void before_fork(void) { lock((int32_t)syscall(SYS_gettid)); }
+static void after_fork(void) { unlock(); }
+
+static void in_child(void) {
+    pid = (int32_t)getpid();
+    for (size_t i = 0; i < MAX_THREADS; i++)
+        if (threads[i]) memset(threads[i], 0, sizeof(thread_t));
+    __sync_fetch_and_add(&S->processes, 1);
+    lock(pid);                                                   // held by the parent until after its fork
+    for (size_t i = 0; i < n_vmas; i++) emit_vma(vmas[i].start, vmas[i].end, vmas[i].flags, vmas[i].name);
+    unlock();
+}
+
+static const char *argument(int argc, char **argv, const char *name) {
+    size_t length = strlen(name);
+    for (int i = 0; i < argc; i++)
+        if (!strncmp(argv[i], name, length) && argv[i][length] == '=') return strdup(argv[i] + length + 1);
+    return NULL;
+}
+
+PUBLIC int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv) {
+    (void)info;
+    state_path = argument(argc, argv, "state");
+    spool_path = argument(argc, argv, "spool");
+    self_path = argument(argc, argv, "self");
+    const char *insns = argument(argc, argv, "insns"), *holder = argument(argc, argv, "holder");
+    image_replaced = argument(argc, argv, "image") != NULL;
+    first_insns = insns ? strtoull(insns, NULL, 10) : 0;
+    if (!state_path || !spool_path || !self_path) return 1;
+    int fd = open(state_path, O_RDWR | O_CLOEXEC);
+    struct stat file;
+    if (fd < 0 || fstat(fd, &file)) return 1;
+    S = mmap(NULL, (size_t)file.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (S == MAP_FAILED || S->magic != SAD_MAGIC || S->size != (uint64_t)file.st_size) return 1;
+    pid = (int32_t)getpid();
+    if (holder) __sync_bool_compare_and_swap(&S->lock, atoi(holder), 0);
+    if (!image_replaced) __sync_fetch_and_add(&S->processes, 1);
+    if (pthread_atfork(before_fork, after_fork, in_child)) return 1;
+    qemu_plugin_register_vcpu_init_cb(id, on_thread_start);
+    qemu_plugin_register_vcpu_exit_cb(id, on_thread_end);
+    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);
+    qemu_plugin_register_vcpu_syscall_cb(id, on_syscall);
+    qemu_plugin_register_vcpu_syscall_ret_cb(id, on_syscall_return);
+    qemu_plugin_register_atexit_cb(id, on_process_end, NULL);
+    return 0;
+}

@@ -1,0 +1,217 @@
+"""The reference tracer's machinery: the compiled plugin, its shared state, and the rows it left behind.
+
+    pgtrace.c + sad.h --gcc--> cache/pgtrace-HASH.so --qemu-x86_64 -plugin--> spool (records, not in order)
+                                                                              state (what was pending)
+
+The layouts here mirror `sad_record`, `sad_node` and `sad_state` in sad.h. The state file outlives every
+traced process, a killed one too, so that pending references are read from it and nothing is lost.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdtool.errors import CapabilityError, TraceError
+from kdtool.traces import TraceWriter
+
+__all__ = ["RECORD", "Spool", "build_plugin", "gcc_version", "write_rows"]
+
+SOURCES = ("pgtrace.c", "pgexec.h", "sad.h")
+CFLAGS = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
+RING_RECORDS = 65_536
+"""Records kept in the state before they are written to the spool: 3 MB."""
+NAMES_BYTES = 1 << 20
+ZONE = 16
+MAGIC = 0x314453746466656B
+VMA_KIND = 128
+CHUNK_ROWS = 2_000_000
+
+
+def _struct(fields: str) -> "np.dtype[Any]":
+    """Return the dtype of a C struct: `name dtype` pairs, laid out and padded as C does."""
+    words = fields.split()
+    return np.dtype(list(zip(words[::2], words[1::2], strict=True)), align=True)
+
+
+RECORD = _struct("seq u8 vpn u8 ip u8 insns u8 pid i4 tid i4 kind u4 spare u4")
+NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", "u4", 4)])
+COUNTERS = _struct(
+    """magic u8 k u4 hash_bits u4 ring_cap u4 zone_cap u4 names_at u8 ring_at u8 nodes_at u8 hash_at u8
+    size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4 names_lost u4"""
+)
+STREAM = _struct("lock i4 now u8 emitted u8 written u8 n u4 head u4 tail u4 zone_n u4")
+UNDO = np.dtype([("undo_node", "u4"), ("undo_n", "u4"), ("undo_emitted", "u8"), ("undo", NODE)])
+STREAM_AT = 128  # `lock` begins a cache line
+UNDO_AT = STREAM_AT + STREAM.itemsize + ZONE * 12  # after zone and zone_last
+HEADER_BYTES = 4096
+
+
+class Spool:
+    """The two files that the plugin writes, made beside the trace: the shared state and the records."""
+
+    def __init__(self, folder: Path, k: int) -> None:
+        self.state_path, self.records_path = folder / "state", folder / "records"
+        nodes, hash_bits = k + 2, max(10, (2 * (k + 1)).bit_length())
+        names_at = HEADER_BYTES
+        ring_at = names_at + NAMES_BYTES
+        nodes_at = ring_at + RING_RECORDS * RECORD.itemsize
+        hash_at = nodes_at + nodes * NODE.itemsize
+        size = hash_at + (4 << hash_bits)
+        with self.state_path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        self.records_path.touch()
+        self._bytes = np.memmap(self.state_path, np.uint8, "r+")
+        self._counters = self._part(0, COUNTERS, 1)
+        self._stream = self._part(STREAM_AT, STREAM, 1)
+        header = {"magic": MAGIC, "k": k, "hash_bits": hash_bits, "ring_cap": RING_RECORDS}
+        header |= {"zone_cap": min(ZONE, k), "names_at": names_at, "ring_at": ring_at, "nodes_at": nodes_at}
+        for name, value in (header | {"hash_at": hash_at, "size": size}).items():
+            self._counters[name] = value
+
+    @property
+    def address(self) -> int:
+        """Return where the state lies in this process's memory."""
+        return int(self._bytes.ctypes.data)
+
+    def count(self, name: str) -> int:
+        """Return one counter of the state."""
+        return int(self._counters[name][0])
+
+    def stop(self) -> None:
+        """Have every process record no more, from its next reference on."""
+        self._counters["stop"] = 1
+
+    def chunks(self) -> Iterator["np.ndarray[Any, Any]"]:
+        """Yield every record that was made, in order of seq; to be called once, when all processes are gone.
+
+        Raises
+        ------
+        TraceError
+            Records could not be written: the disk was full.
+        """
+        self._spool_the_rest()
+        if not self.records_path.stat().st_size:
+            return
+        records = np.memmap(self.records_path, RECORD, "r")
+        seq = np.ascontiguousarray(records["seq"])
+        in_order = bool(np.all(seq[1:] >= seq[:-1]))
+        order = None if in_order else np.argsort(seq, kind="stable")
+        for start in range(0, len(records), CHUNK_ROWS):
+            end = start + CHUNK_ROWS
+            yield np.asarray(records[start:end]) if order is None else records[order[start:end]]
+
+    def _spool_the_rest(self) -> None:
+        """Append what is in the ring and what SAD had pending to the spooled records."""
+        stream, undo = self._stream[0], self._part(UNDO_AT, UNDO, 1)[0]
+        written, emitted, n = int(stream["written"]), int(stream["emitted"]), int(stream["n"])
+        nodes = self._part(self.count("nodes_at"), NODE, self.count("k") + 2).copy()
+        if undo["undo_node"]:  # a process was killed half-way through one step: take the step back
+            nodes[undo["undo_node"]] = undo["undo"]
+            emitted, n = int(undo["undo_emitted"]), int(undo["undo_n"])
+        ring = self._part(self.count("ring_at"), RECORD, RING_RECORDS)
+        pending = nodes["pending"][1 : n + 1]
+        rest = [ring[np.arange(written, emitted) % RING_RECORDS], pending[pending["seq"] > 0]]
+        lost = self.count("lost")
+        try:
+            with self.records_path.open("r+b") as file:
+                file.truncate(written * RECORD.itemsize)  # no more than was counted, should a killer have hit
+                file.seek(0, os.SEEK_END)
+                file.write(np.concatenate(rest).tobytes())
+        except OSError:
+            lost += emitted - written
+        if lost:
+            raise TraceError(
+                f"{self.records_path.parent.parent}: {lost} of {emitted} records could not be written: "
+                f"free some space there and record again"
+            )
+
+    def name(self, offset: int) -> str:
+        """Return the file name at `offset` of the side table."""
+        names = self._part(self.count("names_at"), np.dtype("u1"), NAMES_BYTES)[offset:]
+        return bytes(names[: int(np.argmin(names))]).decode(errors="surrogateescape")
+
+    def _part(self, at: int, dtype: "np.dtype[Any]", n: int) -> "np.ndarray[Any, Any]":
+        return self._bytes[at : at + n * dtype.itemsize].view(dtype)
+
+
+def write_rows(spool: Spool, writer: TraceWriter) -> int:
+    """Append all rows to `refs` and `vmas` and return how many references there are."""
+    n_refs = 0
+    for records in spool.chunks():
+        is_vma = records["kind"] >= VMA_KIND
+        refs, changes = records[~is_vma], records[is_vma]
+        at = np.flatnonzero(is_vma)
+        _append_vmas(spool, writer, changes, n_refs + at - np.arange(len(at)))
+        columns = {name: refs[name] for name in ("pid", "tid", "vpn", "ip", "insns")}
+        writer.append("refs", columns | {"kind": refs["kind"].astype(np.uint8)})
+        n_refs += len(refs)
+    if not n_refs:
+        raise TraceError("the command ended before its first instruction: nothing was recorded; run it alone")
+    return n_refs
+
+
+def _append_vmas(
+    spool: Spool, writer: TraceWriter, changes: "np.ndarray[Any, Any]", rows: "np.ndarray[Any, Any]"
+) -> None:
+    """Append address-space changes; `rows[i]` references came before the i-th."""
+    offsets, which = np.unique(changes["tid"], return_inverse=True)
+    ids = np.array([writer.name_id(spool.name(int(offset))) for offset in offsets], np.uint32)
+    columns = {
+        "ts_ns": changes["insns"].astype(np.int64),
+        "pid": changes["pid"],
+        "start_vpn": changes["vpn"],
+        "end_vpn": changes["ip"],
+        "flags": (changes["kind"] & (VMA_KIND - 1)).astype(np.uint8),
+        "name_id": ids[which],
+        "row": rows.astype(np.int64),
+    }
+    writer.append("vmas", columns)
+
+
+def gcc_version() -> str:
+    """Return the first line of `gcc --version`."""
+    done = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[0]
+
+
+def build_plugin() -> tuple[Path, str]:
+    """Compile the plugin unless the cache has it; return its path and the sha256 it is kept under.
+
+    Raises
+    ------
+    CapabilityError
+        gcc refused it, or the cache folder cannot be written.
+    """
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256("\0".join([gcc_version(), *CFLAGS]).encode())
+    for name in SOURCES:
+        digest.update((folder / name).read_bytes())
+    key = digest.hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtool"
+    plugin = cache / f"pgtrace-{key[:16]}.so"
+    if not plugin.exists():
+        _compile(folder / SOURCES[0], plugin)
+    return plugin, key
+
+
+def _compile(source: Path, plugin: Path) -> None:
+    try:
+        plugin.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=plugin.parent) as folder:
+            made = Path(folder) / plugin.name
+            done = subprocess.run(
+                ["gcc", *CFLAGS, "-o", made, source], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise CapabilityError(f"gcc cannot compile {source}: {done.stderr.strip().splitlines()[-1]}")
+            made.rename(plugin)
+    except OSError as error:
+        raise CapabilityError(
+            f"{plugin.parent}: {error.strerror}: set XDG_CACHE_HOME to a folder of yours"
+        ) from None

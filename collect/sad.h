@@ -1,0 +1,265 @@
+// Safely Allowed Drop: an exact, online reduction of one stream of page references, in shared memory.
+//
+// Kaplan, Smaragdakis, Wilson (SIGMETRICS '99, TOMACS '03): a reference to page p may be dropped when fewer
+// than k distinct other pages are referenced between the retained one before it and the next one. Every LRU
+// memory of at least k pages then has the same misses.
+//
+// All state lies in one MAP_SHARED file, so that every thread and every process of a tree feeds one stream in
+// one order, and so that it outlives them: what is still pending when the last process has gone is read from
+// the file by reftrace.py, which mirrors these structures. Zero bytes are a valid empty state.
+//
+//   zone  the `zone_cap` most recent pages, in no order: a hit there only stamps the node
+//   list  the other pages of the k + 1 most recent ones, newest at `head`
+//
+// The time of the oldest of the k + 1 answers the question of the theorem: the retained reference at `first`
+// is followed by at most k - 1 other pages iff first >= that time. An unmapped page keeps its place without
+// its name (key 0), because it was a distinct page.
+//
+// A process may be killed anywhere. Whatever changes more than one word of a node is bracketed by `undo`.
+// Stores are not reordered by x86-64, and SAD_ORDER keeps the compiler from doing so.
+#ifndef KDTOOL_SAD_H
+#define KDTOOL_SAD_H
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SAD_MAGIC 0x314453746466656bull
+#define SAD_ZONE 16
+#define SAD_VPN_BITS 36                        // of a user address: 47 bits less 12, and one to spare
+#define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
+#define SAD_ORDER() __asm__ volatile("" ::: "memory")
+
+enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 128 };
+
+// One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
+// ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags.
+typedef struct {
+    uint64_t seq, vpn, ip, insns;
+    int32_t pid, tid;
+    uint32_t kind, spare;
+} sad_record;
+
+typedef struct {
+    uint64_t key;                              // pid << SAD_VPN_BITS | vpn; 0: unmapped since
+    uint64_t first;                            // seq of the last reference that was retained
+    sad_record pending;                        // the last one since, not retained so far; none when seq is 0
+    uint32_t prev, next, chain, slot;          // list, hash chain, 1 + place in the zone (0: in the list)
+} sad_node;
+
+typedef struct {
+    uint64_t magic;
+    uint32_t k, hash_bits, ring_cap, zone_cap;
+    uint64_t names_at, ring_at, nodes_at, hash_at, size;   // offsets in the file, set by its maker
+    volatile uint32_t stop;                    // set by the maker: record no more
+    volatile uint32_t broken;                  // locks taken over from a dead holder
+    volatile uint64_t refs, insns, lost, untraced, processes;
+    uint32_t names_used, names_lost;
+    _Alignas(64) volatile int32_t lock;        // tid of the holder
+    volatile uint64_t now;                     // seq of the newest reference or change
+    volatile uint64_t emitted, written;        // records made; records of them in the spool file
+    uint32_t n, head, tail, zone_n;            // nodes in use; list ends; node 0 is never used
+    uint32_t zone[SAD_ZONE];                   // nodes
+    uint64_t zone_last[SAD_ZONE];              // ... and their last seq
+    volatile uint32_t undo_node;               // node to restore when the holder died; 0: none
+    uint32_t undo_n;
+    uint64_t undo_emitted;
+    sad_node undo;
+} sad_state;
+
+static inline uint64_t sad_last(const sad_node *x) { return x->pending.seq ? x->pending.seq : x->first; }
+static inline sad_record *sad_ring(sad_state *s) { return (sad_record *)((char *)s + s->ring_at); }
+static inline sad_node *sad_nodes(sad_state *s) { return (sad_node *)((char *)s + s->nodes_at); }
+static inline uint32_t *sad_hash(sad_state *s) { return (uint32_t *)((char *)s + s->hash_at); }
+static inline uint32_t *sad_bucket(sad_state *s, uint64_t key) {
+    return &sad_hash(s)[key * 0x9E3779B97F4A7C15ull >> (64 - s->hash_bits)];
+}
+
+// Provided by the includer: write the records [written, emitted) to the spool and set written = emitted.
+static void sad_spill(sad_state *s);
+
+static void sad_emit(sad_state *s, const sad_record *record) {
+    sad_ring(s)[s->emitted % s->ring_cap] = *record;
+    SAD_ORDER();
+    s->emitted++;
+}
+
+// No single step emits more than two records: with room for them, `undo` never has to reach into the spool.
+static inline void sad_make_room(sad_state *s) {
+    if (__builtin_expect(s->emitted - s->written + 2 > s->ring_cap, 0)) sad_spill(s);
+}
+
+static void sad_begin(sad_state *s, uint32_t i) {
+    s->undo = sad_nodes(s)[i];
+    s->undo_emitted = s->emitted;
+    s->undo_n = s->n;
+    SAD_ORDER();
+    s->undo_node = i;
+    SAD_ORDER();
+}
+
+static void sad_commit(sad_state *s) {
+    SAD_ORDER();
+    s->undo_node = 0;
+}
+
+static void sad_unlink(sad_state *s, uint32_t i) {
+    sad_node *nodes = sad_nodes(s), *x = &nodes[i];
+    if (x->prev) nodes[x->prev].next = x->next; else s->head = x->next;
+    if (x->next) nodes[x->next].prev = x->prev; else s->tail = x->prev;
+}
+
+static void sad_push(sad_state *s, uint32_t i) {
+    sad_node *nodes = sad_nodes(s), *x = &nodes[i];
+    x->slot = x->prev = 0;
+    x->next = s->head;
+    if (s->head) nodes[s->head].prev = i; else s->tail = i;
+    s->head = i;
+}
+
+static void sad_forget_key(sad_state *s, uint32_t i) {
+    sad_node *nodes = sad_nodes(s);
+    uint32_t *link = sad_bucket(s, nodes[i].key);
+    while (*link != i) link = &nodes[*link].chain;
+    *link = nodes[i].chain;
+}
+
+// Put a node that is in no list into the zone; the oldest there moves to the head of the list.
+static void sad_enter_zone(sad_state *s, uint32_t i, uint64_t last) {
+    sad_node *nodes = sad_nodes(s);
+    uint32_t slot = 0;
+    if (s->zone_n < s->zone_cap) {
+        slot = s->zone_n++;
+    } else {
+        for (uint32_t z = 1; z < s->zone_n; z++)
+            if (s->zone_last[z] < s->zone_last[slot]) slot = z;
+        sad_push(s, s->zone[slot]);
+    }
+    s->zone[slot] = i;
+    s->zone_last[slot] = last;
+    nodes[i].slot = slot + 1;
+}
+
+// Note a further reference to the page of node i, which is in the zone by now.
+static inline void sad_again(sad_state *s, uint32_t i, const sad_record *r) {
+    sad_node *x = &sad_nodes(s)[i];
+    uint64_t oldest = s->n == s->k + 1 ? sad_last(&sad_nodes(s)[s->tail]) : 0;
+    uint32_t kind = r->kind;
+    s->zone_last[x->slot - 1] = r->seq;
+    if (x->pending.seq && oldest > x->first) {               // it cannot be dropped: retain it
+        sad_begin(s, i);
+        sad_emit(s, &x->pending);
+        x->first = x->pending.seq;
+        x->pending = *r;
+        sad_commit(s);
+        return;
+    }
+    if (x->pending.seq && x->pending.kind == KIND_STORE) kind = KIND_STORE;   // a dropped store still dirties
+    x->pending.ip = r->ip;                                   // torn by a kill, this is still a reference to
+    x->pending.insns = r->insns;                             // this page
+    x->pending.vpn = r->vpn;
+    x->pending.pid = r->pid;
+    x->pending.tid = r->tid;
+    x->pending.kind = kind;
+    SAD_ORDER();
+    x->pending.seq = r->seq;
+}
+
+// A page that is not among the k + 1 most recent ones: its reference is retained at once.
+static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
+    sad_node *nodes = sad_nodes(s);
+    uint32_t i = s->n == s->k + 1 ? s->tail : s->n + 1;
+    sad_node *x = &nodes[i];
+    sad_begin(s, i);
+    if (i == s->tail) {
+        if (x->pending.seq) sad_emit(s, &x->pending);
+        sad_unlink(s, i);
+        if (x->key) sad_forget_key(s, i);
+    } else {
+        s->n++;
+    }
+    x->key = key;
+    x->first = r->seq;
+    x->pending.seq = 0;
+    uint32_t *bucket = sad_bucket(s, key);
+    x->chain = *bucket;
+    *bucket = i;
+    sad_enter_zone(s, i, r->seq);
+    sad_emit(s, r);
+    sad_commit(s);
+    return i;
+}
+
+// Feed one reference; the caller holds the lock. `hint` is a place to remember the page's node in.
+static inline void sad_reference(sad_state *s, sad_record *r, uint32_t *hint) {
+    sad_make_room(s);
+    r->seq = s->now + 1;
+    if (!s->k) {
+        sad_emit(s, r);
+        s->now = r->seq;
+        return;
+    }
+    sad_node *nodes = sad_nodes(s);
+    uint64_t key = (uint64_t)(uint32_t)r->pid << SAD_VPN_BITS | r->vpn;
+    uint32_t i = *hint;
+    if (!i || nodes[i].key != key)
+        for (i = *sad_bucket(s, key); i && nodes[i].key != key; i = nodes[i].chain) { }
+    if (i) {
+        if (!nodes[i].slot) {                                // links need no undo: sad_recover rebuilds them
+            sad_unlink(s, i);
+            sad_enter_zone(s, i, r->seq);
+        }
+        sad_again(s, i, r);
+    } else {
+        i = sad_new(s, key, r);
+    }
+    *hint = i;
+    s->now = r->seq;
+}
+
+// Pages [start, end) of pid are gone: retain what is pending; the next touch of such a page is a new page.
+static void sad_unmap(sad_state *s, int32_t pid, uint64_t start, uint64_t end) {
+    sad_node *nodes = sad_nodes(s);
+    uint64_t from = (uint64_t)(uint32_t)pid << SAD_VPN_BITS | start, to = from - start + end;
+    for (uint32_t i = 1; i <= s->n; i++) {
+        if (nodes[i].key < from || nodes[i].key >= to) continue;
+        sad_make_room(s);
+        sad_begin(s, i);
+        if (nodes[i].pending.seq) sad_emit(s, &nodes[i].pending);
+        nodes[i].pending.seq = 0;
+        sad_forget_key(s, i);
+        nodes[i].key = 0;
+        sad_commit(s);
+    }
+}
+
+static int sad_newer(const void *a, const void *b, void *nodes) {
+    const sad_node *all = nodes;
+    uint64_t x = sad_last(&all[*(const uint32_t *)a]), y = sad_last(&all[*(const uint32_t *)b]);
+    return x < y ? 1 : -1;
+}
+
+// The holder of the lock died: undo its unfinished step and rebuild every link from the nodes' times.
+static void sad_recover(sad_state *s) {
+    sad_node *nodes = sad_nodes(s);
+    if (s->undo_node) {
+        nodes[s->undo_node] = s->undo;
+        s->emitted = s->undo_emitted;
+        s->n = s->undo_n;
+        sad_commit(s);
+    }
+    uint32_t *order = malloc((s->n + 1) * sizeof *order);
+    for (uint32_t i = 0; i < s->n; i++) order[i] = i + 1;
+    qsort_r(order, s->n, sizeof *order, sad_newer, nodes);
+    memset(sad_hash(s), 0, sizeof(uint32_t) << s->hash_bits);
+    s->head = s->tail = s->zone_n = 0;
+    for (uint32_t j = s->n; j-- > 0;) {                       // oldest first
+        uint32_t i = order[j];
+        sad_enter_zone(s, i, sad_last(&nodes[i]));
+        if (!nodes[i].key) continue;
+        uint32_t *bucket = sad_bucket(s, nodes[i].key);
+        nodes[i].chain = *bucket;
+        *bucket = i;
+    }
+    free(order);
+}
+#endif

@@ -1,0 +1,40 @@
+"""`kdtool train`."""
+
+import json
+import sys
+from pathlib import Path
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the room's commands."""
+
+    @app.command()
+    def train(
+        traces: list[Path] = typer.Argument(help="Traces with page references (T.kdt).", show_default=False),
+        output: Path = typer.Option(..., "--output", "-o", help="P.rmt.json to write.", show_default=False),
+        hook: str = typer.Option("mm.swapin", "--hook", help="The decision to learn: mm.swapin."),
+        learner: str = typer.Option("tree", "--learner", help="How to learn it: tree."),
+        memory: str = typer.Option(
+            "50%", "--memory", "-m", help="Memory to train for: a size or percentage."
+        ),
+        device: str = typer.Option("ssd", "--device", "-d", help="Device to train for."),
+        part: str = typer.Option(
+            "60%", "--train", help="Share of the swap-ins to learn from; the rest is held out."
+        ),
+        degree: int = typer.Option(16, "--degree", min=1, max=64, help="Most pages to prefetch at once."),
+        seed: int = typer.Option(0, "--seed", help="Seed of everything random."),
+        dataset: Path | None = typer.Option(None, "--dataset", help="Also write the dataset, as Parquet."),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+    ) -> None:
+        """Learn a program from the first part of each trace."""
+        from kdtool.learners.session import TrainingRequest, train_traces
+
+        request = TrainingRequest(hook, learner, memory, device, part, degree, seed, dataset)
+        summary = train_traces(traces, output, request, log=lambda line: print(line, file=sys.stderr))
+        print(
+            json.dumps(summary) if as_json else "\n".join(f"{key}: {value}" for key, value in summary.items())
+        )

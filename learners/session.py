@@ -1,0 +1,73 @@
+"""`kdtool train` as a function: from trace files to a program file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdtool.errors import ParameterError, ProgramError, unknown_name
+from kdtool.features import Dataset, write_dataset
+from kdtool.learners import Candidate, find_learner, train, training_part
+from kdtool.learners.training import training_dataset
+from kdtool.replay import load_device, load_workload
+from kdtool.rmt import program_sha256, write_program
+from kdtool.traces import Trace, parse_fraction
+
+__all__ = ["TrainingRequest", "train_traces"]
+
+HOOKS = ("mm.swapin",)
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What `kdtool train` was asked for; texts as on the command line."""
+
+    hook: str = "mm.swapin"
+    learner: str = "tree"
+    memory: str = "50%"
+    device: str = "ssd"
+    part: str = "60%"
+    degree_pages: int = 16
+    seed: int = 0
+    dataset: Path | None = None
+
+
+def train_traces(
+    traces: list[Path], output: Path, request: TrainingRequest, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train on `traces`, write the program to `output`, and return a summary.
+
+    `log` gets a line for each candidate. Raises a KdtoolError before anything is written.
+    """
+    if request.hook not in HOOKS:
+        raise unknown_name("hook", request.hook, HOOKS)
+    if not output.name.endswith(".rmt.json"):
+        raise ProgramError(f"{output}: a program's name ends in .rmt.json: give -o {output.stem}.rmt.json")
+    fraction = parse_fraction(request.part)
+    if fraction is None:
+        raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
+    learner, device = find_learner(request.learner), load_device(request.device)
+    parts = [training_part(load_workload(Trace(path)), request.memory, device, fraction) for path in traces]
+
+    def report(candidate: Candidate) -> None:
+        setting = ", ".join(f"{key} {value}" for key, value in candidate.setting.items())
+        log(f"{candidate.features.name}: {setting}: {candidate.runtime_ns / 1e9:.3f} s on the choosing part")
+
+    program, best = train(
+        parts, learner, device, degree_pages=request.degree_pages, seed=request.seed, progress=report
+    )
+    samples: Dataset = training_dataset(parts, best.features)
+    if request.dataset is not None:
+        write_dataset(samples, request.dataset)
+    write_program(program, output)
+    return {
+        "program": str(output),
+        "sha256": program_sha256(program),
+        "features": best.features.name,
+        **best.setting,
+        "samples": len(samples.y),
+        "leaves": sum(model.n_leaves for model in program.models),
+        "depth": max(model.depth for model in program.models),
+        "train_rows": [part.workload.n_refs for part in parts],
+        "memory_pages": [part.shadow.memory_pages for part in parts],
+    }

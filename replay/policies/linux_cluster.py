@@ -1,0 +1,57 @@
+"""`linux-cluster`: Linux's swap readahead by place on the device, used when a swap device rotates."""
+
+import numpy as np
+from numba import njit
+
+from kdtool.replay.engine import CTX_SLOT, NAMED_SLOT
+from kdtool.replay.policies.base import Prepared, Setting
+from kdtool.replay.policies.readahead import INITIAL_HITS, WINDOW_MAX, swapin_nr_pages
+from kdtool.rmt.numba_vm import DECIDE
+
+__all__ = ["LinuxCluster"]
+
+# state: one word unused (steps) | hits, previous offset, last window; one for the whole machine
+HITS, PREVIOUS, WINDOW = 1, 2, 3
+
+
+@njit(DECIDE, cache=True)
+def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
+    """Count a hit, or on a miss read the aligned cluster of slots around; params[0] is its size."""
+    if not ctx[5]:
+        state[HITS] += 1
+        return 0
+    if params[0] == 1:
+        return 0
+    offset, hits = ctx[CTX_SLOT], state[HITS]
+    state[HITS] = 0
+    pages = swapin_nr_pages(state[PREVIOUS], offset, hits, params[0], state[WINDOW])
+    if hits == 0:
+        state[PREVIOUS] = offset
+    state[WINDOW] = pages
+    if pages == 1:
+        return 0
+    start, n = offset & ~(pages - 1), 0
+    for slot in range(max(start, 1), start + pages):  # slot 0 is the header
+        if slot != offset:
+            out[n] = NAMED_SLOT - slot
+            n += 1
+    return n
+
+
+class LinuxCluster:
+    """Read the aligned group of swap slots around the fault's.
+
+    State: three words for the whole machine. Kernel counterpart: swap_cluster_readahead() and
+    swapin_nr_pages() (mm/swap_state.c, v6.18). Differs: slots are handed out in rising order of
+    eviction, not by per-CPU clusters. A synchronous device reads nothing ahead. Versions: 1 (6.18).
+    """
+
+    name = "linux-cluster"
+    version = "6.18"
+    degree_pages = WINDOW_MAX
+    decide = staticmethod(decide)
+
+    def prepare(self, setting: Setting) -> Prepared:
+        """Return the cluster's size and the initial counters."""
+        window = 1 if setting.device.synchronous else WINDOW_MAX
+        return Prepared(np.array([window], np.int64), np.array([0, INITIAL_HITS, 0, 0], np.int64))

@@ -1,0 +1,32 @@
+"""`none`: no prefetching, as Linux with vm.page-cluster = 0."""
+
+import numpy as np
+from numba import njit
+
+from kdtool.replay.policies.base import Prepared, Setting
+from kdtool.rmt.numba_vm import DECIDE
+
+__all__ = ["NoPrefetch"]
+
+
+@njit(DECIDE, cache=True)
+def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
+    """Ask for nothing."""
+    return 0
+
+
+class NoPrefetch:
+    """Read only what is asked for.
+
+    Kernel counterpart: do_swap_page() with vm.page-cluster = 0 (mm/memory.c, v6.18).
+    Versions: 1.
+    """
+
+    name = "none"
+    version = "1"
+    degree_pages = 0
+    decide = staticmethod(decide)
+
+    def prepare(self, setting: Setting) -> Prepared:
+        """Return empty arrays."""
+        return Prepared(np.zeros(1, np.int64), np.zeros(1, np.int64))

@@ -1,0 +1,210 @@
+"""One replay: a workload under a policy, a memory and a device, scored beside a run without prefetching."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.errors import ParameterError
+from kdtool.replay import memory as layout
+from kdtool.replay.devices import Device
+from kdtool.replay.engine import CTX_WORDS, replay_range
+from kdtool.replay.memory import Memory, new_memory
+from kdtool.replay.policies import Policy, Setting
+from kdtool.replay.policies.base import OUT_WORDS
+from kdtool.replay.policies.none import NoPrefetch
+from kdtool.replay.workload import Workload
+
+__all__ = ["Result", "Shadow", "check_memory", "replay", "run_shadow"]
+
+CHUNK_ROWS = 4_000_000
+
+Progress = Callable[[int], None]
+"""Called with the number of references replayed since the last call."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
+
+    Counts balance: accesses = hits + minor_faults + major_faults + cold_faults, and
+    prefetch_issued = prefetch_used + prefetch_wasted + prefetch_unresolved.
+    """
+
+    trace: str
+    policy: str
+    policy_version: str
+    memory_pages: int
+    device: str
+    from_row: int
+    k: int
+    accesses: int
+    hits: int
+    minor_faults: int
+    major_faults: int
+    late_hits: int
+    cold_faults: int
+    prefetch_issued: int
+    prefetch_used: int
+    prefetch_wasted: int
+    prefetch_unresolved: int
+    accuracy: float | None
+    coverage: float | None
+    hit_rate: float | None
+    pollution_faults: int
+    pollution: float | None
+    stall_ns: int
+    runtime_ns: int
+    decisions: int
+    seed: int
+    replay_s: float
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the result as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The run without prefetching: where it has major faults (uint8, shape (n_refs,)), and how many."""
+
+    memory_pages: int
+    missed: npt.NDArray[np.uint8]
+
+
+def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> None:
+    """Refuse a memory that is too small for an exact answer.
+
+    A reference that reduction dropped never left the k most recent pages. Between two of its
+    neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
+    so that nothing is lost in a memory of k * (1 + degree_pages) pages (tested in test_replay.py).
+
+    Raises ParameterError.
+    """
+    bound = max(workload.k, 1) * (1 + degree_pages) + 1
+    if memory_pages < 1:
+        raise ParameterError(f"memory is {memory_pages} pages: give at least 1 page, or a percentage above 0")
+    if memory_pages < bound:
+        raise ParameterError(
+            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} is exact from {bound} pages "
+            f"on for a policy that prefetches {degree_pages}: give more memory or record with a smaller --k"
+        )
+
+
+def run_shadow(
+    workload: Workload, memory_pages: int, device: Device, progress: Progress | None = None
+) -> Shadow:
+    """Replay without prefetching and keep where the major faults are."""
+    check_memory(workload, memory_pages, 0)
+    missed = np.zeros(workload.n_refs, np.uint8)
+    _run(workload, NoPrefetch(), memory_pages, device, missed, np.empty(0, np.uint8), 0, progress)
+    return Shadow(memory_pages, missed)
+
+
+def replay(
+    workload: Workload,
+    policy: Policy,
+    shadow: Shadow,
+    device: Device,
+    *,
+    from_row: int = 0,
+    progress: Progress | None = None,
+) -> Result:
+    """Replay `workload` under `policy` in the memory of `shadow`, counting from reference `from_row` on.
+
+    What comes before `from_row` fills the memory and teaches the policy's state, and is not scored.
+
+    Raises ParameterError for a memory too small to be exact and for a `from_row` beyond the trace.
+    """
+    check_memory(workload, shadow.memory_pages, policy.degree_pages)
+    if not 0 <= from_row < workload.n_refs:
+        raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
+    began = time.perf_counter()
+    missed = np.zeros(workload.n_refs, np.uint8)
+    state = _run(workload, policy, shadow.memory_pages, device, missed, shadow.missed, from_row, progress)
+    replay_s = time.perf_counter() - began
+    shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
+    return _score(workload, policy, shadow, device, state, from_row, shadow_major, replay_s)
+
+
+def _run(
+    workload: Workload,
+    policy: Policy,
+    memory_pages: int,
+    device: Device,
+    missed: npt.NDArray[np.uint8],
+    shadow_missed: npt.NDArray[np.uint8],
+    from_row: int,
+    progress: Progress | None,
+) -> Memory:
+    setting = Setting(workload, memory_pages, device, shadow_missed)
+    prepared = policy.prepare(setting)
+    w, state = workload, new_memory(len(workload.keys))
+    trace = (
+        w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
+        w.free_page,
+    )  # fmt: skip
+    s = state
+    arrays = (s.status, s.dirty, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters)
+    out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
+    buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
+    for start in range(0, w.n_refs, CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, w.n_refs)
+        replay_range(
+            policy.decide, start, stop, from_row, memory_pages, trace, arrays, buffers, device.values,
+            missed, shadow_missed,
+        )  # fmt: skip
+        if progress is not None:
+            progress(stop - start)
+    return state
+
+
+def _score(
+    workload: Workload,
+    policy: Policy,
+    shadow: Shadow,
+    device: Device,
+    state: Memory,
+    from_row: int,
+    shadow_major: int,
+    replay_s: float,
+) -> Result:
+    count = [int(value) for value in state.counters]
+    scalars = [int(value) for value in state.scalars]
+    major, used, wasted = count[layout.MAJOR], count[layout.USED], count[layout.WASTED]
+    return Result(
+        trace=workload.name,
+        policy=policy.name,
+        policy_version=policy.version,
+        memory_pages=shadow.memory_pages,
+        device=device.name,
+        from_row=from_row,
+        k=workload.k,
+        accesses=count[layout.ACCESSES],
+        hits=count[layout.HITS],
+        minor_faults=count[layout.MINOR],
+        major_faults=major,
+        late_hits=count[layout.LATE],
+        cold_faults=count[layout.COLD],
+        prefetch_issued=count[layout.ISSUED],
+        prefetch_used=used,
+        prefetch_wasted=wasted,
+        prefetch_unresolved=scalars[layout.PREFETCHED_NOW],
+        accuracy=_ratio(used, used + wasted),
+        coverage=_ratio(used, used + major),
+        hit_rate=_ratio(count[layout.ACCESSES] - major, count[layout.ACCESSES]),
+        pollution_faults=count[layout.POLLUTION],
+        pollution=_ratio(count[layout.POLLUTION], shadow_major),
+        stall_ns=scalars[layout.WAITED_NS] - scalars[layout.START_WAITED_NS],
+        runtime_ns=scalars[layout.NOW_NS] - scalars[layout.START_NS],
+        decisions=count[layout.DECISIONS],
+        seed=0,
+        replay_s=replay_s,
+    )
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,205 @@
+"""What a policy is: a match-action program for one hook, integers only.
+
+At each event of its hook a program
+
+1. pushes the page into its *registers*: the last few pages, per key (a process, an instruction ...);
+2. computes its *features* from them: differences of pages, never an address;
+3. applies its *tables* in order; the entry that matches says what to do: `predict` a difference in
+   pages, `infer` it with an integer model, `follow` a feature (predict its value), or `stop`. A
+   prediction of 0, like `no_action`, leaves the matter to the next table;
+4. pushes the predicted page into a copy of the registers and goes back to 2, until `stop` or until
+   `degree_pages` pages are predicted: the *rollout*, by which prefetches run several faults ahead.
+
+Names follow P4Info and P4Runtime's TableEntry. P4 keys are unsigned; ours are signed 32-bit
+(`signed: true`), so an export to P4 adds 2**31 to every bound. Larger priority wins.
+"""
+
+from dataclasses import dataclass, field
+
+__all__ = [
+    "CONTEXT_FIELDS",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "HOOKS",
+    "LIMITS",
+    "MATCH_TYPES",
+    "VALUE_MAX",
+    "VALUE_MIN",
+    "Action",
+    "Budget",
+    "Entry",
+    "Feature",
+    "Guards",
+    "MatchField",
+    "Program",
+    "Register",
+    "Table",
+    "Tree",
+]
+
+FORMAT = "kdtool.rmt"
+FORMAT_VERSION = "1.0"
+HOOKS = ("mm.swapin",)
+
+# What an event of mm.swapin carries. `region` is vpn >> 13: 32 MiB of address space.
+CONTEXT_FIELDS = ("vpn", "pid", "tid", "ip", "region", "major")
+MATCH_TYPES = ("EXACT", "RANGE", "TERNARY", "LPM")
+FEATURE_OPS = ("delta", "span", "run")
+ACTION_NAMES = ("no_action", "stop", "predict", "infer", "follow")
+
+VALUE_MIN, VALUE_MAX = -(2**31) + 1, 2**31 - 1
+"""Every feature, threshold, bound and parameter lies in here: no difference of two overflows."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may ask for; checked before anything is allocated."""
+
+    file_bytes: int = 16 * 2**20
+    registers: int = 8
+    register_size: int = 4096
+    history: int = 64
+    features: int = 64
+    tables: int = 8
+    match_fields: int = 64
+    entries: int = 65_536
+    models: int = 8
+    tree_nodes: int = 65_536
+    tree_depth: int = 32
+    degree_pages: int = 64
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Register:
+    """State: the last `history` pages for each of `size` keys (a power of two, direct-mapped).
+
+    `key` lists context fields. Two keys that fall on one entry take turns: the later one starts empty.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    size: int
+    history: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An integer computed from one register; 0 while its history is too short.
+
+    With h[0] the newest page of the register:
+    `delta` = h[lag-1] - h[lag];  `span` = h[0] - h[lag];  `run` = how many of the newest deltas are
+    equal (at most lag). Differences are clamped to [VALUE_MIN, VALUE_MAX].
+    """
+
+    name: str
+    op: str
+    register: str
+    lag: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A decision tree over features; node 0 is the root, children come after their parent.
+
+    Inner node i goes left when x[feature[i]] <= threshold[i]. A leaf has feature -1 and answers
+    `value[i]`, a difference in pages; 0 means no prediction.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    feature: tuple[int, ...]
+    threshold: tuple[int, ...]
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    value: tuple[int, ...]
+
+    @property
+    def depth(self) -> int:
+        """Return the number of comparisons on the longest way from the root to a leaf."""
+        depths = [0] * len(self.feature)
+        for node, split in enumerate(self.feature):
+            if split >= 0:
+                depths[self.left[node]] = depths[self.right[node]] = depths[node] + 1
+        return max(depths)
+
+    @property
+    def n_leaves(self) -> int:
+        """Return the number of leaves."""
+        return sum(split < 0 for split in self.feature)
+
+
+@dataclass(frozen=True)
+class MatchField:
+    """A key of a table: a feature or a context field, and how it is matched."""
+
+    name: str
+    match_type: str
+    bitwidth: int = 32
+    signed: bool = True
+
+
+@dataclass(frozen=True)
+class Action:
+    """`no_action` (try the next table), `stop`, `predict` a delta, `infer` a model, `follow` a feature."""
+
+    name: str
+    delta: int = 0
+    model: str = ""
+    feature: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table: a pair of integers per match field, a priority (larger wins), an action.
+
+    The pair is (low, high) for RANGE, (value, mask) for TERNARY, (value, prefix_len) for LPM and
+    (value, value) for EXACT.
+    """
+
+    match: tuple[tuple[int, int], ...]
+    priority: int
+    action: Action
+
+
+@dataclass(frozen=True)
+class Table:
+    """Entries over match fields; `default_action` is taken when none matches."""
+
+    name: str
+    match_fields: tuple[MatchField, ...]
+    entries: tuple[Entry, ...]
+    default_action: Action
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Bounds that hold whatever the model says: pages a decision, and how far one prediction may jump."""
+
+    degree_pages: int
+    delta_limit_pages: int = VALUE_MAX
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the program declares it costs at most; `verify` proves or refutes it."""
+
+    steps: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole policy. `provenance` says where it came from: trace hashes, learner, seed, versions."""
+
+    name: str
+    hook: str
+    registers: tuple[Register, ...]
+    features: tuple[Feature, ...]
+    models: tuple[Tree, ...]
+    tables: tuple[Table, ...]
+    guards: Guards
+    budget: Budget
+    provenance: dict[str, str | int | list[str]] = field(default_factory=dict)

@@ -1,0 +1,143 @@
+"""The reference VM: what a program means, in plain Python. Slow, and the judge of every other executor."""
+
+from collections.abc import Mapping
+
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Feature, Program, Register, Table, Tree
+
+__all__ = ["MULTIPLIER", "VPN_LIMIT", "Vm"]
+
+MULTIPLIER = 0x9E3779B97F4A7C15
+"""2**64 / golden ratio, odd: Fibonacci hashing (Knuth, TAOCP vol. 3, 6.4)."""
+
+VPN_LIMIT = 1 << 52
+"""No virtual address has a page number this large: a prediction beyond it ends the rollout."""
+
+
+class Vm:
+    """Run `program` over a sequence of events, one `decide` per event.
+
+    >>> from kdtool.rmt.examples import stride_program
+    >>> vm = Vm(stride_program())
+    >>> [vm.decide({"vpn": v, "pid": 1, "tid": 1, "ip": 0, "region": 0, "major": 1}) for v in (10, 13, 16)]
+    [[], [], [19, 22, 25, 28]]
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.steps = 0
+        self._state: dict[str, dict[int, tuple[int, list[int]]]] = {r.name: {} for r in program.registers}
+
+    def decide(self, context: Mapping[str, int]) -> list[int]:
+        """Take one event in; return the pages to prefetch, nearest first, at most degree_pages."""
+        self.steps = 0
+        histories = self.observe(context)
+        page, pages = context["vpn"], []
+        for _ in range(self.program.guards.degree_pages):
+            delta = self._apply(histories, context)
+            page += delta
+            if delta == 0 or not 0 <= page < VPN_LIMIT:
+                break
+            pages.append(page)
+            histories = {name: [page, *history] for name, history in histories.items()}
+            histories = {r.name: histories[r.name][: r.history] for r in self.program.registers}
+        return pages
+
+    def observe(self, context: Mapping[str, int]) -> dict[str, list[int]]:
+        """Push the event into the registers; return each one's history, newest page first."""
+        return {r.name: self._push(r, context) for r in self.program.registers}
+
+    def features(self, histories: Mapping[str, list[int]]) -> dict[str, int]:
+        """Return every feature's value."""
+        return {f.name: compute_feature(f, histories[f.register]) for f in self.program.features}
+
+    def _push(self, register: Register, context: Mapping[str, int]) -> list[int]:
+        tag = hash_key([context[name] for name in register.key])
+        index = tag & (register.size - 1)
+        found, history = self._state[register.name].get(index, (tag, []))
+        history = [context["vpn"], *(history if found == tag else [])][: register.history]
+        self._state[register.name][index] = (tag, history)
+        return history
+
+    def _apply(self, histories: Mapping[str, list[int]], context: Mapping[str, int]) -> int:
+        values = {**self.features(histories), "major": context["major"]}
+        self.steps += len(self.program.features)
+        for table in self.program.tables:
+            action = self._look_up(table, values)
+            delta = self._perform(action, values)
+            if delta or action.name == "stop":
+                return delta if abs(delta) <= self.program.guards.delta_limit_pages else 0
+        return 0
+
+    def _look_up(self, table: Table, values: Mapping[str, int]) -> Action:
+        # Larger priority wins; entries of one priority keep the order of the file.
+        for entry in sorted(table.entries, key=lambda entry: -entry.priority):
+            self.steps += 1
+            cells = zip(table.match_fields, entry.match, strict=True)
+            if all(matches(f.match_type, values[f.name], pair) for f, pair in cells):
+                return entry.action
+        return table.default_action
+
+    def _perform(self, action: Action, values: Mapping[str, int]) -> int:
+        if action.name == "follow":
+            return values[action.feature]
+        if action.name == "infer":
+            model = next(m for m in self.program.models if m.name == action.model)
+            delta, steps = walk_tree(model, [values[name] for name in model.inputs])
+            self.steps += steps
+            return delta
+        return action.delta
+
+
+def hash_key(values: list[int]) -> int:
+    """Return the 64-bit hash of a register's key."""
+    tag = MULTIPLIER
+    for value in values:
+        tag = ((tag ^ (value % 2**64)) * MULTIPLIER) % 2**64
+        tag ^= tag >> 32
+    return tag
+
+
+def compute_feature(feature: Feature, history: list[int]) -> int:
+    """Compute `feature` from a history, newest page first; 0 while it is too short.
+
+    >>> compute_feature(Feature("s", "span", "r", 2), [30, 20, 5])
+    25
+    """
+    deltas = [newer - older for newer, older in zip(history, history[1:], strict=False)]
+    if feature.op == "run":
+        run = 0
+        while run < min(feature.lag, len(deltas)) and deltas[run] == deltas[0]:
+            run += 1
+        return run
+    if len(history) <= feature.lag:
+        return 0
+    value = history[0 if feature.op == "span" else feature.lag - 1] - history[feature.lag]
+    return min(max(value, VALUE_MIN), VALUE_MAX)
+
+
+def matches(match_type: str, value: int, pair: tuple[int, int]) -> bool:
+    """Tell whether `value` (signed 32-bit) matches a cell.
+
+    >>> matches("LPM", -1, (-256, 24)), matches("TERNARY", 6, (2, 3)), matches("RANGE", 4, (4, 9))
+    (True, True, True)
+    """
+    first, second = pair
+    match match_type:
+        case "EXACT":
+            return value == first
+        case "RANGE":
+            return first <= value <= second
+        case "TERNARY":
+            return value & second == first
+        case _:
+            return ((value ^ first) & 0xFFFFFFFF) >> (32 - second) == 0
+
+
+def walk_tree(tree: Tree, x: list[int]) -> tuple[int, int]:
+    """Return the leaf's value and the number of comparisons made."""
+    node = steps = 0
+    while tree.feature[node] >= 0:
+        steps += 1
+        left = x[tree.feature[node]] <= tree.threshold[node]
+        node = tree.left[node] if left else tree.right[node]
+    return tree.value[node], steps

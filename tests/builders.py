@@ -1,0 +1,47 @@
+"""Builders of small traces, workloads and devices for tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kdtool.replay import Device, Workload, load_device, workload_from_arrays
+from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
+
+__all__ = ["ssd", "strided_trace", "workload", "write_refs"]
+
+
+def ssd() -> Device:
+    return load_device("ssd")
+
+
+def refs_columns(vpns, *, kinds=None, pids=None, tids=None, step_insns=100):
+    n = len(vpns)
+    return {
+        "pid": np.ones(n, np.int32) if pids is None else np.array(pids, np.int32),
+        "tid": np.ones(n, np.int32) if tids is None else np.array(tids, np.int32),
+        "vpn": np.array(vpns, np.uint64),
+        "ip": np.zeros(n, np.uint64),
+        "kind": np.zeros(n, np.uint8) if kinds is None else np.array(kinds, np.uint8),
+        "insns": np.arange(1, n + 1, dtype=np.uint64) * step_insns,
+    }
+
+
+def workload(vpns, *, k=0, maps=None, **columns) -> Workload:
+    """Return the workload of a reference string."""
+    return workload_from_arrays("test", "0" * 64, refs_columns(vpns, **columns), maps, k)
+
+
+def write_refs(path: Path, vpns, *, k=0, **columns) -> Trace:
+    """Write a reference string as a sealed trace."""
+    with TraceWriter(path) as writer:
+        writer.append("refs", refs_columns(vpns, **columns))
+        manifest = Manifest("complete", "insns", ["test"], {"name": "test"}, reduction=Reduction("sad", k))
+        return writer.seal(manifest)
+
+
+def strided_trace(path: Path, n_pages=3000, strides=(3, 3), step_insns=20_000) -> Trace:
+    """Write a program that fills its memory and then walks it with strides."""
+    parts = [np.arange(n_pages)]
+    for stride in strides:
+        parts += [np.arange(start, n_pages, stride) for start in range(stride)]
+    return write_refs(path, np.concatenate(parts), step_insns=step_insns)

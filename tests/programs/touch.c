@@ -1,0 +1,107 @@
+// Touches pages in ways that the tests can count: touch MODE [PAGES]. Prints the addresses it used.
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char *anonymous(size_t pages) {
+    char *p = mmap(NULL, pages << 12, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) abort();
+    return p;
+}
+
+static void say(const char *name, const void *address) {
+    printf("%s %lu\n", name, (unsigned long)address >> 12);
+    fflush(stdout);
+}
+
+static void store(volatile char *p, size_t pages) { for (size_t i = 0; i < pages; i++) p[i << 12] = 1; }
+static void load(volatile char *p, size_t pages) { for (size_t i = 0; i < pages; i++) (void)p[i << 12]; }
+
+static void *thread(void *argument) {
+    size_t pages = (size_t)argument;
+    char *p = anonymous(pages);
+    for (int round = 0; round < 20; round++) store(p, pages);
+    return p;
+}
+
+int main(int argc, char **argv) {
+    const char *mode = argc > 1 ? argv[1] : "";
+    size_t pages = argc > 2 ? (size_t)atoi(argv[2]) : 1;
+    if (!strcmp(mode, "halves")) {                           // loads all pages, stores to every other one
+        char *p = anonymous(pages);
+        load(p, pages);
+        for (size_t i = 0; i < pages; i += 2) ((volatile char *)p)[(i << 12) + 64] = 1;
+        say("base", p);
+    } else if (!strcmp(mode, "cross")) {
+        char *p = anonymous(2);
+        *(volatile uint64_t *)(p + 4092) = 1;
+        say("base", p);
+    } else if (!strcmp(mode, "read")) {                      // the buffer is touched by the kernel only
+        char *p = anonymous(pages);
+        int from = open("/dev/zero", O_RDONLY), to = open("/dev/null", O_WRONLY);
+        if (read(from, p, pages << 12) != (ssize_t)(pages << 12)) abort();
+        if (write(to, p, pages << 12) != (ssize_t)(pages << 12)) abort();
+        say("base", p);
+    } else if (!strcmp(mode, "threads")) {
+        size_t counts[] = {101, 211, 307};
+        pthread_t id[3];
+        for (int i = 0; i < 3; i++) pthread_create(&id[i], NULL, thread, (void *)counts[i]);
+        for (int i = 0; i < 3; i++) {
+            void *p;
+            pthread_join(id[i], &p);
+            say("base", p);
+        }
+    } else if (!strcmp(mode, "fork")) {                      // the child stores to what it shares, then execs
+        char *p = anonymous(pages);
+        say("base", p);
+        if (fork() == 0) {
+            store(p, pages);
+            execl(argv[0], argv[0], "halves", "13", NULL);
+            _exit(1);
+        }
+        wait(NULL);
+    } else if (!strcmp(mode, "remap")) {                     // two lives of one address
+        char *p = anonymous(pages);
+        store(p, pages);
+        munmap(p, pages << 12);
+        char *q = mmap(p, pages << 12, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        load(q, pages);
+        say("base", q);
+    } else if (!strcmp(mode, "dontneed")) {
+        char *p = anonymous(pages);
+        store(p, pages);
+        madvise(p, pages << 12, MADV_DONTNEED);
+        load(p, pages);
+        say("base", p);
+    } else if (!strcmp(mode, "maps")) {                      // one mapping of each kind
+        say("main", (void *)main);
+        say("stack", &pages);
+        say("heap", malloc(100));
+        say("anonymous", anonymous(1));
+        say("file", mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, open(argv[0], O_RDONLY), 0));
+    } else if (!strcmp(mode, "killed")) {                    // a child is killed while it stores
+        char *p = anonymous(pages);
+        say("base", p);
+        pid_t child = fork();
+        if (child == 0) for (;;) store(p, pages);
+        usleep(300000);
+        kill(child, 9);
+        wait(NULL);
+        store(p, pages);
+    } else if (!strcmp(mode, "forever")) {
+        char *p = anonymous(pages);
+        say("base", p);
+        for (;;) store(p, pages);
+    } else {
+        return 7;
+    }
+    return 0;
+}

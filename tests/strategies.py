@@ -1,0 +1,115 @@
+"""Hypothesis strategies: random programs, events and reference strings."""
+
+from hypothesis import strategies as st
+
+from kdtool.rmt import (
+    Action,
+    Budget,
+    Entry,
+    Feature,
+    Guards,
+    MatchField,
+    Program,
+    Register,
+    Table,
+    Tree,
+)
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
+
+SMALL = st.integers(-12, 12)
+EXTREME = st.sampled_from([VALUE_MIN, VALUE_MIN + 1, -1, 0, 1, VALUE_MAX - 1, VALUE_MAX])
+VALUES = st.one_of(SMALL, EXTREME)
+
+
+@st.composite
+def trees(draw, inputs):
+    """Return a random tree over `inputs`, built by splitting leaves."""
+    feature, threshold, left, right, value = [-1], [0], [-1], [-1], [draw(VALUES)]
+    for _ in range(draw(st.integers(0, 6))):
+        leaf = draw(st.sampled_from([i for i, split in enumerate(feature) if split < 0]))
+        children = len(feature), len(feature) + 1
+        feature[leaf], threshold[leaf] = draw(st.integers(0, len(inputs) - 1)), draw(VALUES)
+        left[leaf], right[leaf], value[leaf] = *children, 0
+        for _ in children:
+            feature.append(-1)
+            threshold.append(0)
+            left.append(-1)
+            right.append(-1)
+            value.append(draw(VALUES))
+    columns = (tuple(column) for column in (feature, threshold, left, right, value))
+    return Tree("model", tuple(inputs), *columns)
+
+
+def actions(features, models):
+    """Return any action a table of this program may take."""
+    kinds = [
+        st.just(Action("stop")),
+        st.just(Action("no_action")),
+        VALUES.filter(bool).map(lambda delta: Action("predict", delta=delta)),
+        st.sampled_from(features).map(lambda name: Action("follow", feature=name)),
+    ]
+    if models:
+        kinds.append(st.just(Action("infer", model=models[0].name)))
+    return st.one_of(kinds)
+
+
+@st.composite
+def cells(draw, match_type):
+    """Return a well-formed pair for one match field."""
+    first, second = draw(VALUES), draw(VALUES)
+    if match_type == "EXACT":
+        return first, first
+    if match_type == "RANGE":
+        return min(first, second), max(first, second)
+    if match_type == "TERNARY":
+        return first & second, second
+    length = draw(st.integers(0, 32))
+    prefix = first & ~((1 << (32 - length)) - 1)
+    return (prefix, length) if prefix >= VALUE_MIN - 1 else (0, length)
+
+
+@st.composite
+def tables(draw, name, features, models):
+    """Return a random table."""
+    names = draw(st.lists(st.sampled_from([*features, "major"]), max_size=3, unique=True))
+    kinds = [draw(st.sampled_from(["EXACT", "RANGE", "TERNARY", "LPM"])) for _ in names]
+    entries = []
+    for _ in range(draw(st.integers(0, 4))):
+        match = tuple(draw(cells(kind)) for kind in kinds)
+        entries.append(Entry(match, draw(st.integers(1, 3)), draw(actions(features, models))))
+    fields = tuple(MatchField(n, kind) for n, kind in zip(names, kinds, strict=True))
+    return Table(name, fields, tuple(entries), draw(actions(features, models)))
+
+
+@st.composite
+def programs(draw):
+    """Return a random well-formed program."""
+    keys = st.sampled_from([("pid",), ("pid", "ip"), ("tid", "region"), ("vpn",)])
+    registers = tuple(
+        Register(f"r{i}", draw(keys), draw(st.sampled_from([1, 2, 8])), draw(st.integers(2, 5)))
+        for i in range(draw(st.integers(1, 2)))
+    )
+    features = []
+    for i in range(draw(st.integers(1, 5))):
+        register = draw(st.sampled_from(registers))
+        lag = draw(st.integers(1, register.history - 1))
+        features.append(Feature(f"f{i}", draw(st.sampled_from(["delta", "span", "run"])), register.name, lag))
+    names = [f.name for f in features]
+    models = (draw(trees(names)),) if draw(st.booleans()) else ()
+    return Program(
+        name="random",
+        hook="mm.swapin",
+        registers=registers,
+        features=tuple(features),
+        models=models,
+        tables=tuple(draw(tables(f"t{i}", names, models)) for i in range(draw(st.integers(1, 3)))),
+        guards=Guards(draw(st.integers(1, 6)), draw(st.sampled_from([5, 1000, VALUE_MAX]))),
+        budget=Budget(1, 1),
+    )
+
+
+VPNS = st.one_of(st.integers(0, 40), st.sampled_from([2**31, 2**51, 2**52 - 1]))
+EVENTS = st.lists(
+    st.tuples(VPNS, st.integers(1, 3), st.integers(1, 2), st.sampled_from([0, 7, 2**63 - 1]), st.booleans()),
+    max_size=40,
+)

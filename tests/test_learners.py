@@ -1,0 +1,109 @@
+"""Learners find what is there, from the training part alone, and give the same program twice."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from builders import ssd, strided_trace, workload, write_refs
+
+from kdtool.errors import KdtoolError, TraceError
+from kdtool.learners import LEARNERS, find_learner, train, training_part
+from kdtool.learners.session import TrainingRequest, train_traces
+from kdtool.replay import ProgramPolicy, load_policy, replay, run_shadow
+from kdtool.rmt import from_document, read_program, to_document
+from kdtool.verify import verify_program
+
+
+def rows_program(n_rows=1200, row_pages=Fraction(2441, 250), passes=4):
+    """Pages of a matrix whose rows are 9.764 pages long, read down its columns."""
+    fill = np.arange(int(n_rows * row_pages) + 1)
+    columns = [[int(row * row_pages) + 2 * c for row in range(n_rows)] for c in range(passes)]
+    return np.concatenate([fill, *columns])
+
+
+@pytest.fixture(scope="module")
+def part():
+    w = workload(rows_program(), step_insns=100_000)
+    return w, training_part(w, "40%", ssd(), Fraction(1, 2))
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: learner.name)
+def test_a_learner_beats_the_kernel_and_leap_where_strides_are_fractions(learner, part):
+    w, training = part
+    program, best = train([training], learner, ssd(), degree_pages=16, seed=0)
+    shadow = run_shadow(w, training.shadow.memory_pages, ssd())
+    start = training.workload.n_refs
+
+    def score(policy):
+        return replay(w, policy, shadow, ssd(), from_row=start)
+
+    learned = score(ProgramPolicy(program))
+    for name in ("none", "linux-vma", "linux-cluster", "leap-paper"):
+        assert learned.runtime_ns < score(load_policy(name)).runtime_ns, name
+    assert learned.coverage > 0.9
+    assert learned.accuracy > 0.9
+    assert best.runtime_ns > 0
+    assert verify_program(program).verdict == "proved"
+    assert from_document(to_document(program)) == program
+
+
+def test_the_same_seed_gives_the_same_program(part):
+    _, training = part
+    learner = find_learner("tree")
+    first, _ = train([training], learner, ssd(), degree_pages=8, seed=3)
+    second, _ = train([training], learner, ssd(), degree_pages=8, seed=3)
+    assert to_document(first) == to_document(second)
+
+
+def test_the_training_part_ends_with_its_last_swap_in(part):
+    w, training = part
+    missed = run_shadow(w, training.shadow.memory_pages, ssd()).missed
+    stop = training.workload.n_refs
+    assert missed[:stop].sum() == missed.sum() // 2
+    assert missed[stop - 1] == 1
+    assert training.shadow.missed.tolist() == missed[:stop].tolist()
+    assert len(training.workload.page) == len(training.workload.insns) == stop
+
+
+def test_a_stride_that_training_never_showed_is_followed(part):
+    _, training = part
+    program, _ = train([training], find_learner("tree"), ssd(), degree_pages=8, seed=0)
+    w = workload([*range(6000), *[p for s in range(17) for p in range(s, 6000, 17)]], step_insns=100_000)
+    result = replay(w, ProgramPolicy(program), run_shadow(w, 3000, ssd()), ssd())
+    assert result.coverage > 0.9
+
+
+def test_train_traces_writes_program_and_dataset(tmp_path):
+    trace = strided_trace(tmp_path / "t.kdt")
+    request = TrainingRequest(dataset=tmp_path / "d.parquet")
+    lines = []
+    summary = train_traces([trace.path, trace.path], tmp_path / "p.rmt.json", request, lines.append)
+    assert read_program(tmp_path / "p.rmt.json").provenance["traces"] == [trace.sha256] * 2
+    assert summary["samples"] > 0
+    assert (tmp_path / "d.parquet").exists()
+    assert lines
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hook": "mm.swapi"}, "did you mean 'mm.swapin'"),
+        ({"learner": "three"}, "did you mean 'tree'"),
+        ({"memory": "0%"}, "less than one page"),
+        ({"memory": "200%"}, "at most 100%"),
+        ({"part": "0%"}, "between 0 and 100"),
+        ({"part": "half"}, "percentage"),
+        ({"device": "sdd"}, "did you mean 'ssd'"),
+    ],
+)
+def test_bad_requests_are_named_and_write_nothing(tmp_path, change, message):
+    trace = strided_trace(tmp_path / "t.kdt", n_pages=400)
+    with pytest.raises(KdtoolError, match=message):
+        train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(**change), print)
+    assert not (tmp_path / "p.rmt.json").exists()
+
+
+def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
+    trace = write_refs(tmp_path / "t.kdt", range(500))
+    with pytest.raises(TraceError, match="64 are needed"):
+        train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), print)

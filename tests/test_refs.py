@@ -1,0 +1,425 @@
+"""The reference tracer: exact reduction, and every page of real programs under qemu-user."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtool.collect import reftrace
+from kdtool.collect.base import Request
+from kdtool.collect.refs import References
+from kdtool.errors import CommandError, ParameterError
+from kdtool.traces import RefKind, Trace, VmaFlag
+
+pytestmark = pytest.mark.qemu
+
+PROGRAMS = Path(__file__).parent / "programs"
+CORE = Path(reftrace.__file__).resolve().parent
+REFER, UNMAP, TAKE_OVER, DIE_INSIDE = range(4)
+OPERATION = np.dtype(
+    [("what", "i4"), ("pid", "i4"), ("kind", "i4"), ("spare", "i4"), ("vpn", "u8"), ("end", "u8")]
+)
+
+
+Row = tuple[int, int, int, int]
+"""A retained reference: seq, pid, vpn, kind."""
+
+
+class Op(NamedTuple):
+    what: int
+    pid: int
+    kind: int
+    vpn: int
+    end: int = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _needs_qemu_and_gcc() -> None:
+    problem = References().unavailable()
+    if problem is not None:
+        pytest.skip(f"{problem.reason}: {problem.fix}")
+
+
+def compiled(folder: Path, name: str, *options: str) -> Path:
+    target = folder / name
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", *options, "-o", target], check=True)
+    return target
+
+
+@pytest.fixture(scope="session")
+def touch(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("touch")
+    return str(compiled(folder, "touch", "-pthread", str(PROGRAMS / "touch.c")))
+
+
+@pytest.fixture(scope="session")
+def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("sad")
+    options = ("-Wno-unused-function", "-shared", "-fPIC", f"-I{CORE}", str(PROGRAMS / "sad_drive.c"))
+    return ctypes.CDLL(str(compiled(folder, "sad.so", *options)))
+
+
+# ------------------------------------------------------------------------------------ the reduction is exact
+
+
+def reduced_by_c(core: ctypes.CDLL, ops: list[Op], k: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        spool = reftrace.Spool(Path(folder), k)
+        rows = np.array([(op.what, op.pid, op.kind, 0, op.vpn, op.end) for op in ops], OPERATION)
+        core.drive(
+            ctypes.c_void_p(spool.address),
+            ctypes.c_void_p(rows.ctypes.data),
+            ctypes.c_uint64(len(rows)),
+        )
+        return [
+            (int(r["seq"]), int(r["pid"]), int(r["vpn"]), int(r["kind"]))
+            for part in spool.chunks()
+            for r in part
+        ]
+
+
+def reduced_by_definition(ops: list[Op], k: int) -> list[Row]:
+    """SAD as the paper words it, with sets. A page touched again after its unmapping is another page."""
+    touched: list[tuple[int, int, int]] = []  # (pid, vpn, life) of each reference, by seq - 1
+    life: dict[tuple[int, int], int] = {}
+    first: dict[tuple[int, int, int], int] = {}
+    pending: dict[tuple[int, int, int], tuple[int, int]] = {}  # page: seq, kind
+    kept: list[Row] = []
+    for op in ops:
+        if op.what == UNMAP:
+            for vpn in range(op.vpn, op.end):
+                life[op.pid, vpn] = life.get((op.pid, vpn), 0) + 1
+        if op.what != REFER:
+            continue
+        page = (op.pid, op.vpn, life.get((op.pid, op.vpn), 0))
+        touched.append(page)
+        seq, kind = len(touched), op.kind
+        if page not in first:
+            first[page] = seq
+            kept.append((seq, op.pid, op.vpn, kind))
+            continue
+        if page in pending:
+            before, before_kind = pending[page]
+            if len(set(touched[first[page] : seq - 1]) - {page}) < k:
+                kind = RefKind.STORE if before_kind == RefKind.STORE else kind
+            else:
+                kept.append((before, *page[:2], before_kind))
+                first[page] = before
+        pending[page] = (seq, int(kind))
+    kept += [(seq, *page[:2], kind) for page, (seq, kind) in pending.items()]
+    return sorted(kept)
+
+
+def lru_misses(stream: list[tuple[int, Row | Op]], size: int) -> int:
+    """Count the misses of an LRU memory of `size` pages; unmapped pages leave it."""
+    memory: dict[tuple[int, int], None] = {}
+    misses = 0
+    for _, event in stream:
+        if isinstance(event, Op):
+            for vpn in range(event.vpn, event.end):
+                memory.pop((event.pid, vpn), None)
+            continue
+        page = (event[1], event[2])
+        misses += page not in memory
+        memory.pop(page, None)
+        memory[page] = None
+        if len(memory) > size:
+            del memory[next(iter(memory))]
+    return misses
+
+
+def with_unmaps(ops: list[Op], references: list[Row]) -> list[tuple[int, Row | Op]]:
+    merged: list[tuple[int, Row | Op]] = [(2 * row[0], row) for row in references]
+    seq = 0
+    for op in ops:
+        seq += op.what == REFER
+        if op.what == UNMAP:
+            merged.append((2 * seq + 1, op))
+    return sorted(merged, key=lambda pair: pair[0])
+
+
+references = st.builds(
+    Op, st.just(REFER), st.integers(1, 2), st.integers(0, 3), st.integers(0, 30), st.just(0)
+)
+unmaps = st.builds(
+    lambda pid, vpn, n: Op(UNMAP, pid, 0, vpn, vpn + n),
+    st.integers(1, 2),
+    st.integers(0, 30),
+    st.integers(1, 5),
+)
+streams = st.lists(st.one_of(*[references] * 12, unmaps), max_size=300)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ops=streams, k=st.integers(1, 24))
+def test_the_reduction_is_that_of_the_paper_and_lru_misses_are_equal_from_k_on(
+    core: ctypes.CDLL, ops: list[Op], k: int
+) -> None:
+    reduced = reduced_by_c(core, ops, k)
+    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+
+    assert reduced == reduced_by_definition(ops, k)
+    for size in range(k, 64):
+        assert lru_misses(with_unmaps(ops, reduced), size) == lru_misses(with_unmaps(ops, full), size)
+
+
+@settings(max_examples=80, deadline=None)
+@given(ops=streams, k=st.integers(1, 24), data=st.data())
+def test_a_holder_killed_anywhere_changes_nothing(
+    core: ctypes.CDLL, ops: list[Op], k: int, data: st.DataObject
+) -> None:
+    deaths = data.draw(
+        st.lists(st.tuples(st.integers(0, 300), st.sampled_from([TAKE_OVER, DIE_INSIDE])), max_size=5)
+    )
+    hurt = list(ops)
+    for at, what in deaths:
+        hurt.insert(min(at, len(hurt)), Op(what, 1, 0, at))
+
+    reduced = reduced_by_c(core, hurt, k)
+
+    assert reduced == reduced_by_c(core, ops, k)
+
+
+def test_k_0_keeps_every_reference(core: ctypes.CDLL) -> None:
+    ops = [Op(REFER, 1, i % 4, i % 3) for i in range(1000)]
+
+    assert reduced_by_c(core, ops, 0) == [(i + 1, 1, i % 3, i % 4) for i in range(1000)]
+
+
+# ------------------------------------------------------------------------------------------ real programs
+
+
+def record(tmp_path: Path, *command: str, k: int = 64, duration_s: float | None = None) -> Trace:
+    return References().record(Request(command, tmp_path / "t.kdt", k=k, duration_s=duration_s))
+
+
+def addresses(capfd: pytest.CaptureFixture[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for line in capfd.readouterr().out.splitlines():
+        name, vpn = line.split()
+        found.setdefault(name, []).append(int(vpn))
+    return found
+
+
+def touches(trace: Trace, start: int, pages: int) -> dict[str, np.ndarray]:
+    refs = trace.columns("refs")
+    inside = (refs["vpn"] >= start) & (refs["vpn"] < start + pages)
+    return {name: values[inside] for name, values in refs.items()} | {"row": np.flatnonzero(inside)}
+
+
+def flags_at(trace: Trace, vpn: int) -> VmaFlag:
+    vmas = trace.columns("vmas")
+    rows = (vmas["start_vpn"] <= vpn) & (vpn < vmas["end_vpn"]) & (vmas["flags"] != VmaFlag.UNMAPPED)
+    return VmaFlag(int(vmas["flags"][rows][-1]))
+
+
+@pytest.mark.parametrize("k", [0, 1, 64])
+def test_every_page_is_found_once_and_stores_are_marked(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], k: int
+) -> None:
+    trace = record(tmp_path, touch, "halves", "997", k=k)
+
+    start = addresses(capfd)["base"][0]
+    seen = touches(trace, start, 997)
+    stored = np.unique(seen["vpn"][seen["kind"] == RefKind.STORE]) - start
+    assert np.array_equal(np.unique(seen["vpn"]), np.arange(start, start + 997))
+    assert np.array_equal(stored, np.arange(0, 997, 2))
+    assert np.count_nonzero(seen["kind"] == RefKind.LOAD) == 997
+    assert np.all(seen["ip"] > 0)
+    assert trace.manifest.reduction is not None and trace.manifest.reduction.k == k
+
+
+def test_an_access_across_two_pages_touches_both(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(tmp_path, touch, "cross")
+
+    start = addresses(capfd)["base"][0]
+    seen = touches(trace, start, 2)
+    assert seen["vpn"].tolist() == [start, start + 1]
+    assert seen["kind"].tolist() == [RefKind.STORE] * 2
+
+
+def test_pages_that_only_the_kernel_touches_are_seen(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(tmp_path, touch, "read", "211")
+
+    seen = touches(trace, addresses(capfd)["base"][0], 211)
+    assert seen["kind"].tolist() == [RefKind.STORE] * 211 + [RefKind.KERNEL] * 211
+    assert not seen["ip"].any()
+
+
+def test_threads_are_told_apart_in_one_order(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(tmp_path, touch, "threads")
+
+    tids = set()
+    for start, pages in zip(addresses(capfd)["base"], (101, 211, 307), strict=True):
+        seen = touches(trace, start, pages)
+        tids |= set(seen["tid"][seen["kind"] == RefKind.STORE].tolist())
+        assert len(np.unique(seen["vpn"])) == pages
+    assert len(tids) == 3
+    for tid in tids:
+        clock = trace.columns("refs", ["tid", "insns"])
+        assert np.all(np.diff(clock["insns"][clock["tid"] == tid].astype(np.int64)) >= 0)
+
+
+def test_fork_and_exec_are_followed(touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trace = record(tmp_path, touch, "fork", "101")
+
+    parents, childs = addresses(capfd)["base"]
+    before, after = touches(trace, parents, 101), touches(trace, childs, 13)
+    child = int(before["pid"][0])
+    vmas = trace.columns("vmas")
+    ends = (vmas["pid"] == child) & (vmas["flags"] == VmaFlag.UNMAPPED) & (vmas["start_vpn"] == 0)
+    exec_row, exit_row = vmas["row"][ends].tolist()
+    forked = before["pid"] == child
+    assert len(np.unique(trace.columns("refs", ["pid"])["pid"])) == 2
+    assert np.count_nonzero(forked & (before["row"] < exec_row)) >= 101
+    assert np.all(after["row"][after["pid"] == child] < exit_row)
+    assert len(np.unique(after["vpn"][(after["pid"] == child) & (after["row"] > exec_row)])) == 13
+    assert trace.manifest.workload["processes"] == 2
+    assert trace.manifest.workload["untraced_execs"] == 0
+
+
+@pytest.mark.parametrize("mode", ["remap", "dontneed"])
+def test_a_page_that_was_given_back_is_a_new_page(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], mode: str
+) -> None:
+    trace = record(tmp_path, touch, mode, "53", k=64)
+
+    start = addresses(capfd)["base"][0]
+    seen, vmas = touches(trace, start, 53), trace.columns("vmas")
+    here = (vmas["start_vpn"] == start) & (vmas["end_vpn"] == start + 53)
+    mapped, gone, again = vmas["row"][here].tolist()[:3]
+    flags = vmas["flags"][here].tolist()[:3]
+    anonymous = VmaFlag.READ | VmaFlag.WRITE
+    assert flags == [anonymous, VmaFlag.UNMAPPED, anonymous]
+    assert np.all(seen["row"] >= mapped)
+    stores = seen["row"] < gone
+    assert set(seen["kind"][stores].tolist()) == {RefKind.STORE}
+    assert len(np.unique(seen["vpn"][stores])) == 53
+    assert seen["kind"][seen["row"] >= again].tolist() == [RefKind.LOAD] * 53
+
+
+def test_anonymous_and_file_backed_pages_are_told_apart(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(tmp_path, touch, "maps")
+
+    at = {name: vpns[0] for name, vpns in addresses(capfd).items()}
+    for name in ("stack", "heap", "anonymous"):
+        assert flags_at(trace, at[name]) & (VmaFlag.FILE | VmaFlag.WRITE) == VmaFlag.WRITE, name
+    for name in ("main", "file"):
+        assert flags_at(trace, at[name]) & (VmaFlag.FILE | VmaFlag.WRITE) == VmaFlag.FILE, name
+    assert touch in trace.names().values()
+
+
+def test_every_reference_lies_in_a_mapping(touch: str, tmp_path: Path) -> None:
+    trace = record(tmp_path, touch, "threads", k=0)
+
+    refs, vmas = trace.columns("refs", ["vpn"]), trace.columns("vmas")
+    known = vmas["flags"] != VmaFlag.UNMAPPED
+    spans = np.stack([vmas["start_vpn"][known], vmas["end_vpn"][known]], axis=1)
+    used = np.unique(refs["vpn"])
+    outside = [vpn for vpn in used if not np.any((spans[:, 0] <= vpn) & (vpn < spans[:, 1]))]
+    assert outside == []
+
+
+def test_a_killed_child_loses_nothing_and_hangs_nobody(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(tmp_path, touch, "killed", "101", k=16)
+
+    seen = touches(trace, addresses(capfd)["base"][0], 101)
+    assert len(np.unique(seen["pid"])) == 2
+    assert len(np.unique(seen["vpn"][seen["pid"] == seen["pid"][-1]])) == 101
+    assert trace.manifest.workload["exit_code"] == 0
+
+
+def test_the_duration_ends_the_command(touch: str, tmp_path: Path) -> None:
+    trace = record(tmp_path, touch, "forever", "101", duration_s=0.5)
+
+    assert trace.manifest.state == "complete"
+    assert trace.manifest.workload["exit_code"] == -signal.SIGTERM
+    assert trace.rows("refs") > 101
+
+
+def test_an_interrupted_recording_is_sealed_as_such(touch: str, tmp_path: Path) -> None:
+    timer = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+
+    trace = record(tmp_path, touch, "forever", "101")
+
+    timer.join()
+    assert trace.manifest.state == "interrupted"
+    assert trace.rows("refs") > 101
+
+
+def test_a_script_runs_by_its_interpreter(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "script"
+    script.write_text(f'#!/bin/sh -e\n{touch} halves "$1"\nexec {touch} halves 13\n')
+    script.chmod(0o755)
+
+    trace = record(tmp_path, str(script), "11")
+
+    first, second = addresses(capfd)["base"]
+    assert len(np.unique(touches(trace, first, 11)["vpn"])) == 11
+    assert len(np.unique(touches(trace, second, 13)["vpn"])) == 13
+
+
+def test_a_failing_command_is_recorded_with_its_exit_code(touch: str, tmp_path: Path) -> None:
+    trace = record(tmp_path, touch, "no-such-mode")
+
+    assert trace.manifest.workload["exit_code"] == 7
+    assert trace.manifest.workload["refs_counted"] > trace.rows("refs") > 0
+
+
+def test_quiet_stdout_moves_the_commands_output_to_stderr(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    References().record(Request((touch, "cross"), tmp_path / "t.kdt", quiet_stdout=True))
+
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("base ")
+
+
+def test_refuses_what_it_cannot_record(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("no program")
+    text.chmod(0o755)
+
+    with pytest.raises(CommandError, match="command not found"):
+        record(tmp_path, "no-such-command")
+    with pytest.raises(CommandError, match="not an x86-64 ELF"):
+        record(tmp_path, str(text))
+    with pytest.raises(ParameterError, match="do not depend on memory"):
+        References().record(Request(("true",), tmp_path / "t.kdt", memory_bytes=1 << 30))
+    with pytest.raises(ParameterError, match="k = -1"):
+        record(tmp_path, "true", k=-1)
+    assert os.listdir(tmp_path) == ["text"]
+
+
+def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+    problem = References().unavailable()
+
+    assert problem is not None
+    assert "qemu-x86_64" in problem.reason
+    assert "apt-get install qemu-user" in problem.fix

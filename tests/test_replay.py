@@ -1,0 +1,292 @@
+"""Replay: counts that balance, an LRU that is exact, and what holds for every policy."""
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import ssd, workload
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtool.errors import KdtoolError, ParameterError, TraceError
+from kdtool.replay import POLICIES, ProgramPolicy, Setting, load_device, load_policy, replay, run_shadow
+from kdtool.replay import run as run_module
+from kdtool.replay.memory import COUNT, PREFETCHED, RESIDENT
+from kdtool.rmt import stride_program
+from kdtool.traces import NO_ROW, RefKind, VmaFlag
+
+EVERY_POLICY = (*POLICIES, ProgramPolicy(stride_program()))
+REFS = st.lists(st.integers(0, 30), min_size=1, max_size=300)
+
+
+def score(w, policy, pages, device=None, **options):
+    device = device or ssd()
+    return replay(w, policy, run_shadow(w, pages, device), device, **options)
+
+
+def reference_lru(vpns, capacity):
+    """Return (major, cold) of an LRU, written independently of the engine."""
+    cache, seen, major, cold = OrderedDict(), set(), 0, 0
+    for vpn in vpns:
+        if vpn in cache:
+            cache.move_to_end(vpn)
+            continue
+        major, cold = major + (vpn in seen), cold + (vpn not in seen)
+        seen.add(vpn)
+        cache[vpn] = True
+        if len(cache) > capacity:
+            cache.popitem(last=False)
+    return major, cold
+
+
+@settings(max_examples=150, deadline=None)
+@given(REFS, st.integers(2, 32))
+def test_none_is_an_exact_lru(vpns, capacity):
+    result = score(workload(vpns), load_policy("none"), capacity)
+    assert (result.major_faults, result.cold_faults) == reference_lru(vpns, capacity)
+
+
+def test_a_hand_worked_case():
+    # Pages 1 2 3 in a memory of 2: 1 goes out for 3, comes back for 2, and then 3 is hit.
+    result = score(workload([1, 2, 3, 1, 3, 3]), load_policy("none"), 2)
+    assert (result.cold_faults, result.major_faults, result.hits) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
+@settings(max_examples=60, deadline=None)
+@given(vpns=st.lists(st.integers(0, 60), min_size=20, max_size=400), extra=st.integers(0, 20))
+def test_every_policy_keeps_the_books(policy, vpns, extra):
+    w, device = workload(vpns), ssd()
+    pages = policy.degree_pages + 2 + extra
+    shadow = run_shadow(w, pages, device)
+    missed = np.zeros(w.n_refs, np.uint8)
+
+    state = run_module._run(w, policy, pages, device, missed, shadow.missed, 0, None)
+    r = replay(w, policy, shadow, device)
+
+    assert r.accesses == r.hits + r.minor_faults + r.major_faults + r.cold_faults == len(vpns)
+    assert r.prefetch_issued == r.prefetch_used + r.prefetch_wasted + r.prefetch_unresolved
+    assert r.late_hits <= r.minor_faults == r.prefetch_used
+    assert r.cold_faults == len(set(vpns))
+    assert r.pollution_faults <= r.major_faults == missed.sum()
+    assert r.decisions == r.major_faults + r.minor_faults
+    in_memory = np.isin(state.status, [RESIDENT, PREFETCHED]).sum()
+    assert in_memory == state.scalars[COUNT] == list_length(state.links) <= pages
+
+
+def list_length(links):
+    end, length = len(links) - 1, 0
+    at = links[end, 0]
+    while at != end:
+        at, length = links[at, 0], length + 1
+    return length
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
+def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, monkeypatch):
+    rng = np.random.default_rng(5)
+    vpns = np.concatenate([np.arange(400), rng.integers(0, 400, 500), np.arange(0, 400, 3)])
+    w = workload(vpns, kinds=rng.integers(0, 2, len(vpns)))
+    whole, again = score(w, policy, 100), score(w, policy, 100)
+    monkeypatch.setattr(run_module, "CHUNK_ROWS", 7)
+    chunked = score(w, policy, 100)
+    assert replace(whole, replay_s=0) == replace(again, replay_s=0) == replace(chunked, replay_s=0)
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
+def test_nothing_is_missed_when_everything_fits(policy):
+    w = workload([*range(200), *range(200)])
+    result = score(w, policy, 200)
+    assert result.major_faults == result.prefetch_issued == 0
+    assert result.cold_faults == 200
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
+def test_relabelled_pages_change_nothing(policy):
+    vpns = np.concatenate([np.arange(300), np.arange(0, 300, 3), np.arange(300)])
+    # By a whole number of 2 MiB tables: Linux's readahead stops at their ends.
+    moved = score(workload(vpns + 512 * 1000), policy, 90)
+    assert replace(moved, replay_s=0) == replace(score(workload(vpns), policy, 90), replay_s=0)
+
+
+def sad(vpns, k):
+    """Drop references as the recorder does: the middle of three, with < k distinct others between."""
+    kept = list(range(len(vpns)))
+    last = {}
+    for at in range(len(vpns)):
+        page = vpns[at]
+        if page in last and len(last[page]) == 2:
+            first, middle = last[page]
+            between = {vpns[i] for i in range(first + 1, at)} - {page}
+            if len(between) < k:
+                kept.remove(middle)
+                last[page] = [first, at]
+                continue
+            last[page] = [middle, at]
+        else:
+            last.setdefault(page, []).append(at)
+    return kept
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_reduction_is_exact_within_the_bound_for_every_policy(policy, data):
+    """The claim of check_memory: k * (1 + degree) + 1 pages are enough, prefetching included."""
+    k = data.draw(st.integers(1, 3))
+    block = st.lists(st.integers(0, 45), min_size=30, max_size=200)
+    vpns = [*range(46), *data.draw(block)]
+    full = workload(vpns)
+    kept = sad(vpns, k)
+    reduced = workload_rows(full, kept, k)
+    pages = k * (1 + policy.degree_pages) + 1 + data.draw(st.integers(0, 3))
+
+    a, b = score(full, policy, pages), score(reduced, policy, pages)
+
+    assert len(kept) <= len(vpns)
+    for key in ("major_faults", "minor_faults", "late_hits", "prefetch_issued", "prefetch_wasted",
+                "pollution_faults", "stall_ns", "runtime_ns"):  # fmt: skip
+        assert getattr(a, key) == getattr(b, key), key
+
+
+def workload_rows(w, rows, k):
+    return replace(
+        w, page=w.page[rows], insns=w.insns[rows], store=w.store[rows], tid=w.tid[rows], ip=w.ip[rows], k=k
+    )
+
+
+def test_counting_begins_at_from_row_with_a_warm_memory():
+    vpns = [*range(50), *range(50)]
+    w = workload(vpns)
+    whole, part = score(w, load_policy("none"), 20), score(w, load_policy("none"), 20, from_row=50)
+    assert part.accesses == part.major_faults == whole.major_faults == 50
+    assert part.cold_faults == 0
+    assert 0 < part.runtime_ns < whole.runtime_ns
+
+
+def test_an_unmapped_page_is_new_when_it_comes_back():
+    maps = {
+        "row": np.array([0, 2, 2]),
+        "pid": np.ones(3, np.int32),
+        "start_vpn": np.array([0, 1, 1], np.uint64),
+        "end_vpn": np.array([10, 2, 2], np.uint64),
+        "flags": np.array([3, VmaFlag.UNMAPPED, 3], np.uint8),
+    }
+    result = score(workload([1, 2, 1, 2], maps=maps), load_policy("none"), 2)
+    assert (result.cold_faults, result.hits) == (3, 1)
+
+
+def test_file_pages_are_left_out_until_a_private_one_is_written():
+    maps = {
+        "row": np.array([0, 0, 0]),
+        "pid": np.ones(3, np.int32),
+        "start_vpn": np.array([0, 10, 20], np.uint64),
+        "end_vpn": np.array([10, 20, 30], np.uint64),
+        "flags": np.array([3, VmaFlag.FILE | 1, VmaFlag.FILE | 3], np.uint8),
+    }
+    kinds = [0, 0, 0, RefKind.STORE, 0]
+    w = workload([1, 11, 21, 21, 21], maps=maps, kinds=kinds)
+    assert w.n_refs == 3  # page 1, and page 21 from its first store on
+
+
+def test_mappings_without_a_row_are_no_part_of_the_references():
+    maps = {
+        "row": np.array([NO_ROW]),
+        "pid": np.ones(1, np.int32),
+        "start_vpn": np.array([0], np.uint64),
+        "end_vpn": np.array([10], np.uint64),
+        "flags": np.array([VmaFlag.FILE], np.uint8),
+    }
+    assert workload([1], maps=maps).n_refs == 1
+
+
+def test_threads_are_taken_one_after_another():
+    w = workload([1, 2, 3, 4], tids=[1, 2, 1, 2])
+    # Each thread's clock: 100, 200, 300, 400 of which thread 1 makes 100 and 200 more, thread 2 200 + 200.
+    assert w.insns.tolist() == [100, 300, 500, 700]
+
+
+def test_a_prefetch_in_time_costs_a_minor_fault_and_a_late_one_the_rest_of_the_read():
+    vpns = [*range(100), *range(0, 99, 3)]
+    relaxed = score(workload(vpns, step_insns=10_000_000), load_policy("oracle"), 40, from_row=100)
+    hurried = score(workload(vpns, step_insns=1), load_policy("oracle"), 40, from_row=100)
+    assert relaxed.late_hits == 0
+    assert hurried.late_hits > 0
+    assert hurried.stall_ns > relaxed.stall_ns
+
+
+def test_a_synchronous_device_reads_nothing_ahead():
+    w = workload([*range(100), *range(100)])
+    for name in ("linux-vma", "linux-cluster"):
+        assert score(w, load_policy(name), 50, load_device("zram")).prefetch_issued == 0
+        assert score(w, load_policy(name), 50).prefetch_issued > 0
+
+
+def test_a_policy_that_asks_for_the_page_it_faults_on_gets_nothing():
+    w = workload([*range(60), 5, 6, 7, 5, 6, 7])
+    policy = load_policy("none")
+
+    class Echo:
+        name, version, degree_pages = "echo", "1", 4
+        decide = None
+
+        def prepare(self, setting: Setting):
+            return policy.prepare(setting)
+
+    from numba import njit
+
+    from kdtool.rmt.numba_vm import DECIDE
+
+    @njit(DECIDE)
+    def decide(params, state, ctx, out):
+        out[0] = ctx[0]
+        return 1
+
+    echo = Echo()
+    echo.decide = decide
+    assert score(w, echo, 20).prefetch_issued == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_policy("linux-vna"), "did you mean 'linux-vma'"),
+        (lambda: load_device("sdd"), "did you mean 'ssd'"),
+        (lambda: load_device("missing.json"), "missing.json"),
+        (lambda: score(workload([1, 2], k=64), load_policy("none"), 10), "k = 64"),
+        (lambda: score(workload([1, 2]), load_policy("none"), 0), "0 pages"),
+        (lambda: score(workload([1, 2]), load_policy("none"), 5, from_row=2), "rows 0 to 1"),
+    ],
+)
+def test_bad_parameters_are_named(call, message):
+    with pytest.raises(ParameterError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"value": -1}, {"value": 1.5}, {"value": None}, {}])
+def test_a_device_with_a_bad_number_is_refused(tmp_path, change):
+    import json
+
+    from kdtool.replay import DEVICE_FIELDS
+
+    document = {name: {"value": 1, "source": "test"} for name in DEVICE_FIELDS}
+    document["latency_ns"] = change
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ParameterError):
+        load_device(str(path))
+
+
+def test_a_trace_without_anonymous_references_is_refused():
+    maps = {
+        "row": np.array([0]),
+        "pid": np.ones(1, np.int32),
+        "start_vpn": np.array([0], np.uint64),
+        "end_vpn": np.array([10], np.uint64),
+        "flags": np.array([VmaFlag.FILE | 1], np.uint8),
+    }
+    with pytest.raises(TraceError, match="anonymous"):
+        workload([1, 2], maps=maps)
+    assert issubclass(TraceError, KdtoolError)

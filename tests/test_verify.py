@@ -1,0 +1,117 @@
+"""Verification: what is claimed holds on every run, and what is wrong is refuted with a witness."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from strategies import trees
+
+from kdtool.errors import ProgramError
+from kdtool.rmt import Action, Budget, Entry, MatchField, Table, read_program, stride_program, tree_to_table
+from kdtool.verify import CHECKS, agreement, build_tables, compare_decisions, verify_program
+
+
+def verdict(program, check):
+    return next(f for f in verify_program(program).findings if f.check == check)
+
+
+def test_a_good_program_is_proved_by_every_check():
+    report = verify_program(stride_program())
+    assert report.verdict == "proved"
+    assert {"form", "steps", "state", "depth", "degree", "predictions", "entries"} <= {
+        f.check for f in report.findings
+    }
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
+def test_every_check_finds_something_to_say(check):
+    findings = check(replace(stride_program(), tables=(model_table(),)))
+    assert findings
+    assert all(f.verdict in ("proved", "refuted", "unknown") for f in findings)
+
+
+def model_table(entries=()):
+    return Table("next_page", (MatchField("d1", "RANGE"),), entries, Action("infer", model="next_delta"))
+
+
+def test_a_budget_below_the_worst_case_is_refuted():
+    program = replace(stride_program(), budget=Budget(steps=19, state_bytes=10_000))
+    assert verdict(program, "steps").verdict == "refuted"
+    assert verdict(program, "steps").witness == "worst case 20"
+    assert verify_program(program).verdict == "refuted"
+
+
+def test_entries_of_one_priority_that_overlap_are_refuted():
+    low = Entry(((0, 5),), 1, Action("predict", delta=1))
+    high = Entry(((5, 9),), 1, Action("predict", delta=2))
+    program = replace(stride_program(), tables=(model_table((low, high)),))
+    assert verdict(program, "entries").verdict == "refuted"
+    assert "entries 0 and 1" in verdict(program, "entries").witness
+    other = replace(high, priority=2)
+    assert verdict(replace(program, tables=(model_table((low, other)),)), "entries").verdict == "proved"
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "overlaps"),
+    [
+        ("TERNARY", (1, 3), (1, 1), True),
+        ("TERNARY", (1, 1), (0, 1), False),
+        ("LPM", (0, 24), (0, 28), True),
+        ("LPM", (0, 24), (256, 24), False),
+        ("LPM", (0, 0), (-256, 24), True),
+        ("EXACT", (4, 4), (4, 4), True),
+        ("EXACT", (4, 4), (5, 5), False),
+    ],
+)
+def test_overlap_is_decided_for_every_match_type(kind, first, second, overlaps):
+    entries = tuple(Entry((cell,), 1, Action("predict", delta=1)) for cell in (first, second))
+    table = Table("t", (MatchField("d1", kind),), entries, Action("stop"))
+    found = verdict(replace(stride_program(), tables=(table,)), "entries").verdict
+    assert found == ("refuted" if overlaps else "proved")
+
+
+def test_a_program_that_can_never_prefetch_is_refuted():
+    table = Table("t", (), (), Action("stop"))
+    assert verdict(replace(stride_program(), tables=(table,)), "predictions").verdict == "refuted"
+
+
+def test_a_program_that_is_not_well_formed_gets_no_further():
+    bad = replace(stride_program(), features=stride_program().features[:1])
+    report = verify_program(bad)
+    assert [f.check for f in report.findings] == ["form"]
+    assert report.verdict == "refuted"
+
+
+@settings(max_examples=200, deadline=None)
+@given(trees(["a", "b"]))
+def test_a_trees_own_table_agrees_and_a_changed_one_does_not(tree):
+    table = tree_to_table(tree, "t")
+    assert agreement(tree, table).verdict == "proved"
+    if table.entries:
+        wrong = replace(table.entries[0], action=Action("predict", delta=table.entries[0].action.delta + 1))
+        assert agreement(tree, replace(table, entries=(wrong, *table.entries[1:]))).verdict == "refuted"
+        assert agreement(tree, replace(table, entries=table.entries[1:])).verdict == "refuted"
+
+
+def test_build_writes_tables_that_decide_alike(tmp_path):
+    program = replace(stride_program(), tables=(model_table(),))
+    tables, files = build_tables(program, "tables", tmp_path)
+    rng = np.random.default_rng(0)
+    events = np.zeros((500, 6), np.int64)
+    events[:, 0] = np.cumsum(rng.choice([3, 5, 1, -2], 500)) + 1000
+    assert read_program(files[0]) == tables
+    assert not tables.models
+    assert "predict +5" in files[1].read_text()
+    assert compare_decisions(program, tables, events) is None
+    other = replace(tables, tables=(replace(tables.tables[0], entries=()),))
+    assert compare_decisions(program, other, events) is not None
+
+
+def test_build_refuses_what_is_not_proved_and_writes_nothing(tmp_path):
+    program = replace(stride_program(), budget=Budget(1, 1))
+    with pytest.raises(ProgramError, match="is not proved: steps"):
+        build_tables(program, "tables", tmp_path / "out")
+    with pytest.raises(ProgramError, match="leaves"):
+        build_tables(stride_program(), "tables", tmp_path / "out", max_entries=2)
+    assert not (tmp_path / "out").exists()

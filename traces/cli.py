@@ -1,0 +1,38 @@
+"""`kdtool info` and `kdtool import`."""
+
+import json
+from pathlib import Path
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the room's commands."""
+
+    @app.command()
+    def info(
+        trace: Path = typer.Argument(help="A trace (T.kdt).", show_default=False),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+    ) -> None:
+        """Say what is in a trace, after checking every byte of it."""
+        from kdtool.traces.info import describe, print_description
+
+        description = describe(trace)
+        if as_json:
+            print(json.dumps(description))
+        else:
+            print_description(description)
+
+    @app.command(name="import")
+    def import_(
+        form: str = typer.Argument(metavar="FORMAT", help="csv.", show_default=False),
+        file: Path = typer.Argument(help="The file to read.", show_default=False),
+        output: Path = typer.Option(..., "--output", "-o", help="T.kdt to write.", show_default=False),
+    ) -> None:
+        """Turn another tool's recording into a trace."""
+        from kdtool.traces.importers import import_trace
+
+        trace = import_trace(form, file, output)
+        print(f"{trace.path}: {trace.rows('refs')} references")

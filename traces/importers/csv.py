@@ -1,0 +1,69 @@
+"""`csv`: page references as `vpn[,tid,kind,insns]` with a header, one a line, in global order.
+
+Absent columns: `tid` 1, `kind` 0 (load), `insns` the number of the line, so that each reference is one
+instruction long. Numbers are decimal. The trace is unreduced (k = 0) and has one process, 1.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from kdtool.errors import TraceError
+from kdtool.traces.schema import schema_of
+
+__all__ = ["CsvImporter"]
+
+COLUMNS = ("vpn", "tid", "kind", "insns")
+
+
+class CsvImporter:
+    """Read references from CSV, a block at a time."""
+
+    name = "csv"
+
+    def read(self, file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+        """Yield columns of `refs`; TraceError names what is wrong with the file."""
+        schema = schema_of("refs")
+        types = {name: schema.field(name).type for name in COLUMNS}
+        rows = 0
+        try:
+            convert = pa_csv.ConvertOptions(column_types=types)
+            with pa_csv.open_csv(file, convert_options=convert) as reader:
+                _check_header(file, reader.schema.names)
+                for batch in reader:
+                    if any(batch.column(i).null_count for i in range(batch.num_columns)):
+                        raise TraceError(f"{file}: an empty field after row {rows}: every field has a number")
+                    yield _columns(batch, rows)
+                    rows += batch.num_rows
+        except OSError as error:
+            raise TraceError(f"{file}: cannot be read: {error}") from None
+        except pa.ArrowInvalid as error:
+            raise TraceError(f"{file}: not the CSV it should be ({str(error).splitlines()[0]})") from None
+
+
+def _check_header(file: Path, names: list[str]) -> None:
+    extra = [name for name in names if name not in COLUMNS]
+    if "vpn" not in names or extra:
+        raise TraceError(f"{file}: header {','.join(names)[:80]}: it must be vpn[,tid,kind,insns]")
+
+
+def _columns(batch: pa.RecordBatch, start: int) -> dict[str, npt.NDArray[np.generic]]:
+    n_rows = batch.num_rows
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        "pid": np.ones(n_rows, np.int32),
+        "tid": np.ones(n_rows, np.int32),
+        "ip": np.zeros(n_rows, np.uint64),
+        "kind": np.zeros(n_rows, np.uint8),
+        "insns": np.arange(start + 1, start + n_rows + 1, dtype=np.uint64),
+    }
+    for name in batch.schema.names:
+        columns[name] = batch.column(name).to_numpy(zero_copy_only=False)
+    if int(np.max(columns["kind"], initial=0)) > 3:
+        raise TraceError(f"kind {int(columns['kind'].max())}: allowed are 0 load, 1 store, 2 code, 3 kernel")
+    if int(np.max(columns["vpn"], initial=0)) >= 1 << 52:
+        raise TraceError(f"vpn {int(columns['vpn'].max())}: a page number (address >> 12) is below 2**52")
+    return columns

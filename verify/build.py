@@ -1,0 +1,104 @@
+"""Building: a verified program becomes match-action tables, in a file and in a listing for people."""
+
+from pathlib import Path
+
+from kdtool.errors import ProgramError, unknown_name
+from kdtool.rmt import LIMITS, Action, Program, Table, program_to_tables, worst_case, write_program
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
+from kdtool.traces import Trace, memory_pages
+from kdtool.verify.equivalence import compare_decisions
+from kdtool.verify.program import verify_program
+
+__all__ = ["TARGETS", "build_tables", "check_on_trace", "format_table"]
+
+TARGETS = ("tables",)
+
+
+def build_tables(
+    program: Program, target: str, folder: Path, max_entries: int = LIMITS.entries
+) -> tuple[Program, list[Path]]:
+    """Verify `program`, lower its models to tables, verify those, and write them to `folder`.
+
+    Returns the program of tables and the files: `NAME-tables.rmt.json` and `NAME-tables.txt`.
+    Raises ProgramError when either is not proved, and ParameterError for an unknown target.
+    """
+    if target not in TARGETS:
+        raise unknown_name("target", target, TARGETS)
+    _require_proof(program)
+    tables = program_to_tables(program, max_entries)
+    worst = worst_case(tables)
+    # Scanning entries takes more steps than walking a tree: what was declared for the model is raised
+    # to the tables' own worst case, and verified like any other claim.
+    tables = Program(**{**vars(tables), "budget": worst})
+    _require_proof(tables)
+    program_file, listing_file = folder / f"{tables.name}.rmt.json", folder / f"{tables.name}.txt"
+    write_program(tables, program_file)
+    listing_file.write_text("\n".join(format_table(table) for table in tables.tables))
+    return tables, [program_file, listing_file]
+
+
+def check_on_trace(model: Program, tables: Program, path: Path, memory: str) -> int:
+    """Compare the decisions of both on every swap-in of a trace; return how many were compared.
+
+    Raises ProgramError at the first difference.
+    """
+    from kdtool.replay import load_device, load_workload, miss_events, run_shadow
+
+    workload = load_workload(Trace(path))
+    pages = memory_pages(memory, workload.footprint_pages)
+    contexts = miss_events(workload, run_shadow(workload, pages, load_device("ssd")))
+    difference = compare_decisions(model, tables, contexts)
+    if difference is not None:
+        raise ProgramError(f"tables and model decide differently on {path}: {difference}")
+    return len(contexts)
+
+
+def _require_proof(program: Program) -> None:
+    report = verify_program(program)
+    if report.verdict != "proved":
+        worst = next(f for f in report.findings if f.verdict == report.verdict)
+        raise ProgramError(
+            f"program {program.name!r} is not proved: {worst.check}: {worst.message} ({worst.witness}): "
+            f"see `kdtool verify`"
+        )
+
+
+def format_table(table: Table) -> str:
+    """Return a table as text, a line an entry; a field that matches everything is left out.
+
+    >>> from kdtool.rmt import stride_program
+    >>> print(format_table(stride_program().tables[0]))
+    table next_page: d1 RANGE, s2 RANGE
+      priority 1: d1 = 3, s2 = 6 -> predict +3
+      default -> infer next_delta
+    <BLANKLINE>
+    """
+    fields = ", ".join(f"{f.name} {f.match_type}" for f in table.match_fields)
+    lines = [f"table {table.name}: {fields}"]
+    for entry in table.entries:
+        cells = zip(table.match_fields, entry.match, strict=True)
+        shown = [
+            _format_cell(f.name, f.match_type, pair) for f, pair in cells if pair != (VALUE_MIN, VALUE_MAX)
+        ]
+        matched = ", ".join(shown) or "everything"
+        lines.append(f"  priority {entry.priority}: {matched} -> {_format_action(entry.action)}")
+    return "\n".join([*lines, f"  default -> {_format_action(table.default_action)}", ""])
+
+
+def _format_cell(name: str, match_type: str, pair: tuple[int, int]) -> str:
+    low, high = pair
+    if match_type == "TERNARY":
+        return f"{name} & {high:#x} = {low:#x}"
+    if match_type == "LPM":
+        return f"{name} = {low:#x}/{high}"
+    if low == high:
+        return f"{name} = {low}"
+    if low == VALUE_MIN:
+        return f"{name} <= {high}"
+    return f"{name} >= {low}" if high == VALUE_MAX else f"{name} in {low}..{high}"
+
+
+def _format_action(action: Action) -> str:
+    if action.name == "predict":
+        return f"predict {action.delta:+d}"
+    return f"{action.name} {action.model}{action.feature}".strip()

@@ -1,0 +1,20 @@
+"""Form: the program is one that its file format accepts, so every index and reference is in bounds."""
+
+from kdtool.errors import ProgramError
+from kdtool.rmt import Program, from_document, to_document
+from kdtool.verify.finding import Finding, proved, refuted
+
+__all__ = ["check_form"]
+
+
+def check_form(program: Program) -> list[Finding]:
+    """Send the program through the reader, which refuses bad indexes, cycles and values."""
+    try:
+        same = from_document(to_document(program)) == program
+    except ProgramError as error:
+        return [refuted("form", "the program is not well-formed", str(error))]
+    if not same:
+        return [refuted("form", "the program changes when it is written and read", program.name)]
+    nodes = sum(len(model.feature) for model in program.models)
+    entries = sum(len(table.entries) for table in program.tables)
+    return [proved("form", f"{nodes} tree nodes and {entries} entries: every index is in bounds, no cycle")]

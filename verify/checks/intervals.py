@@ -1,0 +1,48 @@
+"""Intervals: what every value can be, and that no arithmetic on it overflows 64 bits."""
+
+from kdtool.rmt import VALUE_MAX, VALUE_MIN, Program, leaf_boxes
+from kdtool.rmt.vm import VPN_LIMIT
+from kdtool.verify.finding import Finding, proved, refuted, unknown
+
+__all__ = ["check_intervals", "predicted_deltas"]
+
+INT64_MAX = 2**63 - 1
+MAX_LEAVES = 65_536
+
+
+def predicted_deltas(program: Program) -> set[int]:
+    """Return every difference that some input makes the program predict, before the guard.
+
+    A followed feature can have any value; its extremes stand for it.
+    """
+    deltas: set[int] = set()
+    models = {model.name: model for model in program.models}
+    for table in program.tables:
+        for action in [entry.action for entry in table.entries] + [table.default_action]:
+            if action.name == "predict":
+                deltas.add(action.delta)
+            if action.name == "follow":
+                deltas.update((-program.guards.delta_limit_pages, program.guards.delta_limit_pages))
+            if action.name == "infer":
+                deltas.update(value for _, value in leaf_boxes(models[action.model]))
+    return deltas - {0}
+
+
+def check_intervals(program: Program) -> list[Finding]:
+    """Bound features, predictions and page numbers; the guard must leave some prediction alive."""
+    if any(model.n_leaves > MAX_LEAVES for model in program.models):
+        return [unknown("intervals", f"a model has more than {MAX_LEAVES} leaves: too many to walk")]
+    deltas, limit = predicted_deltas(program), program.guards.delta_limit_pages
+    alive = sorted(delta for delta in deltas if abs(delta) <= limit)
+    findings = [
+        proved("features", f"every feature lies in [{VALUE_MIN}, {VALUE_MAX}]: differences are clamped")
+    ]
+    if not alive:
+        witness = f"predictions {sorted(deltas)[:5]}, delta_limit_pages {limit}"
+        return [*findings, refuted("predictions", "the program can never prefetch anything", witness)]
+    findings.append(proved("predictions", f"every prediction lies in [{alive[0]}, {alive[-1]}] pages"))
+    # A page is below VPN_LIMIT before a prediction is added, and the rollout ends when it is not after.
+    furthest = VPN_LIMIT + max(abs(alive[0]), abs(alive[-1]))
+    assert furthest < INT64_MAX
+    findings.append(proved("overflow", f"page numbers stay within ±{furthest}, far inside 64 bits"))
+    return findings

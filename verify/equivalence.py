@@ -1,0 +1,44 @@
+"""Equivalence by execution: two programs over the same events, every decision compared."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from kdtool.rmt import LIMITS, Program, pack
+from kdtool.rmt.numba_vm import decide
+
+__all__ = ["Difference", "compare_decisions"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first event (row of the contexts) where two programs decide differently, and both decisions."""
+
+    row: int
+    first: list[int]
+    second: list[int]
+
+
+def compare_decisions(first: Program, second: Program, contexts: npt.NDArray[np.int64]) -> Difference | None:
+    """Run both on each of `contexts`, int64 (n_events, n_context_fields); None when all agree."""
+    a, b = pack(first), pack(second)
+    out = np.zeros((2, LIMITS.degree_pages), np.int64)
+    row, n_first, n_second = _compare(a.params, a.new_state(), b.params, b.new_state(), contexts, out)
+    if row < 0:
+        return None
+    return Difference(int(row), out[0, :n_first].tolist(), out[1, :n_second].tolist())
+
+
+@njit(cache=True)
+def _compare(first, first_state, second, second_state, contexts, out):  # type: ignore[no-untyped-def]
+    for row in range(len(contexts)):
+        n_first = decide(first, first_state, contexts[row], out[0])
+        n_second = decide(second, second_state, contexts[row], out[1])
+        same = n_first == n_second
+        for i in range(min(n_first, n_second)):
+            same &= out[0, i] == out[1, i]
+        if not same:
+            return row, n_first, n_second
+    return -1, 0, 0
