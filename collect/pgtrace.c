@@ -12,7 +12,7 @@
 // repeat: `state->now` still being this thread's own last seq proves that no thread of the tree has made a
 // reference in between, so the repeat is consecutive in the one order and dropping it is exact for every k.
 //
-// Not seen: what the kernel reads of path names and small argument structs, shmat, vsyscall pages.
+// Not seen: what the kernel reads of path names and small argument structs, signal frames, shmat, vsyscall pages.
 #define _GNU_SOURCE
 #include <elf.h>
 #include <errno.h>
@@ -66,6 +66,7 @@ PUBLIC int qemu_plugin_version = 1;
 #define HINTS 1024                             // per thread: page -> node, so that the hash is rarely walked
 #define PAGE_SHIFT 12
 #define PAGE_MASK 4095ull
+#define LARGEST_ACCESS 64                      // bytes of one access at most
 #define ADDRESS_BITS 48                        // user data of a block: address, and its instructions above
 #define GUEST_END 0x550000000000ull            // qemu is a PIE above this; it puts the guest's image below
 #define PATIENCE 100000                        // turns of the lock's loop before asking whether its holder lives
@@ -265,7 +266,7 @@ static void image_begin(void) {
 
 // -------------------------------------------------------------------------------------------- references
 
-static inline void refer(thread_t *t, uint64_t vpn, uint32_t kind, uint64_t ip) {
+static void __attribute__((noinline)) refer(thread_t *t, uint64_t vpn, uint32_t kind, uint64_t ip) {
     if (off() || vpn >> SAD_VPN_BITS) return;
     if (__builtin_expect(!t->tid, 0)) t->tid = (int32_t)syscall(SYS_gettid);
     sad_record r = {.vpn = vpn, .ip = ip, .insns = t->insns, .pid = pid, .tid = t->tid, .kind = kind};
@@ -280,19 +281,23 @@ static inline void refer(thread_t *t, uint64_t vpn, uint32_t kind, uint64_t ip) 
 
 static inline bool repeats(const thread_t *t, uint64_t vpn) { return vpn == t->vpn && S->now == t->now; }
 
-static void __attribute__((noinline)) cross(thread_t *t, qemu_plugin_meminfo_t info, uint64_t address,
-                                            uint32_t kind, uint64_t ip) {
+static void __attribute__((noinline)) refer_data(thread_t *t, qemu_plugin_meminfo_t info, uint64_t address,
+                                                 uint64_t ip) {
+    bool store = qemu_plugin_mem_is_store(info);
+    uint32_t kind = store ? KIND_STORE : KIND_LOAD;
+    uint64_t vpn = address >> PAGE_SHIFT;
+    if (!repeats(t, vpn) || (store && !t->dirty)) refer(t, vpn, kind, ip);
+    if ((address & PAGE_MASK) + LARGEST_ACCESS <= PAGE_MASK + 1) return;
     uint64_t last = (address + (1ull << qemu_plugin_mem_size_shift(info)) - 1) >> PAGE_SHIFT;
-    if (last != address >> PAGE_SHIFT) refer(t, last, kind, ip);
+    if (last != vpn) refer(t, last, kind, ip);
 }
 
 static void on_data(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void *ip) {
     thread_t *t = threads[vcpu];
-    bool store = qemu_plugin_mem_is_store(info);
-    uint32_t kind = store ? KIND_STORE : KIND_LOAD;
     t->refs++;
-    if (!repeats(t, address >> PAGE_SHIFT) || (store && !t->dirty)) refer(t, address >> PAGE_SHIFT, kind, (uint64_t)ip);
-    if (__builtin_expect((address & PAGE_MASK) > PAGE_MASK - 63, 0)) cross(t, info, address, kind, (uint64_t)ip);
+    bool may_cross = (address & PAGE_MASK) + LARGEST_ACCESS > PAGE_MASK + 1;
+    if (t->dirty && repeats(t, address >> PAGE_SHIFT) && !may_cross) return;   // a load or a store, it is all the same
+    refer_data(t, info, address, (uint64_t)ip);
 }
 
 static void on_code(unsigned vcpu, void *packed) {

@@ -121,14 +121,13 @@ def _check_request(request: Request) -> None:
 
 def _spool_folder(output: Path) -> "tempfile.TemporaryDirectory[str]":
     """Return a folder beside the trace: the records may need more room than /tmp has."""
-    folder = output.parent.resolve()
-    if "," in str(folder):
-        raise ParameterError(f"{output}: qemu takes no path with a comma: choose another folder")
-    return tempfile.TemporaryDirectory(prefix=f".{output.name}.spool-", dir=folder)
+    return tempfile.TemporaryDirectory(prefix=".kdtool-refs-", dir=output.parent.resolve())
 
 
 def _run(request: Request, program: list[str], plugin: Path, spool: reftrace.Spool) -> Run:
     options = f"{plugin},state={spool.state_path},spool={spool.records_path},self={plugin}"
+    if options.count(",") > 3:
+        raise ParameterError(f"{options}: qemu takes no path with a comma: choose other folders")
     qemu = [shutil.which(QEMU) or QEMU, "-plugin", options, "-0", program[0]]
     linker, environment = _linker_variables()
     stdout = sys.stderr.fileno() if request.quiet_stdout else None
@@ -168,13 +167,13 @@ def _terminal_of(group: int) -> Iterator[None]:
     if not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
         yield
         return
-    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # it would stop us
     os.tcsetpgrp(0, group)
     try:
         yield
     finally:
         os.tcsetpgrp(0, os.getpgrp())
-        signal.signal(signal.SIGTTOU, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float | None) -> bool:

@@ -63,9 +63,14 @@ class Spool:
         nodes_at = ring_at + RING_RECORDS * RECORD.itemsize
         hash_at = nodes_at + nodes * NODE.itemsize
         size = hash_at + (4 << hash_bits)
-        with self.state_path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-        self.records_path.touch()
+        try:
+            with self.state_path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+            self.records_path.touch()
+        except OSError as error:
+            raise TraceError(
+                f"{folder.parent}: {error.strerror}: free {size >> 20} MiB or more there"
+            ) from None
         self._bytes = np.memmap(self.state_path, np.uint8, "r+")
         self._counters = self._part(0, COUNTERS, 1)
         self._stream = self._part(STREAM_AT, STREAM, 1)

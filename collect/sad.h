@@ -155,9 +155,7 @@ static inline void sad_again(sad_state *s, uint32_t i, const sad_record *r) {
     }
     if (x->pending.seq && x->pending.kind == KIND_STORE) kind = KIND_STORE;   // a dropped store still dirties
     x->pending.ip = r->ip;                                   // torn by a kill, this is still a reference to
-    x->pending.insns = r->insns;                             // this page
-    x->pending.vpn = r->vpn;
-    x->pending.pid = r->pid;
+    x->pending.insns = r->insns;                             // this page; its vpn and pid stay what they are
     x->pending.tid = r->tid;
     x->pending.kind = kind;
     SAD_ORDER();
@@ -179,6 +177,7 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
     }
     x->key = key;
     x->first = r->seq;
+    x->pending = *r;
     x->pending.seq = 0;
     uint32_t *bucket = sad_bucket(s, key);
     x->chain = *bucket;

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kdtool.collect import reftrace
 from kdtool.collect.base import Request
 from kdtool.collect.refs import References
-from kdtool.errors import CommandError, ParameterError
+from kdtool.errors import CommandError, ParameterError, TraceError
 from kdtool.traces import RefKind, Trace, VmaFlag
 
 pytestmark = pytest.mark.qemu
@@ -194,6 +194,14 @@ def test_k_0_keeps_every_reference(core: ctypes.CDLL) -> None:
     ops = [Op(REFER, 1, i % 4, i % 3) for i in range(1000)]
 
     assert reduced_by_c(core, ops, 0) == [(i + 1, 1, i % 3, i % 4) for i in range(1000)]
+
+
+def test_records_that_could_not_be_written_refuse_the_trace(tmp_path: Path) -> None:
+    spool = reftrace.Spool(tmp_path, 4)
+    spool._counters["lost"] = 3
+
+    with pytest.raises(TraceError, match=r"3 of 0 records could not be written: free some space"):
+        list(spool.chunks())
 
 
 # ------------------------------------------------------------------------------------------ real programs
@@ -412,7 +420,9 @@ def test_refuses_what_it_cannot_record(tmp_path: Path) -> None:
         References().record(Request(("true",), tmp_path / "t.kdt", memory_bytes=1 << 30))
     with pytest.raises(ParameterError, match="k = -1"):
         record(tmp_path, "true", k=-1)
-    assert os.listdir(tmp_path) == ["text"]
+    with pytest.raises(ParameterError, match="no path with a comma"):
+        References().record(Request(("true",), tmp_path / "a,b" / "t.kdt"))
+    assert sorted(os.listdir(tmp_path)) == ["a,b", "text"]
 
 
 def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
