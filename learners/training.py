@@ -65,7 +65,7 @@ def training_part(workload: Workload, memory: str, device: Device, train_fractio
         )
     stop = int(rows[n_train - 1]) + 1
     choose = int(rows[int(n_train * FIT_SHARE) - 1]) + 1
-    return TrainingPart(workload.prefix(stop), choose, Shadow(pages, shadow.missed[:stop]))
+    return TrainingPart(workload.prefix(stop), choose, replace(shadow, missed=shadow.missed[:stop]))
 
 
 def train(

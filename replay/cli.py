@@ -31,25 +31,23 @@ def register(app: typer.Typer) -> None:
         device: list[str] = typer.Option(
             ["ssd"], "--device", "-d", help="Device profiles or files (D.json); may be repeated."
         ),
-        reclaim: str = typer.Option("lru", "--reclaim", help="How memory gives pages up: lru."),
+        reclaim: str = typer.Option("linux", "--reclaim", help="How memory gives pages up: linux or lru."),
         start: str = typer.Option(
             "0", "--from", help="Count from this row or percentage of the references on."
         ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Replay traces under policies, memories and devices, and print the scoreboard."""
-        from kdtool.errors import unknown_name
         from kdtool.replay.devices import load_device
         from kdtool.replay.policies import load_policy
         from kdtool.replay.scoreboard import Sweep, print_scoreboard, score_traces
 
-        if reclaim != "lru":
-            raise unknown_name("reclaim", reclaim, ["lru"])
         sweep = Sweep(
             tuple(load_policy(name) for name in split_values(policy)),
             split_values(memory),
             tuple(load_device(name) for name in split_values(device)),
             start,
+            reclaim,
         )
         results = score_traces(traces, sweep)
         if as_json:

@@ -16,7 +16,6 @@ from kdtool.replay.memory import (
     ACCESSES,
     COLD,
     COLD_NS,
-    COUNT,
     DECISIONS,
     FREE_AT,
     HITS,
@@ -44,12 +43,9 @@ from kdtool.replay.memory import (
     WAITED_NS,
     WASTED,
     WORKED_NS,
-    free_slot,
-    make_room,
-    push_newest,
     read_page,
-    unlink,
 )
+from kdtool.replay.reclaim import add_page, forget_page, free_slot, make_room, touch
 from kdtool.rmt.numba_vm import DECIDE
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -84,7 +80,7 @@ _REGION_BITS = 13
 _I8, _I4, _U1 = types.Array(types.int64, 1, "C"), types.Array(types.int32, 1, "C"), types.Array(types.uint8, 1, "C")  # fmt: skip
 _I8_2, _I4_2 = types.Array(types.int64, 2, "C"), types.Array(types.int32, 2, "C")
 _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))
-_MEMORY = types.Tuple((_U1, _U1, _I4_2, _I8, _I8, _I8, _I8, _I8))
+_MEMORY = types.Tuple((_U1, _U1, _I4_2, _I8, _I8, _I8, _I8, _I8, _U1, _I8))
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))
 
 
@@ -92,20 +88,20 @@ _POLICY = types.Tuple((_I8, _I8, _I8, _I8))
 def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     """Forget the pages that were unmapped before row `until`."""
     free_row, free_page = trace[9], trace[10]
-    status, dirty, links, slot, page_of_slot, _, scalars, counters = memory
+    status, dirty, _, slot, page_of_slot, _, scalars, counters, _, evicted_at = memory
     at = scalars[FREE_AT]
     while at < len(free_row) and free_row[at] <= until:
         page = free_page[at]
         at += 1
         if status[page] == RESIDENT or status[page] == PREFETCHED:
-            unlink(links, page)
-            scalars[COUNT] -= 1
+            forget_page(page, memory)
         if status[page] == PREFETCHED:
             counters[WASTED] += 1
             scalars[PREFETCHED_NOW] -= 1
         free_slot(page, slot, page_of_slot)
         status[page] = NEVER
         dirty[page] = 0
+        evicted_at[page] = -1
     scalars[FREE_AT] = at
 
 
@@ -145,12 +141,12 @@ def _page_id(answer, process, keys, page_of_slot):  # type: ignore[no-untyped-de
 @njit(cache=True, inline="always")
 def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
     """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
-    status, dirty, links, slot, page_of_slot, ready_ns, scalars, counters = memory
+    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _ = memory
     for i in range(n):
         page = _page_id(out[i], process, keys, page_of_slot)
         if page < 0 or status[page] != SWAPPED:
             continue
-        make_room(capacity, status, dirty, links, slot, page_of_slot, scalars, counters, device)
+        make_room(capacity, memory, device)
         done = read_page(slot[page], now_ns, scalars, device)
         scalars[WORKED_NS] += device[PREFETCH_NS]
         if device[SYNCHRONOUS]:
@@ -159,7 +155,7 @@ def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type:
             done = now_ns
         ready_ns[page] = done
         status[page] = PREFETCHED
-        push_newest(links, page)
+        add_page(page, False, memory)
         scalars[PREFETCHED_NOW] += 1
         counters[ISSUED] += 1
 
@@ -181,12 +177,11 @@ def _ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, devi
 @njit(cache=True, inline="always")
 def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A prefetched page is touched: a minor fault, and a wait if its read has not ended."""
-    links, ready_ns, scalars, counters = memory[2], memory[5], memory[6], memory[7]
+    ready_ns, scalars, counters = memory[5], memory[6], memory[7]
     counters[MINOR] += 1
     counters[USED] += 1
     memory[0][page] = RESIDENT
-    unlink(links, page)
-    push_newest(links, page)
+    touch(page, memory)
     scalars[PREFETCHED_NOW] -= 1
     scalars[WORKED_NS] += device[MINOR_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
@@ -201,16 +196,16 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
 @njit(cache=True, inline="always")
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: submit its read, ask the policy, then wait."""
-    status, dirty, links, slot, page_of_slot, _, scalars, counters = memory
+    status, _, _, slot, _, _, scalars, counters, _, _ = memory
     counters[MAJOR] += 1
-    make_room(capacity, status, dirty, links, slot, page_of_slot, scalars, counters, device)
+    make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     done = read_page(slot[page], now_ns, scalars, device)
     # Being read already: a policy that asks for the page itself gets nothing.
     status[page] = RESIDENT
     _ask(decide, row, page, 1, now_ns, capacity, trace, memory, policy, device)
-    push_newest(links, page)
+    add_page(page, True, memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if done > now_ns:
         scalars[WAITED_NS] += done - now_ns
@@ -242,8 +237,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     of the run without prefetching, or empty while that run is the one being made.
     """
     page, insns, store = trace[0], trace[1], trace[2]
-    status, dirty, links, slot, page_of_slot, _, scalars, counters = memory
-    end = links.shape[0] - 1
+    status, dirty, _, slot, page_of_slot, _, scalars, counters, _, _ = memory
     free_row = trace[9]
     for row in range(start, stop):
         p = page[row]
@@ -255,11 +249,10 @@ def replay_range(  # type: ignore[no-untyped-def]
         counters[ACCESSES] += 1
         if status[p] == RESIDENT:
             counters[HITS] += 1
-            if links[end, 0] != p:
-                unlink(links, p)
-                push_newest(links, p)
+            touch(p, memory)
         else:
             compute_ns = insns[row] * device[INSN_PS] // 1000
+            scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
             if status[p] == SWAPPED:
                 missed[row] = 1
                 if len(shadow_missed) and not shadow_missed[row]:
@@ -269,12 +262,12 @@ def replay_range(  # type: ignore[no-untyped-def]
                 _first_touch(decide, row, p, compute_ns, capacity, trace, memory, policy, device)
             else:
                 counters[COLD] += 1
-                make_room(capacity, status, dirty, links, slot, page_of_slot, scalars, counters, device)
+                make_room(capacity, memory, device)
                 scalars[WORKED_NS] += device[COLD_NS]
                 status[p] = RESIDENT
                 dirty[p] = 1
-                push_newest(links, p)
-        if store[row] and not dirty[p]:
+                add_page(p, True, memory)
+        if store[row] and not dirty[p] and status[p] == RESIDENT:
             dirty[p] = 1
             free_slot(p, slot, page_of_slot)
     if stop > start:

@@ -1,16 +1,18 @@
-"""Memory and swap of one replay: an LRU of a given capacity, swap slots, and one device that reads.
+"""Memory and swap of one replay: pages on lists, swap slots, and one device that reads.
 
 Unit of work: a page. All state is int32/int64 arrays that the engine's kernels share, so that a replay
 can stop after any reference and go on later.
 
     status[p]   NEVER (not touched yet) · RESIDENT (mapped) · PREFETCHED (read or being read, not
                 touched yet) · SWAPPED (its content is on the device)
-    links[p]    (older, newer) neighbours in a circular list through entry n_pages
+    links[p]    (older, newer) neighbours in a circular list: through entry n_pages the inactive list or
+                the one LRU, through entry n_pages + 1 the active list
+    marks[p]    accessed, referenced and active bits, see reclaim.py
+    evicted_at[p] the lists' age when it was evicted, -1 never: what Linux keeps as a shadow entry
     slot[p]     where on the device it was written, -1 when it never was or was dirtied since
     ready_ns[p] when its read ends, while PREFETCHED
 
-Differs from the kernel: one exact LRU instead of two lists with accessed bits; reclaim takes one page,
-when it is needed, and may take one whose read has not ended; slots are handed out in rising order.
+Differs from the kernel: a page whose read has not ended may be evicted; slots are handed out in rising order.
 """
 
 from dataclasses import dataclass
@@ -19,13 +21,18 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["NEVER", "PREFETCHED", "RESIDENT", "SWAPPED", "Memory", "new_memory"]
+__all__ = ["NEVER", "PREFETCHED", "RECLAIMS", "RESIDENT", "SWAPPED", "Memory", "new_memory", "read_page"]
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED = 0, 1, 2, 3
 
+LRU, LINUX = 0, 1
+RECLAIMS = {"linux": LINUX, "lru": LRU}
+"""How memory gives pages up, by name."""
+
 # Indexes into Memory.scalars.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, SLOT_CURSOR, FREE_AT, PREFETCHED_NOW, NOW_NS,
- START_NS, START_WAITED_NS, N_SCALARS) = range(12)  # fmt: skip
+ START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, ACTIVATIONS_SEEN,
+ N_SCALARS) = range(17)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -48,14 +55,18 @@ class Memory:
     ready_ns: npt.NDArray[np.int64]
     scalars: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.uint8]
+    evicted_at: npt.NDArray[np.int64]
 
 
-def new_memory(n_pages: int) -> Memory:
-    """Return an empty memory for pages 0 .. n_pages - 1."""
-    links = np.full((n_pages + 1, 2), n_pages, np.int32)
+def new_memory(n_pages: int, reclaim: str) -> Memory:
+    """Return an empty memory for pages 0 .. n_pages - 1; `reclaim` is a key of RECLAIMS."""
+    links = np.full((n_pages + 2, 2), n_pages, np.int32)
+    links[n_pages + 1] = n_pages + 1
     scalars = np.zeros(N_SCALARS, np.int64)
     scalars[LAST_SLOT] = -2
     scalars[SLOT_CURSOR] = 1
+    scalars[RECLAIM_KIND] = RECLAIMS[reclaim]
     return Memory(
         status=np.zeros(n_pages, np.uint8),
         dirty=np.zeros(n_pages, np.uint8),
@@ -66,58 +77,9 @@ def new_memory(n_pages: int) -> Memory:
         ready_ns=np.zeros(n_pages, np.int64),
         scalars=scalars,
         counters=np.zeros(N_COUNTERS, np.int64),
+        marks=np.zeros(n_pages, np.uint8),
+        evicted_at=np.full(n_pages, -1, np.int64),
     )
-
-
-@njit(cache=True, inline="always")
-def push_newest(links, page):  # type: ignore[no-untyped-def]
-    """Put `page` at the newest end."""
-    end = links.shape[0] - 1
-    newest = links[end, 0]
-    links[page, 0] = newest
-    links[page, 1] = end
-    links[newest, 1] = page
-    links[end, 0] = page
-
-
-@njit(cache=True, inline="always")
-def unlink(links, page):  # type: ignore[no-untyped-def]
-    """Take `page` out of the list."""
-    older, newer = links[page, 0], links[page, 1]
-    links[older, 1] = newer
-    links[newer, 0] = older
-
-
-@njit(cache=True, inline="always")
-def free_slot(page, slot, page_of_slot):  # type: ignore[no-untyped-def]
-    """Give the page's swap slot back: its content there is stale."""
-    if slot[page] >= 0:
-        page_of_slot[slot[page]] = -1
-        slot[page] = -1
-
-
-@njit(cache=True, inline="always")
-def make_room(capacity, status, dirty, links, slot, page_of_slot, scalars, counters, device):  # type: ignore[no-untyped-def]
-    """Write out the least recently used page if memory is full, then take one page of it."""
-    if scalars[COUNT] >= capacity:
-        page = links[links.shape[0] - 1, 1]
-        unlink(links, page)
-        scalars[COUNT] -= 1
-        scalars[WORKED_NS] += device[RECLAIM_NS]
-        counters[RECLAIMED] += 1
-        if status[page] == PREFETCHED:
-            counters[WASTED] += 1
-            scalars[PREFETCHED_NOW] -= 1
-        if slot[page] < 0:
-            cursor = scalars[SLOT_CURSOR]
-            while page_of_slot[cursor] >= 0:
-                cursor = cursor + 1 if cursor + 1 < len(page_of_slot) else 1
-            slot[page] = cursor
-            page_of_slot[cursor] = page
-            scalars[SLOT_CURSOR] = cursor + 1 if cursor + 1 < len(page_of_slot) else 1
-        status[page] = SWAPPED
-        dirty[page] = 0
-    scalars[COUNT] += 1
 
 
 @njit(cache=True, inline="always")

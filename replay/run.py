@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.errors import ParameterError
+from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
 from kdtool.replay.devices import Device
 from kdtool.replay.engine import CTX_WORDS, replay_range
-from kdtool.replay.memory import Memory, new_memory
+from kdtool.replay.memory import RECLAIMS, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
 from kdtool.replay.policies.base import OUT_WORDS
 from kdtool.replay.policies.none import NoPrefetch
@@ -39,6 +39,7 @@ class Result:
     policy_version: str
     memory_pages: int
     device: str
+    reclaim: str
     from_row: int
     k: int
     accesses: int
@@ -69,9 +70,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Shadow:
-    """The run without prefetching: where it has major faults (uint8, shape (n_refs,)), and how many."""
+    """The run without prefetching: its memory, and where it has major faults (uint8, shape (n_refs,))."""
 
     memory_pages: int
+    reclaim: str
     missed: npt.NDArray[np.uint8]
 
 
@@ -95,13 +97,23 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
 
 
 def run_shadow(
-    workload: Workload, memory_pages: int, device: Device, progress: Progress | None = None
+    workload: Workload,
+    memory_pages: int,
+    device: Device,
+    reclaim: str = "linux",
+    progress: Progress | None = None,
 ) -> Shadow:
-    """Replay without prefetching and keep where the major faults are."""
+    """Replay without prefetching and keep where the major faults are; `reclaim` is linux or lru.
+
+    Raises ParameterError for an unknown `reclaim` and for a memory too small to be exact.
+    """
+    if reclaim not in RECLAIMS:
+        raise unknown_name("reclaim", reclaim, RECLAIMS)
     check_memory(workload, memory_pages, 0)
     missed = np.zeros(workload.n_refs, np.uint8)
-    _run(workload, NoPrefetch(), memory_pages, device, missed, np.empty(0, np.uint8), 0, progress)
-    return Shadow(memory_pages, missed)
+    shadow = Shadow(memory_pages, reclaim, np.empty(0, np.uint8))
+    _run(workload, NoPrefetch(), shadow, device, missed, 0, progress)
+    return Shadow(memory_pages, reclaim, missed)
 
 
 def replay(
@@ -124,7 +136,7 @@ def replay(
         raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
     began = time.perf_counter()
     missed = np.zeros(workload.n_refs, np.uint8)
-    state = _run(workload, policy, shadow.memory_pages, device, missed, shadow.missed, from_row, progress)
+    state = _run(workload, policy, shadow, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
     shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
     return _score(workload, policy, shadow, device, state, from_row, shadow_major, replay_s)
@@ -133,29 +145,31 @@ def replay(
 def _run(
     workload: Workload,
     policy: Policy,
-    memory_pages: int,
+    shadow: Shadow,
     device: Device,
     missed: npt.NDArray[np.uint8],
-    shadow_missed: npt.NDArray[np.uint8],
     from_row: int,
     progress: Progress | None,
 ) -> Memory:
-    setting = Setting(workload, memory_pages, device, shadow_missed)
+    setting = Setting(workload, shadow.memory_pages, device, shadow.missed)
     prepared = policy.prepare(setting)
-    w, state = workload, new_memory(len(workload.keys))
+    w, state = workload, new_memory(len(workload.keys), shadow.reclaim)
     trace = (
         w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
         w.free_page,
     )  # fmt: skip
     s = state
-    arrays = (s.status, s.dirty, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters)
+    arrays = (
+        s.status, s.dirty, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters, s.marks,
+        s.evicted_at,
+    )  # fmt: skip
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(
-            policy.decide, start, stop, from_row, memory_pages, trace, arrays, buffers, device.values,
-            missed, shadow_missed,
+            policy.decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values,
+            missed, shadow.missed,
         )  # fmt: skip
         if progress is not None:
             progress(stop - start)
@@ -181,6 +195,7 @@ def _score(
         policy_version=policy.version,
         memory_pages=shadow.memory_pages,
         device=device.name,
+        reclaim=shadow.reclaim,
         from_row=from_row,
         k=workload.k,
         accesses=count[layout.ACCESSES],

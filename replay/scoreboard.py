@@ -31,6 +31,7 @@ class Sweep:
     memories: tuple[str, ...]
     devices: tuple[Device, ...]
     start: str = "0"
+    reclaim: str = "linux"
 
 
 def first_row(start: str, n_refs: int) -> int:
@@ -53,7 +54,7 @@ def replay_sweep(workload: Workload, sweep: Sweep, progress: Progress | None = N
     for memory in sweep.memories:
         pages = memory_pages(memory, workload.footprint_pages)
         for device in sweep.devices:
-            shadow = run_shadow(workload, pages, device)
+            shadow = run_shadow(workload, pages, device, sweep.reclaim)
             for policy in sweep.policies:
                 task = None
                 if progress is not None:
@@ -97,7 +98,10 @@ def print_scoreboard(results: list[Result], console: Console | None = None) -> N
         groups.setdefault((result.trace, result.memory_pages, result.device), []).append(result)
     for (trace, pages, device), rows in groups.items():
         title = f"{trace} · memory {pages} pages ({pages * 4096 / 2**20:.0f} MiB) · {device}"
-        counted = f"{rows[0].accesses:,} accesses from row {rows[0].from_row:,}, k = {rows[0].k}"
+        counted = (
+            f"{rows[0].accesses:,} accesses from row {rows[0].from_row:,}, k = {rows[0].k}, "
+            f"{rows[0].reclaim} reclaim"
+        )
         console.print(_table(title, counted, rows))
 
 

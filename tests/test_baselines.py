@@ -173,6 +173,6 @@ def test_oracle_knows_every_next_fault():
 
     rng = np.random.default_rng(0)
     w, device = workload([*range(300), *rng.permutation(300)]), ssd()
-    result = replay(w, load_policy("oracle"), run_shadow(w, 100, device), device)
+    result = replay(w, load_policy("oracle"), run_shadow(w, 100, device, "lru"), device)
     assert result.accuracy == 1.0
     assert result.coverage > 0.98

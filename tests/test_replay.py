@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kdtool.errors import KdtoolError, ParameterError, TraceError
 from kdtool.replay import POLICIES, ProgramPolicy, Setting, load_device, load_policy, replay, run_shadow
 from kdtool.replay import run as run_module
-from kdtool.replay.memory import COUNT, PREFETCHED, RESIDENT
+from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT
 from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
 
@@ -20,9 +20,9 @@ EVERY_POLICY = (*POLICIES, ProgramPolicy(stride_program()))
 REFS = st.lists(st.integers(0, 30), min_size=1, max_size=300)
 
 
-def score(w, policy, pages, device=None, **options):
+def score(w, policy, pages, device=None, reclaim="lru", **options):
     device = device or ssd()
-    return replay(w, policy, run_shadow(w, pages, device), device, **options)
+    return replay(w, policy, run_shadow(w, pages, device, reclaim), device, **options)
 
 
 def reference_lru(vpns, capacity):
@@ -53,16 +53,19 @@ def test_a_hand_worked_case():
     assert (result.cold_faults, result.major_faults, result.hits) == (3, 1, 2)
 
 
+@pytest.mark.parametrize("reclaim", RECLAIMS)
 @pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
 @settings(max_examples=60, deadline=None)
-@given(vpns=st.lists(st.integers(0, 60), min_size=20, max_size=400), extra=st.integers(0, 20))
-def test_every_policy_keeps_the_books(policy, vpns, extra):
-    w, device = workload(vpns), ssd()
+@given(data=st.data(), extra=st.integers(0, 20))
+def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
+    vpns = data.draw(st.lists(st.integers(0, 60), min_size=20, max_size=400))
+    stores = data.draw(st.lists(st.integers(0, 1), min_size=len(vpns), max_size=len(vpns)))
+    w, device = workload(vpns, kinds=stores), ssd()
     pages = policy.degree_pages + 2 + extra
-    shadow = run_shadow(w, pages, device)
+    shadow = run_shadow(w, pages, device, reclaim)
     missed = np.zeros(w.n_refs, np.uint8)
 
-    state = run_module._run(w, policy, pages, device, missed, shadow.missed, 0, None)
+    state = run_module._run(w, policy, shadow, device, missed, 0, None)
     r = replay(w, policy, shadow, device)
 
     assert r.accesses == r.hits + r.minor_faults + r.major_faults + r.cold_faults == len(vpns)
@@ -72,25 +75,28 @@ def test_every_policy_keeps_the_books(policy, vpns, extra):
     assert r.pollution_faults <= r.major_faults == missed.sum()
     assert r.decisions == r.major_faults + r.minor_faults
     in_memory = np.isin(state.status, [RESIDENT, PREFETCHED]).sum()
-    assert in_memory == state.scalars[COUNT] == list_length(state.links) <= pages
+    inactive, active = (list_length(state.links, len(state.links) - n) for n in (2, 1))
+    assert in_memory == state.scalars[COUNT] == inactive + active <= pages
+    assert active == state.scalars[ACTIVE_COUNT]
 
 
-def list_length(links):
-    end, length = len(links) - 1, 0
+def list_length(links, end):
+    length = 0
     at = links[end, 0]
     while at != end:
         at, length = links[at, 0], length + 1
     return length
 
 
+@pytest.mark.parametrize("reclaim", RECLAIMS)
 @pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
-def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, monkeypatch):
+def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, reclaim, monkeypatch):
     rng = np.random.default_rng(5)
     vpns = np.concatenate([np.arange(400), rng.integers(0, 400, 500), np.arange(0, 400, 3)])
     w = workload(vpns, kinds=rng.integers(0, 2, len(vpns)))
-    whole, again = score(w, policy, 100), score(w, policy, 100)
+    whole, again = (score(w, policy, 100, reclaim=reclaim) for _ in range(2))
     monkeypatch.setattr(run_module, "CHUNK_ROWS", 7)
-    chunked = score(w, policy, 100)
+    chunked = score(w, policy, 100, reclaim=reclaim)
     assert replace(whole, replay_s=0) == replace(again, replay_s=0) == replace(chunked, replay_s=0)
 
 
@@ -256,6 +262,7 @@ def test_a_policy_that_asks_for_the_page_it_faults_on_gets_nothing():
         (lambda: load_device("missing.json"), "missing.json"),
         (lambda: score(workload([1, 2], k=64), load_policy("none"), 10), "k = 64"),
         (lambda: score(workload([1, 2]), load_policy("none"), 0), "0 pages"),
+        (lambda: score(workload([1, 2]), load_policy("none"), 5, reclaim="mglruu"), "known: linux, lru"),
         (lambda: score(workload([1, 2]), load_policy("none"), 5, from_row=2), "rows 0 to 1"),
     ],
 )
