@@ -1,7 +1,6 @@
 """The `kdtool` command: mounts each room's commands and prints expected errors as one line.
 
-A room's `cli.py` imports typer and `kdtool.errors` only; what does the work is imported inside the
-command, so that `kdtool --help` stays fast. Data goes to stdout, everything else to stderr.
+Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error, 2 usage.
 """
 
 import sys
@@ -28,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for room in ROOMS:
-    import_module(f"kdtool.{room}.cli").register(app)
+    import_module(f"kdtool.commands.{room}").register(app)
 
 
 def _version(show: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool.errors import ParameterError, ProgramError, unknown_name
-from kdtool.features import Dataset, write_dataset
+from kdtool.features import FEATURE_SETS, Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.training import training_dataset
 from kdtool.replay import load_device, load_workload
@@ -33,11 +33,11 @@ class TrainingRequest:
 
 
 def train_traces(
-    traces: list[Path], output: Path, request: TrainingRequest, log: Callable[[str], None]
+    traces: list[Path], output: Path, request: TrainingRequest, report: Callable[[Candidate, int], None]
 ) -> dict[str, Any]:
     """Train on `traces`, write the program to `output`, and return a summary.
 
-    `log` gets a line for each candidate. Raises a KdtoolError before anything is written.
+    `report` gets each candidate and how many there are. Raises a KdtoolError before anything is written.
     """
     if request.hook not in HOOKS:
         raise unknown_name("hook", request.hook, HOOKS)
@@ -48,13 +48,14 @@ def train_traces(
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
     learner, device = find_learner(request.learner), load_device(request.device)
     parts = [training_part(load_workload(Trace(path)), request.memory, device, fraction) for path in traces]
-
-    def report(candidate: Candidate) -> None:
-        setting = ", ".join(f"{key} {value}" for key, value in candidate.setting.items())
-        log(f"{candidate.features.name}: {setting}: {candidate.runtime_ns / 1e9:.3f} s on the choosing part")
-
+    n_candidates = len(FEATURE_SETS) * len(learner.candidates())
     program, best = train(
-        parts, learner, device, degree_pages=request.degree_pages, seed=request.seed, progress=report
+        parts,
+        learner,
+        device,
+        degree_pages=request.degree_pages,
+        seed=request.seed,
+        progress=lambda candidate: report(candidate, n_candidates),
     )
     samples: Dataset = training_dataset(parts, best.features)
     if request.dataset is not None:

@@ -23,6 +23,8 @@ __all__ = ["TreeLearner"]
 
 MAX_CLASSES = 64
 MIN_CLASS_SAMPLES = 4
+MIN_LEAF_SAMPLES = 8
+"""Fewer say nothing of how sure a leaf is."""
 
 
 class TreeLearner:
@@ -30,8 +32,8 @@ class TreeLearner:
 
     Idea: deltas that occur rarely are one class, "no prediction". A leaf answers its majority class if
     that has at least `min_confidence_permille` of its training samples, and otherwise has no
-    answer. Tables before and after the tree follow plain strides, so that one it was never shown is
-    not lost.
+    answer. A table before the tree follows settled strides, so that one it was never shown is not lost;
+    with `new_stride` another one after it follows new ones where the tree has no answer.
     State of the result: one register. Cost: depth comparisons a prediction.
     References: Breiman et al., Classification and Regression Trees, 1984; the use of a tree for swap
     prefetching: Toward Reconfigurable Kernel Datapaths with Learned Optimizations, HotOS'21.
@@ -42,16 +44,19 @@ class TreeLearner:
     def candidates(self) -> list[dict[str, int]]:
         """Return depths and confidences from cautious to bold."""
         return [
-            {"max_depth": depth, "min_confidence_permille": confidence}
+            {"max_depth": depth, "min_confidence_permille": confidence, "new_stride": new_stride}
             for depth in (6, 10, 14)
             for confidence in (500, 800)
+            for new_stride in (0, 1)
         ]
 
     def fit(
         self, dataset: Dataset, features: FeatureSet, setting: dict[str, int], *, degree_pages: int, seed: int
     ) -> Program:
         """Fit on all of `dataset`; see Learner."""
-        model = DecisionTreeClassifier(max_depth=setting["max_depth"], min_samples_leaf=2, random_state=seed)
+        model = DecisionTreeClassifier(
+            max_depth=setting["max_depth"], min_samples_leaf=MIN_LEAF_SAMPLES, random_state=seed
+        )
         model.fit(dataset.X, _classes(dataset.y))
         fitted = model.tree_
         share = fitted.value[:, 0, :] / fitted.value[:, 0, :].sum(axis=1, keepdims=True)
@@ -75,7 +80,7 @@ class TreeLearner:
             tables=(
                 _stride_table("settled_stride", 8),
                 Table("next_page", (), (), Action("infer", model=tree.name)),
-                _stride_table("new_stride", 2),
+                *([_stride_table("new_stride", 2)] if setting["new_stride"] else []),
             ),
             guards=Guards(degree_pages=degree_pages),
             budget=Budget(steps=1, state_bytes=1),

@@ -77,11 +77,12 @@ _VPN_BITS = 52
 _VPN_MASK = (1 << _VPN_BITS) - 1
 _REGION_BITS = 13
 
-_I8, _I4, _U1 = types.Array(types.int64, 1, "C"), types.Array(types.int32, 1, "C"), types.Array(types.uint8, 1, "C")  # fmt: skip
-_I8_2, _I4_2 = types.Array(types.int64, 2, "C"), types.Array(types.int32, 2, "C")
-_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))
-_MEMORY = types.Tuple((_U1, _U1, _I4_2, _I8, _I8, _I8, _I8, _I8, _U1, _I8))
-_POLICY = types.Tuple((_I8, _I8, _I8, _I8))
+_U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
+_I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
+# Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
+_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
+_MEMORY = types.Tuple((_U1, _U1, _I4_2, _I8, _I8, _I8, _I8, _I8, _U1, _I8))  # type: ignore[no-untyped-call]
+_POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 
 @njit(cache=True, inline="always")

@@ -192,7 +192,7 @@ def _shrink_active_list(n_pages, memory):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _shrink_lruvec(priority, spare_locked, memory, device):  # type: ignore[no-untyped-def]
-    """Scan a 2**-priority part of both lists, 32 pages at a time, until enough is evicted; return how much."""
+    """Scan a 2**-priority part of both lists, 32 pages at a time, until enough is evicted; return it."""
     scalars = memory[6]
     active = scalars[ACTIVE_COUNT]
     inactive = scalars[COUNT] - active

@@ -91,8 +91,9 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
         raise ParameterError(f"memory is {memory_pages} pages: give at least 1 page, or a percentage above 0")
     if memory_pages < bound:
         raise ParameterError(
-            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} is exact from {bound} pages "
-            f"on for a policy that prefetches {degree_pages}: give more memory or record with a smaller --k"
+            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} is exact from "
+            f"{bound} pages on for a policy that prefetches {degree_pages}: give more memory or record "
+            f"with a smaller --k"
         )
 
 

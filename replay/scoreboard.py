@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
@@ -17,7 +18,15 @@ from kdtool.replay.run import Result, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload
 from kdtool.traces import Trace, memory_pages, parse_fraction
 
-__all__ = ["Sweep", "first_row", "print_scoreboard", "replay_sweep", "score_traces"]
+__all__ = [
+    "Sweep",
+    "first_row",
+    "plain_console",
+    "print_scoreboard",
+    "replay_sweep",
+    "score_table_box",
+    "score_traces",
+]
 
 
 @dataclass(frozen=True)
@@ -87,12 +96,17 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
+def plain_console() -> Console:
+    """Return a console on stdout, wide enough for a table when stdout is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
+
+
 def print_scoreboard(results: list[Result], console: Console | None = None) -> None:
     """Print a table for each trace, memory and device; the best policy of each column is bold.
 
     An oracle looks ahead and is not marked.
     """
-    console = console or Console()
+    console = console or plain_console()
     groups: dict[tuple[str, int, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.trace, result.memory_pages, result.device), []).append(result)
@@ -105,11 +119,23 @@ def print_scoreboard(results: list[Result], console: Console | None = None) -> N
         console.print(_table(title, counted, rows))
 
 
+PLAIN_COLUMNS = 130
+"""Width of a table in a file or a pipe."""
+
+score_table_box = SIMPLE_HEAD
+
 COLUMNS = ("policy", "major", "accuracy", "coverage", "pollution", "late", "stall s", "run s")
 
 
 def _table(title: str, counted: str, rows: list[Result]) -> Table:
-    table = Table(title=title, caption=counted, title_justify="left", caption_justify="left")
+    table = Table(
+        title=title,
+        caption=counted,
+        title_justify="left",
+        caption_justify="left",
+        box=score_table_box,
+        pad_edge=False,
+    )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
     ranked = [row for row in rows if row.policy != "oracle"]

@@ -86,7 +86,7 @@ def read_program(path: Path | str) -> Program:
         size_bytes = source.stat().st_size
         if size_bytes > LIMITS.file_bytes:
             raise ProgramError(
-                f"{source}: {size_bytes} bytes, a program has at most {LIMITS.file_bytes}: build fewer entries"
+                f"{source}: {size_bytes} bytes, at most {LIMITS.file_bytes} are allowed: build fewer entries"
             )
         document = _parse(source.read_bytes())
     except OSError as error:
@@ -229,7 +229,9 @@ def _table(node: Node, features: tuple[Feature, ...], models: tuple[Tree, ...]) 
     return Table(
         name=node["name"].text(),
         match_fields=match_fields,
-        entries=tuple(_entry(item, match_fields, features, models) for item in node["entries"].items(LIMITS.entries)),
+        entries=tuple(
+            _entry(item, match_fields, features, models) for item in node["entries"].items(LIMITS.entries)
+        ),
         default_action=_action(node["default_action"], features, models),
     )
 
@@ -252,7 +254,9 @@ def _entry(
         node["match"].items(len(match_fields), len(match_fields)), match_fields, strict=True
     ):
         pairs.append(_pair(item, match_field))
-    return Entry(tuple(pairs), node["priority"].integer(1, VALUE_MAX), _action(node["action"], features, models))
+    return Entry(
+        tuple(pairs), node["priority"].integer(1, VALUE_MAX), _action(node["action"], features, models)
+    )
 
 
 def _pair(node: Node, match_field: MatchField) -> tuple[int, int]:

@@ -139,8 +139,8 @@ def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Pr
     for table in program.tables:
         if any(entry.action.name == "infer" for entry in table.entries):
             raise ProgramError(
-                f"table {table.name!r} infers from an entry, only a default action can be built: give that model "
-                f"a table of its own"
+                f"table {table.name!r} infers from an entry, only a default action can be built: "
+                f"give that model a table of its own"
             )
         if table.default_action.name == "infer":
             leaves = tree_to_table(models[table.default_action.model], table.name, max_entries)

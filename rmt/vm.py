@@ -1,6 +1,7 @@
 """The reference VM: what a program means, in plain Python. Slow, and the judge of every other executor."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Feature, Program, Register, Table, Tree
 
@@ -103,7 +104,7 @@ def compute_feature(feature: Feature, history: list[int]) -> int:
     >>> compute_feature(Feature("s", "span", "r", 2), [30, 20, 5])
     25
     """
-    deltas = [newer - older for newer, older in zip(history, history[1:], strict=False)]
+    deltas = [newer - older for newer, older in pairwise(history)]
     if feature.op == "run":
         run = 0
         while run < min(feature.lag, len(deltas)) and deltas[run] == deltas[0]:

@@ -77,7 +77,12 @@ def test_train_traces_writes_program_and_dataset(tmp_path):
     trace = strided_trace(tmp_path / "t.kdt")
     request = TrainingRequest(dataset=tmp_path / "d.parquet")
     lines = []
-    summary = train_traces([trace.path, trace.path], tmp_path / "p.rmt.json", request, lines.append)
+    summary = train_traces(
+        [trace.path, trace.path],
+        tmp_path / "p.rmt.json",
+        request,
+        lambda candidate, total: lines.append(candidate),
+    )
     assert read_program(tmp_path / "p.rmt.json").provenance["traces"] == [trace.sha256] * 2
     assert summary["samples"] > 0
     assert (tmp_path / "d.parquet").exists()
@@ -99,11 +104,11 @@ def test_train_traces_writes_program_and_dataset(tmp_path):
 def test_bad_requests_are_named_and_write_nothing(tmp_path, change, message):
     trace = strided_trace(tmp_path / "t.kdt", n_pages=400)
     with pytest.raises(KdtoolError, match=message):
-        train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(**change), print)
+        train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(**change), lambda *_: None)
     assert not (tmp_path / "p.rmt.json").exists()
 
 
 def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
     trace = write_refs(tmp_path / "t.kdt", range(500))
     with pytest.raises(TraceError, match="64 are needed"):
-        train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), print)
+        train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), lambda *_: None)

@@ -202,7 +202,7 @@ def test_ten_million_entries_are_refused_before_they_are_read(tmp_path):
     with path.open("w") as file:
         file.write('{"entries": [')
         file.write("1," * 10_000_000)
-    with pytest.raises(ProgramError, match="bytes, a program has at most"):
+    with pytest.raises(ProgramError, match="bytes, at most"):
         read_program(path)
 
 

@@ -153,6 +153,9 @@ def _check_balance(path: Path, manifest: Manifest) -> None:
     for name, info in manifest.tables.items():
         if name not in TABLES:
             raise TraceError(f"{path}: unknown table {name!r}; this kdtool knows: {', '.join(TABLES)}")
+        outside = [s.file for s in info.segments if Path(s.file).name != s.file]
+        if outside:
+            raise TraceError(f"{path}: segment {outside[0]!r} is not a file of the trace: record it again")
         if info.counted != info.rows + info.lost or info.rows != sum(s.rows for s in info.segments):
             raise TraceError(
                 f"{path}: table {name} does not balance: {info.counted} events counted, {info.rows} rows, "

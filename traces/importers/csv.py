@@ -1,7 +1,8 @@
 """`csv`: page references as `vpn[,tid,kind,insns]` with a header, one a line, in global order.
 
-Absent columns: `tid` 1, `kind` 0 (load), `insns` the number of the line, so that each reference is one
-instruction long. Numbers are decimal. The trace is unreduced (k = 0) and has one process, 1.
+Absent columns: `tid` 1, `kind` load, `insns` the number of the line, so that each reference is one
+instruction long. Numbers are decimal; `kind` is load, store, code or kernel, or the number of one (0 to 3).
+The trace is unreduced (k = 0) and has one process, 1.
 """
 
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from kdtool.errors import TraceError
-from kdtool.traces.schema import schema_of
+from kdtool.traces.schema import RefKind, schema_of
 
 __all__ = ["CsvImporter"]
 
 COLUMNS = ("vpn", "tid", "kind", "insns")
+KINDS = {kind.name.lower(): kind for kind in RefKind} | {str(int(kind)): kind for kind in RefKind}
 
 
 class CsvImporter:
@@ -28,7 +30,7 @@ class CsvImporter:
     def read(self, file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
         """Yield columns of `refs`; TraceError names what is wrong with the file."""
         schema = schema_of("refs")
-        types = {name: schema.field(name).type for name in COLUMNS}
+        types = {name: schema.field(name).type for name in COLUMNS} | {"kind": pa.string()}
         rows = 0
         try:
             convert = pa_csv.ConvertOptions(column_types=types)
@@ -61,9 +63,19 @@ def _columns(batch: pa.RecordBatch, start: int) -> dict[str, npt.NDArray[np.gene
         "insns": np.arange(start + 1, start + n_rows + 1, dtype=np.uint64),
     }
     for name in batch.schema.names:
-        columns[name] = batch.column(name).to_numpy(zero_copy_only=False)
-    if int(np.max(columns["kind"], initial=0)) > 3:
-        raise TraceError(f"kind {int(columns['kind'].max())}: allowed are 0 load, 1 store, 2 code, 3 kernel")
+        column = batch.column(name)
+        columns[name] = _kinds(column) if name == "kind" else column.to_numpy(zero_copy_only=False)
     if int(np.max(columns["vpn"], initial=0)) >= 1 << 52:
         raise TraceError(f"vpn {int(columns['vpn'].max())}: a page number (address >> 12) is below 2**52")
     return columns
+
+
+def _kinds(column: pa.StringArray) -> npt.NDArray[np.uint8]:
+    coded = column.dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    unknown = [name for name in names if name not in KINDS]
+    if unknown:
+        raise TraceError(f"kind {unknown[0]!r}: allowed are load, store, code, kernel or 0 to 3")
+    numbers = np.array([KINDS[name] for name in names], np.uint8)
+    kinds: npt.NDArray[np.uint8] = numbers[coded.indices.to_numpy()]
+    return kinds

@@ -31,10 +31,18 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Learn a program from the first part of each trace."""
+        from rich.console import Console
+        from rich.progress import Progress
+
         from kdtool.learners.session import TrainingRequest, train_traces
 
         request = TrainingRequest(hook, learner, memory, device, part, degree, seed, dataset)
-        summary = train_traces(traces, output, request, log=lambda line: print(line, file=sys.stderr))
+        console = Console(file=sys.stderr)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("candidates", total=None)
+            summary = train_traces(
+                traces, output, request, lambda _, total: progress.update(task, advance=1, total=total)
+            )
         print(
             json.dumps(summary) if as_json else "\n".join(f"{key}: {value}" for key, value in summary.items())
         )

@@ -1,0 +1,5 @@
+"""Temporary."""
+
+from kdtool.collect.cli import register
+
+__all__ = ["register"]

@@ -1,2 +1,0 @@
-def register(app):
-    pass

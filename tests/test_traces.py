@@ -1,0 +1,193 @@
+"""Traces: what is written is read back; what is altered, cut, newer or unbalanced is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from builders import refs_columns, write_refs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtool.errors import TraceError
+from kdtool.traces import Manifest, Trace, TraceWriter
+from kdtool.traces.importers import import_trace
+from kdtool.traces.info import describe
+from kdtool.traces.manifest import canonical_json
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return write_refs(tmp_path / "t.kdt", [*range(500), *range(500)])
+
+
+def reseal(path, change):
+    """Change the manifest and give it a hash that fits, as a careful forger would."""
+    import hashlib
+
+    document = json.loads((path / "manifest.json").read_bytes())
+    document.pop("sha256")
+    change(document)
+    document["sha256"] = hashlib.sha256(canonical_json(document)).hexdigest()
+    (path / "manifest.json").write_bytes(canonical_json(document))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    vpns=st.lists(st.integers(0, 2**52 - 1), min_size=1, max_size=50),
+    data=st.data(),
+)
+def test_columns_come_back_as_they_went_in(tmp_path_factory, vpns, data):
+    kinds = data.draw(st.lists(st.integers(0, 3), min_size=len(vpns), max_size=len(vpns)))
+    columns = refs_columns(vpns, kinds=kinds)
+    made = write_refs(tmp_path_factory.mktemp("t") / "t.kdt", vpns, kinds=kinds)
+    for name, values in made.columns("refs").items():
+        assert np.array_equal(values, columns[name]), name
+
+
+def test_every_altered_byte_is_found(trace):
+    files = sorted(path for path in trace.path.rglob("*") if path.is_file())
+    assert len(files) == 2
+    for file in files:
+        whole = file.read_bytes()
+        for at in np.linspace(0, len(whole) - 1, 120).astype(int):
+            changed = bytearray(whole)
+            changed[at] ^= 1
+            file.write_bytes(changed)
+            with pytest.raises(TraceError):
+                Trace(trace.path)
+        file.write_bytes(whole)
+    assert Trace(trace.path).rows("refs") == 1000
+
+
+def test_a_truncated_or_missing_file_is_found(trace):
+    for file in [path for path in trace.path.rglob("*") if path.is_file()]:
+        whole = file.read_bytes()
+        for n_bytes in (0, 1, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:n_bytes])
+            with pytest.raises(TraceError):
+                Trace(trace.path)
+        file.unlink()
+        with pytest.raises(TraceError):
+            Trace(trace.path)
+        file.write_bytes(whole)
+
+
+def test_a_trace_of_another_major_version_is_refused(trace):
+    reseal(trace.path, lambda document: document.update(schema_version="2.0"))
+    with pytest.raises(TraceError, match=r"schema version 2\.0.*reads 1\.x"):
+        Trace(trace.path)
+
+
+def test_a_trace_of_a_later_minor_version_is_read(trace):
+    reseal(trace.path, lambda document: document.update(schema_version="1.7"))
+    assert Trace(trace.path).rows("refs") == 1000
+
+
+@pytest.mark.parametrize(("key", "value"), [("counted", 1001), ("rows", 999), ("lost", 1)])
+def test_counts_that_do_not_balance_are_refused(trace, key, value):
+    reseal(trace.path, lambda document: document["tables"]["refs"].update({key: value}))
+    with pytest.raises(TraceError, match="balance"):
+        Trace(trace.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.pop("tables"),
+        lambda d: d.update(tables=3),
+        lambda d: d.update(state="nearly"),
+        lambda d: d["tables"].update(strange=d["tables"]["refs"]),
+        lambda d: d["tables"]["refs"].pop("segments"),
+        lambda d: d["tables"]["refs"].update(segments=[{"file": "x"}]),
+        lambda d: d.update(extra=1),
+        lambda d: d.pop("reduction"),
+        lambda d: d.update(reduction={"window": 3}),
+    ],
+)
+def test_a_malformed_manifest_is_a_trace_error(trace, change):
+    reseal(trace.path, change)
+    with pytest.raises(TraceError):
+        Trace(trace.path)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff\xfe", b"3", b"{}"])
+def test_a_manifest_that_is_not_one_is_a_trace_error(trace, text):
+    (trace.path / "manifest.json").write_bytes(text)
+    with pytest.raises(TraceError):
+        Trace(trace.path)
+
+
+def test_a_segment_outside_the_trace_is_refused(trace):
+    def point_outside(document):
+        document["tables"]["refs"]["segments"][0]["file"] = "../../other/000000.parquet"
+
+    shutil.copytree(trace.path / "refs", trace.path.parent / "other")
+    reseal(trace.path, point_outside)
+    with pytest.raises(TraceError, match="000000"):
+        Trace(trace.path)
+
+
+def test_events_lost_are_counted(tmp_path):
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        writer.append("refs", refs_columns([1, 2, 3]))
+        writer.lose("refs", 4)
+        made = writer.seal(Manifest("complete", "insns", ["test"], {"name": "test"}))
+    info = made.manifest.tables["refs"]
+    assert (info.rows, info.lost, info.counted) == (3, 4, 7)
+
+
+def test_nothing_is_left_of_a_recording_that_fails(tmp_path):
+    with pytest.raises(RuntimeError), TraceWriter(tmp_path / "t.kdt") as writer:
+        writer.append("refs", refs_columns([1, 2, 3]))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_is_never_overwritten(trace):
+    with pytest.raises(TraceError, match="exists already"):
+        write_refs(trace.path, [1])
+    with pytest.raises(TraceError, match=r"\.kdt"):
+        TraceWriter(trace.path.with_suffix(".parquet"))
+
+
+def test_info_describes_it(trace):
+    description = describe(trace.path)
+    assert description["state"] == "complete"
+    assert description["footprint_pages"] == 500
+    assert description["tables"]["refs"]["rows"] == description["tables"]["refs"]["counted"] == 1000
+
+
+def write_csv(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_csv_import(tmp_path):
+    file = write_csv(tmp_path / "a.csv", "vpn,tid,kind,insns\n5,7,store,10\n6,7,load,20\n5,8,code,5\n")
+    refs = import_trace("csv", file, tmp_path / "t.kdt").columns("refs")
+    assert refs["vpn"].tolist() == [5, 6, 5]
+    assert refs["tid"].tolist() == [7, 7, 8]
+    assert refs["kind"].tolist() == [1, 0, 2]
+    assert refs["insns"].tolist() == [10, 20, 5]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "page\n1\n",
+        "vpn\n-1\n",
+        "vpn\n1.5\n",
+        "vpn\nx\n",
+        "vpn\n",
+        "vpn,kind\n1,jump\n",
+        "vpn,tid\n1\n",
+        "vpn\n4503599627370496\n",
+    ],
+)
+def test_a_bad_csv_is_a_trace_error_and_leaves_nothing(tmp_path, text):
+    file = write_csv(tmp_path / "a.csv", text)
+    with pytest.raises(TraceError):
+        import_trace("csv", file, tmp_path / "t.kdt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
