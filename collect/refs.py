@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdtool.collect import reftrace
 from kdtool.collect.base import Problem, Request
+from kdtool.collect.terminal import lend_terminal
 from kdtool.errors import CapabilityError, CommandError, ParameterError
+from kdtool.kernel.host import host_facts
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 
 __all__ = ["References"]
@@ -70,9 +70,13 @@ class References:
 
 @dataclass(frozen=True)
 class Run:
-    """How the command ended: state of the trace, exit code (negative: signal) and wall-clock time."""
+    """How the command ended: state of the trace, exit code (negative: signal) and wall-clock time.
+
+    `ended_by` is command (by itself), duration or signal (Ctrl-C), as in recordings of faults.
+    """
 
     state: str
+    ended_by: str
     exit_code: int
     wall_ns: int
 
@@ -136,18 +140,19 @@ def _run(request: Request, program: list[str], plugin: Path, spool: reftrace.Spo
         [*qemu, *linker, *program[1:]], stdout=stdout, env=environment, process_group=0
     )
     deadline = None if request.duration_s is None else time.monotonic() + request.duration_s
-    state = "complete"
-    with _terminal_of(process.pid):
+    state, ended_by = "complete", "command"
+    with lend_terminal(process.pid):
         try:
             if not _wait(process, deadline):
+                ended_by = "duration"
                 _end(process, signal.SIGTERM, spool)
         except KeyboardInterrupt:
-            state = "interrupted"
+            state, ended_by = "interrupted", "signal"
             _end(process, signal.SIGINT, spool)
     exit_code = process.wait()
     if exit_code == -signal.SIGINT:  # Ctrl-C went to the command, which had the terminal
-        state = "interrupted"
-    return Run(state, exit_code, time.monotonic_ns() - start_ns)
+        state, ended_by = "interrupted", "signal"
+    return Run(state, ended_by, exit_code, time.monotonic_ns() - start_ns)
 
 
 def _linker_variables() -> tuple[list[str], dict[str, str]]:
@@ -159,21 +164,6 @@ def _linker_variables() -> tuple[list[str], dict[str, str]]:
     moved = {name: os.environ[name] for name in own if "," not in os.environ.get(name, ",")}
     options = [word for name, value in moved.items() for word in ("-E", f"{name}={value}")]
     return options, {name: value for name, value in os.environ.items() if name not in moved}
-
-
-@contextmanager
-def _terminal_of(group: int) -> Iterator[None]:
-    """Make the command the foreground of our terminal, if we have one, so that it may read it."""
-    if not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # it would stop us
-    os.tcsetpgrp(0, group)
-    try:
-        yield
-    finally:
-        os.tcsetpgrp(0, os.getpgrp())
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float | None) -> bool:
@@ -216,6 +206,7 @@ def _manifest(request: Request, run: Run, spool: reftrace.Spool, n_refs: int, di
     }
     workload = {
         "exit_code": run.exit_code,
+        "ended_by": run.ended_by,
         "wall_ns": run.wall_ns,
         "insns": spool.count("insns"),
         "refs_counted": spool.count("refs"),
@@ -230,6 +221,7 @@ def _manifest(request: Request, run: Run, spool: reftrace.Spool, n_refs: int, di
         clock="insns",
         command=list(request.command),
         collector=collector,
+        host=host_facts(),
         workload=workload,
         reduction=Reduction("sad", request.k),
     )

@@ -46,7 +46,9 @@ def known(rows, features):
 def test_no_feature_is_an_address(features):
     rows = [(10 * i, 1, 1, 1) for i in range(40)]
     moved = [(vpn + (1 << 35), pid, tid, ip) for vpn, pid, tid, ip in rows]
-    assert build_dataset(events(rows), features).X.tolist() == build_dataset(events(moved), features).X.tolist()
+    assert (
+        build_dataset(events(rows), features).X.tolist() == build_dataset(events(moved), features).X.tolist()
+    )
 
 
 def test_a_stride_gives_the_features_one_expects(tmp_path):

@@ -1,0 +1,109 @@
+"""The rows of `vmas` in a recording of faults: what was mapped when it began, and what changed since.
+
+    /proc/PID/maps  --snapshot-->  rows         MMAP2 --> a row     exec --> UNMAPPED over the whole space
+                                                fork  --> the parent's rows again, under the child's pid
+
+Linux reports no munmap to perf: a range that went away stays until another mapping covers it or the process
+execs or ends. Names as in the reference tracer: the file's path, "" for memory without a file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdtool.kernel.perf_records import Exec, Exit, Fork, Mapping, Side
+from kdtool.traces import NO_ROW, TraceWriter, VmaFlag
+
+__all__ = ["Mappings", "read_maps"]
+
+PAGE_SHIFT = 12
+USER_END_VPN = 1 << 47 - PAGE_SHIFT
+"""The end of user space with four-level page tables."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `vmas` without its process."""
+
+    t_ns: int
+    start_vpn: int
+    end_vpn: int
+    flags: int
+    name: str
+
+
+class Mappings:
+    """Turns side records, in order of time, into rows of `vmas`; remembers what each process has mapped."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, list[Row]] = {}
+        self._pending: list[tuple[int, Row]] = []
+        self.rows = 0
+
+    def add(self, pid: int, row: Row) -> None:
+        """Take a mapping."""
+        covered = (row.start_vpn, row.end_vpn)
+        live = self._live.get(pid, [])
+        self._live[pid] = [old for old in live if not covered[0] <= old.start_vpn < old.end_vpn <= covered[1]]
+        self._live[pid].append(row)
+        self._pending.append((pid, row))
+
+    def follow(self, record: Side) -> None:
+        """Take a side record."""
+        if isinstance(record, Mapping):
+            self.add(record.pid, _row(record))
+        elif isinstance(record, Exec):
+            self._live[record.pid] = []
+            gone = Row(record.t_ns, 0, USER_END_VPN, VmaFlag.UNMAPPED, "")
+            self._pending.append((record.pid, gone))
+        elif isinstance(record, Fork) and record.pid != record.parent_pid:
+            inherited = self._live.get(record.parent_pid, [])
+            for row in list(inherited):
+                self.add(record.pid, Row(record.t_ns, row.start_vpn, row.end_vpn, row.flags, row.name))
+        elif isinstance(record, Exit) and record.last:
+            self._live.pop(record.pid, None)
+
+    def write(self, writer: TraceWriter) -> None:
+        """Append what came since the last time."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        rows = [row for _, row in pending]
+        columns = {
+            "ts_ns": np.array([row.t_ns for row in rows], np.int64),
+            "pid": np.array([pid for pid, _ in pending], np.int32),
+            "start_vpn": np.array([row.start_vpn for row in rows], np.uint64),
+            "end_vpn": np.array([row.end_vpn for row in rows], np.uint64),
+            "flags": np.array([row.flags for row in rows], np.uint8),
+            "name_id": np.array([writer.name_id(row.name) for row in rows], np.uint32),
+            "row": np.full(len(rows), NO_ROW, np.int64),
+        }
+        writer.append("vmas", columns)
+        self.rows += len(rows)
+
+
+def read_maps(pid: int, t_ns: int) -> list[Row]:
+    """Return what process `pid` has mapped now; empty if it has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    rows = []
+    for line in lines:
+        addresses, permissions, _, _, _, *path = line.split(maxsplit=5)
+        start, _, end = addresses.partition("-")
+        prot = sum(bit for letter, bit in zip("rwx", (1, 2, 4), strict=True) if letter in permissions)
+        name = path[0].strip() if path else ""
+        record = Mapping(t_ns, pid, int(start, 16), int(end, 16), prot, permissions[3] == "s", name)
+        rows.append(_row(record))
+    return rows
+
+
+def _row(record: Mapping) -> Row:
+    is_file = record.name.startswith("/") and record.name != "//anon"
+    flags = record.prot  # PROT_READ, WRITE and EXEC have the bits of VmaFlag
+    flags |= VmaFlag.SHARED if record.shared else 0
+    flags |= VmaFlag.FILE if is_file else 0
+    name = record.name if is_file else ""
+    return Row(record.t_ns, record.start >> PAGE_SHIFT, record.end >> PAGE_SHIFT, int(flags), name)

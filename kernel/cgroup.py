@@ -1,0 +1,225 @@
+"""Cgroups: where they are mounted, one of our own for a run, and finding a living one by name.
+
+    hybrid   /sys/fs/cgroup/memory (v1: limits)  +  /sys/fs/cgroup/unified (v2: perf selects by it)
+    pure v2  /sys/fs/cgroup (both)
+
+Which of these the machine has is read from /proc/self/mountinfo and cgroup.controllers, never guessed from a
+version. Names of ours are `kdtool-<pid>-<n>`, right below the root of each hierarchy. A cgroup of ours holds
+only processes that we started; they end with it. Limits and counters: memcg.py.
+"""
+
+import itertools
+import os
+import signal
+import time
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kdtool.errors import CapabilityError, ParameterError, unknown_name
+
+__all__ = ["Hierarchy", "Layout", "OwnCgroup", "find_cgroup", "find_layout", "reap_stale"]
+
+PREFIX = "kdtool-"
+MOUNTINFO = Path("/proc/self/mountinfo")
+EMPTY_S = 10.0
+"""Seconds within which killed processes must be gone: freeing 24 GB of swapped memory took less than 3."""
+NEAR_NAMES = 5
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy; `version` is 1 or 2."""
+
+    root: Path
+    version: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`memory`: the hierarchy with limits. `events`: the one that perf selects tasks by. None: absent."""
+
+    memory: Hierarchy | None
+    events: Hierarchy | None
+
+
+def find_layout(mountinfo: Path = MOUNTINFO) -> Layout:
+    """Return what is mounted here."""
+    v1: dict[str, Hierarchy] = {}
+    unified = None
+    for line in mountinfo.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        root = Path(before.split()[4].encode().decode("unicode_escape"))
+        if kind == "cgroup2":
+            unified = Hierarchy(root, 2)
+        elif kind == "cgroup":
+            v1.update({controller: Hierarchy(root, 1) for controller in options.split(",")})
+    # A mounted v1 perf_event hierarchy takes perf's selection away from v2.
+    events = v1.get("perf_event", unified)
+    memory = v1.get("memory")
+    if memory is None and unified is not None and "memory" in _words(unified.root / "cgroup.controllers"):
+        memory = unified
+    return Layout(memory, events)
+
+
+class OwnCgroup:
+    """A cgroup of ours in each hierarchy that a run needs; everything in it ends when the block does.
+
+    with_memory : also in the hierarchy with memory limits
+
+    Raises CapabilityError when a hierarchy is missing or the user may not make a cgroup.
+    """
+
+    def __init__(self, layout: Layout, *, with_memory: bool, with_events: bool = True) -> None:
+        self.name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+        self.memory: Path | None = None
+        self.events: Path | None = None
+        if with_memory:
+            self.memory = _memory_hierarchy(layout).root / self.name
+        if with_events:
+            self.events = _events_hierarchy(layout).root / self.name
+        self.paths = tuple(dict.fromkeys(path for path in (self.memory, self.events) if path is not None))
+
+    def __enter__(self) -> Self:
+        for path in self.paths:
+            try:
+                path.mkdir()
+            except OSError as error:
+                self._remove()
+                raise CapabilityError(
+                    f"{path}: the cgroup cannot be made: {error.strerror}: run as root, or have "
+                    f"{path.parent} delegated to this user"
+                ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def processes(self) -> list[int]:
+        """Return the pids that live in it, those in cgroups below it included."""
+        return sorted({pid for path in self.paths for pid in _processes(path)})
+
+    def kill(self) -> None:
+        """Kill what lives in it and wait until it is gone; what we started and has to be reaped stays."""
+        deadline = time.monotonic() + EMPTY_S
+        while (pids := self.processes()) and time.monotonic() < deadline:
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue  # it ended between the reading and the killing
+            time.sleep(0.005)
+
+    def _remove(self) -> None:
+        self.kill()
+        for path in self.paths:
+            if path.exists():
+                _remove_tree(path)
+
+
+def find_cgroup(name: str, layout: Layout) -> Path:
+    """Return the directory of the living cgroup `name`, relative to the root that perf selects by.
+
+    Raises ParameterError for an unknown name, CapabilityError for one that only another hierarchy has.
+    """
+    hierarchy = _events_hierarchy(layout)
+    plain = name.strip("/")
+    if not plain or any(part in (".", "..") for part in plain.split("/")):
+        raise ParameterError(
+            f"cgroup '{name}': the root would record the whole machine: give a name below {hierarchy.root}"
+        )
+    path = hierarchy.root / plain
+    if path.is_dir():
+        return path
+    memory = layout.memory
+    if memory is not None and memory.root != hierarchy.root and (memory.root / plain).is_dir():
+        procs = memory.root / plain / "cgroup.procs"
+        raise CapabilityError(
+            f"cgroup '{name}' exists for memory only, and perf selects by {hierarchy.root}: "
+            f"mkdir -p {path} && for p in $(cat {procs}); do echo $p > {path}/cgroup.procs; done"
+        )
+    raise unknown_name("cgroup", name, _near_names(plain, hierarchy.root))
+
+
+def reap_stale(layout: Layout) -> list[Path]:
+    """Remove empty cgroups of ours whose kdtool died without doing so (SIGKILL); return their paths."""
+    reaped = []
+    for hierarchy in dict.fromkeys(h for h in (layout.memory, layout.events) if h is not None):
+        for path in sorted(hierarchy.root.glob(f"{PREFIX}[0-9]*-[0-9]*")):
+            pid = path.name.split("-")[1]
+            if pid.isdigit() and not Path("/proc", pid).exists() and not _processes(path):
+                try:
+                    path.rmdir()
+                except OSError:
+                    continue  # another kdtool reaped it, or somebody moved in
+                reaped.append(path)
+    return reaped
+
+
+def _memory_hierarchy(layout: Layout) -> Hierarchy:
+    if layout.memory is None:
+        raise CapabilityError(
+            "no cgroup hierarchy with the memory controller is mounted: "
+            "mkdir -p /sys/fs/cgroup/memory && mount -t cgroup -o memory memory /sys/fs/cgroup/memory"
+        )
+    root = layout.memory.root
+    if layout.memory.version == 2 and "memory" not in _words(root / "cgroup.subtree_control"):
+        raise CapabilityError(
+            f"memory limits are off below {root}: echo +memory > {root}/cgroup.subtree_control"
+        )
+    return layout.memory
+
+
+def _events_hierarchy(layout: Layout) -> Hierarchy:
+    if layout.events is None:
+        raise CapabilityError(
+            "no v2 cgroup hierarchy is mounted, by which perf selects a command: "
+            "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
+        )
+    return layout.events
+
+
+def _processes(path: Path) -> set[int]:
+    pids: set[int] = set()
+    for folder, _, _ in os.walk(path):
+        try:
+            pids.update(int(word) for word in _words(Path(folder, "cgroup.procs")))
+        except OSError:
+            continue  # removed while we walked, or a threaded cgroup, whose parent lists the processes
+    return pids
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a cgroup and those below; the kernel may hold a dying task in it for some milliseconds."""
+    deadline = time.monotonic() + EMPTY_S
+    for folder, _, _ in list(os.walk(path, topdown=False)):
+        while True:
+            try:
+                os.rmdir(folder)
+                break
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise CapabilityError(
+                        f"{folder}: the cgroup cannot be removed: {error.strerror}: rmdir it when its "
+                        f"processes have ended"
+                    ) from None
+                time.sleep(0.005)
+
+
+def _near_names(name: str, root: Path) -> list[str]:
+    """Return the names closest to `name`, or else those right below the root: a machine may have hundreds."""
+    names = [str(Path(folder).relative_to(root)) for folder, _, _ in os.walk(root)][1:]
+    near = get_close_matches(name, names, n=NEAR_NAMES)
+    return near or sorted(names, key=lambda each: (each.count("/"), each))[:NEAR_NAMES]
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split()

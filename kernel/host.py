@@ -1,0 +1,91 @@
+"""Facts of the machine that decide how it pages, and the one knob of it that we turn: page-cluster."""
+
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdtool.errors import CapabilityError, ParameterError
+from kdtool.kernel.cgroup import Hierarchy, find_layout
+from kdtool.kernel.swap import swap_devices
+
+__all__ = ["MAX_PAGE_CLUSTER", "host_facts", "page_cluster"]
+
+PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
+MAX_PAGE_CLUSTER = 5
+"""page_cluster_max in mm/swap.c: readahead of 2^5 pages."""
+
+
+def host_facts() -> dict[str, Any]:
+    """Return what a trace's manifest says of the machine; a fact that the kernel does not have is None."""
+    vm = Path("/proc/sys/vm")
+    mm = Path("/sys/kernel/mm")
+    layout = find_layout()
+    return {
+        "kernel_release": platform.release(),
+        "machine": platform.machine(),
+        "cpu_model": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * resource.getpagesize(),
+        "page_bytes": resource.getpagesize(),
+        "thp": _chosen(_text(mm / "transparent_hugepage/enabled")),
+        "swap": [asdict(device) for device in swap_devices()],
+        "page_cluster": _number(vm / "page-cluster"),
+        "vma_ra_enabled": _text(mm / "swap/vma_ra_enabled"),
+        "swappiness": _number(vm / "swappiness"),
+        "lru_gen": _text(mm / "lru_gen/enabled"),
+        "cgroups": {"memory": _hierarchy(layout.memory), "events": _hierarchy(layout.events)},
+    }
+
+
+@contextmanager
+def page_cluster(n: int) -> Iterator[None]:
+    """Let swap readahead take 2^n pages inside the block, and put the old value back whatever happens.
+
+    Raises ParameterError for n outside 0 to 5, CapabilityError when the user may not write it.
+    """
+    if not 0 <= n <= MAX_PAGE_CLUSTER:
+        raise ParameterError(f"page-cluster {n}, allowed: 0 (no readahead) to {MAX_PAGE_CLUSTER} (32 pages)")
+    before = PAGE_CLUSTER.read_text()
+    _write_page_cluster(str(n))
+    try:
+        yield
+    finally:
+        _write_page_cluster(before)
+
+
+def _write_page_cluster(text: str) -> None:
+    try:
+        PAGE_CLUSTER.write_text(text)
+    except OSError as error:
+        raise CapabilityError(f"{PAGE_CLUSTER}: {error.strerror}: run as root") from None
+
+
+def _cpu_model() -> str | None:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return None
+
+
+def _hierarchy(hierarchy: Hierarchy | None) -> dict[str, Any] | None:
+    return None if hierarchy is None else {"root": str(hierarchy.root), "version": hierarchy.version}
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text().strip() if path.exists() else None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return None if text is None else int(text)
+
+
+def _chosen(text: str | None) -> str | None:
+    """Return the word in brackets of `always [madvise] never`."""
+    return None if text is None else text.partition("[")[2].partition("]")[0]

@@ -1,0 +1,90 @@
+"""The memory side of a cgroup: its limit, and what the kernel counted in it. v1 and v2 differ in names.
+
+Unit: bytes and events. A limit is rounded down to whole pages by the kernel; read it back.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from kdtool.errors import CapabilityError
+
+__all__ = ["MemoryCgroup"]
+
+NO_LIMIT_V1 = (1 << 63) - 4096
+FILES = {
+    1: {
+        "limit": "memory.limit_in_bytes",
+        "usage": "memory.usage_in_bytes",
+        "peak": "memory.max_usage_in_bytes",
+    },
+    2: {"limit": "memory.max", "usage": "memory.current", "peak": "memory.peak"},
+}
+
+
+class MemoryCgroup:
+    """The memory files of the cgroup directory `path` in a hierarchy of `version` 1 or 2."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        self.path, self.version = path, version
+
+    def set_limit(self, memory_bytes: int) -> None:
+        """Limit it; CapabilityError when the kernel refuses (others' use of it is above, or no right)."""
+        file = self._file("limit")
+        try:
+            file.write_text(str(memory_bytes))
+        except OSError as error:
+            raise CapabilityError(
+                f"{file}: {memory_bytes} bytes refused: {error.strerror}: run as root, or give more"
+            ) from None
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """Return the limit, None when there is none."""
+        text = self._file("limit").read_text().strip()
+        return None if text == "max" or int(text) >= NO_LIMIT_V1 else int(text)
+
+    @property
+    def usage_bytes(self) -> int:
+        """Return the bytes charged to it now."""
+        return int(self._file("usage").read_text())
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Return the most bytes ever charged to it; None on kernels whose v2 does not say."""
+        file = self._file("peak")
+        return int(file.read_text()) if file.exists() else None
+
+    @property
+    def limit_hits(self) -> int:
+        """Return how often a charge met the limit (v1 failcnt, v2 `max` events)."""
+        if self.version == 1:
+            return int((self.path / "memory.failcnt").read_text())
+        return _pairs(self.path / "memory.events")["max"]
+
+    @property
+    def oom_kills(self) -> int:
+        """Return how many processes the kernel killed for its limit."""
+        name = "memory.oom_control" if self.version == 1 else "memory.events"
+        return _pairs(self.path / name)["oom_kill"]
+
+    def stat(self) -> dict[str, int]:
+        """Return memory.stat of the cgroup and those below it, under the names that the kernel uses."""
+        return _pairs(self.path / "memory.stat")
+
+    def facts(self) -> dict[str, Any]:
+        """Return limit, use and counters for a manifest."""
+        return {
+            "version": self.version,
+            "limit_bytes": self.limit_bytes,
+            "usage_bytes": self.usage_bytes,
+            "peak_bytes": self.peak_bytes,
+            "limit_hits": self.limit_hits,
+            "oom_kills": self.oom_kills,
+        }
+
+    def _file(self, what: str) -> Path:
+        return self.path / FILES[self.version][what]
+
+
+def _pairs(path: Path) -> dict[str, int]:
+    return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}

@@ -1,0 +1,86 @@
+"""Swap: which devices are on, of which kind, and how much is free.
+
+Kernel counterpart: mm/swapfile.c. A device without seeks (rotational 0) gets VMA readahead, others cluster
+readahead; a synchronous one (zram, pmem, brd) is read in the fault itself, without readahead for one owner.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["SwapDevice", "free_swap_bytes", "swap_devices"]
+
+PROC_SWAPS = Path("/proc/swaps")
+SYNCHRONOUS = ("zram", "pmem", "ram")
+"""Drivers that set BLK_FEAT_SYNCHRONOUS, by the name of their disks; the kernel shows the flag nowhere."""
+
+
+@dataclass(frozen=True)
+class SwapDevice:
+    """One line of /proc/swaps, and what its disk is.
+
+    kind : file, zram, loop, or disk
+    backing : the file behind a loop device, or None
+    rotational : the flag now; None when the disk does not say. The kernel read it at swapon.
+    """
+
+    path: str
+    kind: str
+    backing: str | None
+    rotational: bool | None
+    synchronous: bool
+    size_bytes: int
+    used_bytes: int
+    priority: int
+
+
+def swap_devices(proc_swaps: Path = PROC_SWAPS) -> list[SwapDevice]:
+    """Return the swap that is on, in the kernel's order."""
+    return [_device(line) for line in proc_swaps.read_text().splitlines()[1:]]
+
+
+def free_swap_bytes() -> int:
+    """Return the bytes of swap that are free, over all devices."""
+    return sum(device.size_bytes - device.used_bytes for device in swap_devices())
+
+
+def _device(line: str) -> SwapDevice:
+    *names, kind, size, used, priority = line.split()
+    path = " ".join(names).encode().decode("unicode_escape")
+    disk = _disk(Path(path), is_file=kind == "file")
+    driver = disk.name.rstrip("0123456789") if disk is not None else ""
+    named = kind if kind == "file" else driver if driver in ("zram", "loop") else "disk"
+    return SwapDevice(
+        path=path,
+        kind=named,
+        backing=_read(disk, "loop/backing_file"),
+        rotational=_flag(disk),
+        synchronous=driver in SYNCHRONOUS,
+        size_bytes=int(size) * 1024,
+        used_bytes=int(used) * 1024,
+        priority=int(priority),
+    )
+
+
+def _disk(path: Path, *, is_file: bool) -> Path | None:
+    """Return the sysfs folder of the disk that holds a swap file or partition; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # deleted while in use, or in another mount namespace
+    number = status.st_dev if is_file else status.st_rdev
+    folder = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not folder.exists():
+        return None
+    folder = folder.resolve()
+    return folder.parent if (folder / "partition").exists() else folder
+
+
+def _flag(disk: Path | None) -> bool | None:
+    text = _read(disk, "queue/rotational")
+    return None if text is None else text == "1"
+
+
+def _read(disk: Path | None, name: str) -> str | None:
+    file = None if disk is None else disk / name
+    return file.read_text().strip() if file is not None and file.exists() else None

@@ -1,0 +1,55 @@
+"""What a test needs of the machine: marks that skip and name what is missing, and swap for a session."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kdtool.collect.faults import Faults
+from kdtool.collect.refs import References
+
+__all__ = ["SWAP", "compiled", "faults", "gcc", "qemu", "root", "swap_up"]
+
+SWAP = Path(__file__).parent.parent / "scripts" / "swap"
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def _missing(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+_faults, _refs = Faults().unavailable(), References().unavailable()
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+gcc = _missing("gcc")
+faults = pytest.mark.skipif(_faults is not None, reason=f"{_faults and _faults.reason}")
+qemu = pytest.mark.skipif(_refs is not None, reason=f"{_refs and _refs.reason}")
+
+
+@contextmanager
+def swap_up() -> Iterator[None]:
+    """Set up swap of this process's own for the block; skip where that cannot be done.
+
+    Also beside other swap: that may be taken down by its owner, such as another worker, at any time.
+    """
+    file = ["--file", f"/var/tmp/kdtool-test-{os.getpid()}.img"]
+    up = [sys.executable, SWAP, "up", "--force", "--size", "512M", *file]
+    done = subprocess.run(up, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no swap: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run([sys.executable, SWAP, "down", *file], check=True, capture_output=True)
+
+
+def compiled(folder: Path, name: str) -> str:
+    """Compile tests/programs/NAME.c into `folder` and return the program's path."""
+    target = folder / name
+    subprocess.run(["gcc", "-O1", "-Wall", "-o", target, PROGRAMS / f"{name}.c"], check=True)
+    return str(target)

@@ -1,0 +1,301 @@
+"""How we speak to Linux: cgroups, limits, perf records and host facts."""
+
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import needs
+import numpy as np
+import pytest
+
+from kdtool.errors import CapabilityError, ParameterError
+from kdtool.kernel import cgroup, host
+from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, reap_stale
+from kdtool.kernel.fault_events import open_fault_events
+from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
+from kdtool.kernel.memcg import MemoryCgroup
+from kdtool.kernel.perf import online_cpus
+from kdtool.kernel.perf_records import Exec, Exit, Fork, Mapping, split_records
+from kdtool.kernel.swap import swap_devices
+
+MIB = 1 << 20
+ROOT = [pytest.mark.root, needs.root]
+MAX_PID = int(Path("/proc/sys/kernel/pid_max").read_text())
+
+
+# ------------------------------------------------------------------------------------ cgroup layout
+
+
+def mountinfo(tmp_path: Path, *mounts: str) -> Path:
+    """Write a mountinfo; a mount is `root type options`."""
+    lines = []
+    for n, mount in enumerate(mounts):
+        root, kind, options = mount.split()
+        lines.append(f"{n} 1 0:{n} / {tmp_path}/{root} rw shared:{n} - {kind} {kind} {options}")
+    file = tmp_path / "mountinfo"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_hybrid_limits_by_v1_and_selects_by_v2(tmp_path: Path) -> None:
+    file = mountinfo(tmp_path, "memory cgroup rw,memory", "unified cgroup2 rw,nsdelegate")
+
+    layout = find_layout(file)
+
+    assert layout.memory == Hierarchy(tmp_path / "memory", 1)
+    assert layout.events == Hierarchy(tmp_path / "unified", 2)
+
+
+def test_pure_v2_does_both(tmp_path: Path) -> None:
+    (tmp_path / "cg").mkdir()
+    (tmp_path / "cg/cgroup.controllers").write_text("cpu io memory\n")
+
+    layout = find_layout(mountinfo(tmp_path, "cg cgroup2 rw"))
+
+    assert layout.memory == layout.events == Hierarchy(tmp_path / "cg", 2)
+
+
+def test_v2_without_the_controller_has_no_limits(tmp_path: Path) -> None:
+    (tmp_path / "cg").mkdir()
+    (tmp_path / "cg/cgroup.controllers").write_text("cpu\n")
+
+    assert find_layout(mountinfo(tmp_path, "cg cgroup2 rw")).memory is None
+
+
+def test_a_mounted_v1_perf_event_hierarchy_selects(tmp_path: Path) -> None:
+    file = mountinfo(tmp_path, "perf cgroup rw,perf_event", "unified cgroup2 rw", "memory cgroup rw,memory")
+
+    assert find_layout(file).events == Hierarchy(tmp_path / "perf", 1)
+
+
+def test_what_is_not_mounted_says_how_to_mount_it() -> None:
+    nothing = Layout(None, None)
+
+    with pytest.raises(CapabilityError, match="mount -t cgroup2"):
+        OwnCgroup(nothing, with_memory=False)
+    with pytest.raises(CapabilityError, match="mount -t cgroup -o memory"):
+        OwnCgroup(nothing, with_memory=True, with_events=False)
+
+
+def test_v2_limits_that_are_off_say_how_to_turn_them_on(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
+    v2 = Hierarchy(tmp_path, 2)
+
+    with pytest.raises(CapabilityError, match=r"echo \+memory > .*/cgroup.subtree_control"):
+        OwnCgroup(Layout(v2, v2), with_memory=True)
+
+
+def test_pure_v2_makes_one_directory(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("memory\n")
+    v2 = Hierarchy(tmp_path, 2)
+
+    own = OwnCgroup(Layout(v2, v2), with_memory=True)
+
+    assert own.memory == own.events and len(own.paths) == 1
+
+
+@pytest.mark.parametrize("name", ["", "/", ".", "..", "a/../b"])
+def test_the_root_is_never_attached_to(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ParameterError, match="whole machine"):
+        find_cgroup(name, Layout(None, Hierarchy(tmp_path, 2)))
+
+
+def test_a_cgroup_is_found_by_name_or_the_nearest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "system.slice/web.service").mkdir(parents=True)
+    layout = Layout(None, Hierarchy(tmp_path, 2))
+
+    assert find_cgroup("/system.slice/web.service/", layout) == tmp_path / "system.slice/web.service"
+    with pytest.raises(ParameterError, match=r"did you mean 'system.slice/web.service'"):
+        find_cgroup("system.slice/web.servce", layout)
+
+
+# ------------------------------------------------------------------------------------ memory files
+
+
+def test_v2_memory_files_are_read(tmp_path: Path) -> None:
+    files = {"memory.max": "max\n", "memory.current": "5\n", "memory.peak": "7\n"}
+    files |= {"memory.events": "low 0\nmax 3\noom 1\noom_kill 2\n", "memory.stat": "pgfault 9\npswpin 4\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    memory = MemoryCgroup(tmp_path, 2)
+
+    assert memory.facts() == {
+        "version": 2,
+        "limit_bytes": None,
+        "usage_bytes": 5,
+        "peak_bytes": 7,
+        "limit_hits": 3,
+        "oom_kills": 2,
+    }
+    assert memory.stat() == {"pgfault": 9, "pswpin": 4}
+
+    memory.set_limit(8 * MIB)
+
+    assert memory.limit_bytes == 8 * MIB
+
+
+def test_a_refused_limit_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CapabilityError, match=r"4096 bytes refused: .*: run as root, or give more"):
+        MemoryCgroup(tmp_path / "gone", 2).set_limit(4096)
+
+
+class TestAsRoot:
+    pytestmark = ROOT
+
+    def test_a_cgroup_ends_what_lives_in_it_and_is_gone(self) -> None:
+        layout = find_layout()
+        with OwnCgroup(layout, with_memory=layout.memory is not None) as own:
+            with subprocess.Popen(["sleep", "100"]) as sleeper:
+                for path in own.paths:
+                    (path / "cgroup.procs").write_text(str(sleeper.pid))
+                (own.paths[-1] / "below").mkdir()
+                assert own.processes() == [sleeper.pid]
+
+                own.kill()
+
+                assert sleeper.wait() == -9
+            assert own.processes() == []
+
+        assert not any(path.exists() for path in own.paths)
+
+    def test_a_cgroup_is_removed_when_the_block_fails(self) -> None:
+        with pytest.raises(RuntimeError), OwnCgroup(find_layout(), with_memory=False) as own:
+            raise RuntimeError
+
+        assert not any(path.exists() for path in own.paths)
+
+    def test_limits_are_read_back(self) -> None:
+        layout = find_layout()
+        if layout.memory is None:
+            pytest.skip("no memory cgroup is mounted")
+        with OwnCgroup(layout, with_memory=True, with_events=False) as own:
+            assert own.memory is not None
+            memory = MemoryCgroup(own.memory, layout.memory.version)
+            assert memory.limit_bytes is None
+
+            memory.set_limit(8 * MIB + 1)
+
+            assert memory.limit_bytes == 8 * MIB
+            assert memory.oom_kills == memory.limit_hits == 0
+
+    def test_only_empty_cgroups_of_dead_kdtools_are_reaped(self) -> None:
+        layout = find_layout()
+        assert layout.events is not None
+        stale = layout.events.root / f"{cgroup.PREFIX}{MAX_PID + 1}-0"
+        stale.mkdir()
+        with OwnCgroup(layout, with_memory=False) as own:
+            reaped = reap_stale(layout)
+
+            assert stale in reaped and not stale.exists()
+            assert own.events is not None and own.events.exists()
+
+    def test_page_cluster_is_put_back(self) -> None:
+        before = PAGE_CLUSTER.read_text()
+        with pytest.raises(RuntimeError), page_cluster(0):
+            assert PAGE_CLUSTER.read_text().strip() == "0"
+            raise RuntimeError
+
+        assert PAGE_CLUSTER.read_text() == before
+
+    def test_rings_are_made_for_every_cpu_and_taken_down(self) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        with OwnCgroup(find_layout(), with_memory=False) as own:
+            assert own.events is not None
+            with open_fault_events(own.events) as events:
+                assert len(events.rings) == len(online_cpus())
+                assert all(ring.drain() is None for ring in events.rings)
+
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_perf_says_which_directory_it_cannot_select_by(self, tmp_path: Path) -> None:
+        said = "perf does not select by this cgroup hierarchy"
+        with pytest.raises(CapabilityError, match=said), open_fault_events(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("n", [-1, 6])
+def test_page_cluster_has_bounds(n: int) -> None:
+    with pytest.raises(ParameterError, match="allowed: 0"), page_cluster(n):
+        pass
+
+
+# ------------------------------------------------------------------------------------ perf records
+
+TRAILER = struct.pack("<IIQQQ", 10, 11, 777, 1, 5)
+
+
+def sample(n: int, misc: int = 2) -> bytes:
+    return struct.pack("<IHHQQIIQQQ", 9, misc, 56, 5, n, 10, 11, n, n << 12, 1)
+
+
+def other(kind: int, body: bytes, misc: int = 0) -> bytes:
+    return struct.pack("<IHH", kind, misc, 8 + len(body) + len(TRAILER)) + body + TRAILER
+
+
+def words(*records: bytes) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+    return np.frombuffer(b"".join(records), np.uint64)
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 100])
+def test_samples_are_found_between_other_records(n: int) -> None:
+    lost = other(2, bytes(16))
+    block = words(lost, *(sample(i, misc=i % 3) for i in range(n)), lost, lost, sample(7))
+
+    samples, others = split_records(block)
+
+    assert samples[:, 2].tolist() == [*range(n), 7]
+    assert others == []
+
+
+def test_side_records_are_decoded() -> None:
+    mmap2 = struct.pack("<IIQQQIIQQII", 10, 11, 0x1000, 0x2000, 0, 0, 0, 0, 0, 5, 2)
+    mmap2 += b"/lib/x.so".ljust(16, b"\0")
+    fork, end = struct.pack("<IIIIQ", 20, 10, 20, 10, 0), struct.pack("<IIIIQ", 20, 10, 21, 10, 0)
+    block = words(
+        other(10, mmap2),
+        other(3, struct.pack("<II8s", 10, 10, b"sh"), misc=1 << 13),
+        other(3, struct.pack("<II8s", 10, 10, b"renamed")),
+        other(7, fork),
+        other(4, end),
+    )
+
+    _, others = split_records(block)
+
+    assert others == [
+        Mapping(777, 10, 0x1000, 0x3000, 5, False, "/lib/x.so"),
+        Exec(777, 10),
+        Fork(777, 20, 10),
+        Exit(777, 20, False),
+    ]
+
+
+def test_a_torn_block_is_not_decoded() -> None:
+    with pytest.raises(ValueError, match="perf record of"):
+        split_records(words(other(2, bytes(16)))[:-1])
+
+
+# ------------------------------------------------------------------------------------ the host
+
+
+def test_host_facts_are_those_of_proc() -> None:
+    facts = host_facts()
+
+    assert facts["page_bytes"] == os.sysconf("SC_PAGESIZE")
+    assert facts["page_cluster"] == int(PAGE_CLUSTER.read_text())
+    assert facts["thp"] in (None, "always", "madvise", "never")
+    assert [device["path"] for device in facts["swap"]] == [device.path for device in swap_devices()]
+
+
+def test_swap_lines_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "swaps"
+    file.write_text("Filename Type Size Used Priority\n/no/such\\040file file 1024 4 -2\n")
+
+    (device,) = swap_devices(file)
+
+    assert (device.path, device.kind, device.rotational) == ("/no/such file", "file", None)
+    assert (device.size_bytes, device.used_bytes, device.priority) == (MIB, 4096, -2)
+
+
+def test_a_fact_that_the_kernel_lacks_is_none() -> None:
+    assert host._text(Path("/sys/kernel/mm/no_such_thing")) is None

@@ -1,0 +1,106 @@
+"""scripts/swap: sets up and takes down exactly its own swap."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import needs
+import pytest
+
+from kdtool.kernel.swap import SwapDevice, free_swap_bytes, swap_devices
+
+FILE = Path(f"/var/tmp/kdtool-test-swap-{os.getpid()}.img")
+MIB = 1 << 20
+
+
+def swap(*arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, str(needs.SWAP), *arguments, "--file", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def ours() -> list[SwapDevice]:
+    return [device for device in swap_devices() if device.backing == str(FILE)]
+
+
+@pytest.fixture
+def _down_afterwards() -> Iterator[None]:
+    yield
+    swap("down")
+
+
+@pytest.mark.root
+@needs.root
+@pytest.mark.usefixtures("_down_afterwards")
+@pytest.mark.parametrize("rotational", [False, True])
+def test_up_twice_and_down_twice(rotational: bool) -> None:
+    flags = ["--rotational"] if rotational else []
+    before = swap_devices()
+
+    first = swap("up", "--force", "--size", "64M", *flags)
+    up = ours()
+    again = swap("up", "--force", "--size", "64M", *flags)
+
+    assert first[0] == 0 and "64 MiB of swap" in first[1], first
+    assert len(up) == 1
+    assert (up[0].kind, up[0].rotational, up[0].synchronous) == ("loop", rotational, False)
+    assert up[0].size_bytes == 64 * MIB - 4096
+    assert free_swap_bytes() >= up[0].size_bytes - up[0].used_bytes
+    assert again[0] == 0 and "on already" in again[2] and ours() == up
+    assert f"ours, {FILE}" in swap("status")[1]
+
+    gone = swap("down")
+    nothing = swap("down")
+
+    assert gone == (0, f"{FILE}: gone\n", "")
+    assert nothing[0] == 0 and "no such swap" in nothing[2]
+    assert ours() == [] and not FILE.exists()
+    others = {device.path for device in before}
+    assert others & {device.path for device in swap_devices()} == others
+
+
+@pytest.mark.root
+@needs.root
+def test_other_swap_is_enough_unless_forced() -> None:
+    with needs.swap_up():
+        code, _, err = swap("up", "--size", "64M")
+
+    assert code == 0 and "swap is on already" in err and "--force" in err
+    assert not FILE.exists() and ours() == []
+
+
+@pytest.mark.root
+@needs.root
+def test_a_disk_that_is_too_small_is_said_before_anything_is_made() -> None:
+    code, _, err = swap("up", "--force", "--size", "900T")
+
+    assert code == 1
+    assert "MiB free" in err and "give a smaller --size" in err and err.count("\n") == 1
+    assert not FILE.exists() and ours() == []
+
+
+@pytest.mark.parametrize("arguments", [["up", "--size", "0"], ["up", "--size", "big"], ["sideways"], []])
+def test_wrong_use_is_exit_2(arguments: list[str]) -> None:
+    assert swap(*arguments)[0] == 2
+
+
+def test_only_files_of_ours_are_taken() -> None:
+    command = [sys.executable, str(needs.SWAP), "down", "--file", "/swapfile"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "begins with kdtool-" in done.stderr
+
+
+@pytest.mark.root
+@needs.root
+def test_a_user_who_is_not_root_is_told() -> None:
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, str(needs.SWAP), "up"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == "swap: error: swap can be changed by root only: sudo scripts/swap ...\n"
