@@ -19,7 +19,7 @@ from kdtool.traces import PAGE_BYTES, Trace
 
 __all__ = ["SAMPLE", "Demo", "run_demo"]
 
-SAMPLE = Path(__file__).resolve().parent / "examples" / "convolution-small.kdt"
+SAMPLE = Path(__file__).resolve().parent / "examples" / "stencil.kdt"
 Say = Callable[[str], None]
 
 
@@ -58,7 +58,7 @@ def run_demo(output: Path, runs: int, say: Say) -> Demo:
             for program in PROGRAMS:
                 _record_and_learn(demo, program, folder, runs, say)
         else:
-            _note(demo, say, f"references cannot be recorded here ({problem.reason}; {problem.fix}): ")
+            _note(demo, say, f"references cannot be recorded here: {problem.reason}: {problem.fix}")
             _learn_from_sample(demo, folder, say)
         (folder / "scoreboard.json").write_text(json.dumps(demo.to_document(), indent=1))
         plot_scores([(built.trace, built.results) for built in demo.built], folder / "scoreboard.png")
