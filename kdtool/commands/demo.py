@@ -16,10 +16,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def demo(
         output: Path = typer.Option(Path("demo-out"), "--output", "-o", help="Folder for all that it makes."),
-        runs: int = typer.Option(3, "--runs", min=1, max=50, help="Real runs of each program and setting."),
+        runs: int = typer.Option(5, "--runs", min=1, max=50, help="Real runs of each program and setting."),
         as_json: bool = typer.Option(False, "--json", help="Print scoreboard.json."),
     ) -> None:
-        """Record two programs that really swap, learn a prefetcher from them, and score it (4 minutes)."""
+        """Record two programs that really swap, learn a prefetcher from them, and score it (5 minutes)."""
         from kdtool.demo.session import run_demo
         from kdtool.demo.show import print_demo
 

@@ -37,7 +37,12 @@ class Demo:
             "rows": [result.to_row() for built in self.built for result in built.results],
             "programs": [built.to_row() for built in self.built],
             "kernel": [runs.to_row() for runs in self.kernel],
-            "predicted": [result.to_row() for built in self.built for result in built.predicted.values()],
+            "predicted": [
+                result.to_row()
+                for built in self.built
+                for results in built.predicted.values()
+                for result in results
+            ],
             "notes": self.notes,
         }
 

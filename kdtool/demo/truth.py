@@ -6,7 +6,6 @@ as Linux ships it (3), a few times each.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
 
 from kdtool.collect.limited import run_limited
@@ -37,16 +36,6 @@ class KernelRuns:
     pswpin: list[int]
     wall_ns: list[int]
     oom_kills: int
-
-    @property
-    def median_major_faults(self) -> int:
-        """Return the median run's major faults."""
-        return int(median(self.major_faults))
-
-    @property
-    def median_wall_ns(self) -> int:
-        """Return the median run's wall-clock time."""
-        return int(median(self.wall_ns))
 
     def to_row(self) -> dict[str, Any]:
         """Return the runs as a JSON object."""
