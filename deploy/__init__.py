@@ -1,1 +1,1 @@
-"""Room."""
+"""What runs live. Nothing yet: programs are recorded, learned, replayed, verified and built, not deployed."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kdtool.collect import collector
-from kdtool.collect.base import Request
+from kdtool.collect.base import Collector, Request
 from kdtool.demo.plot import plot_scores
 from kdtool.demo.road import Built, walk
-from kdtool.demo.truth import PAGE_CLUSTERS, KernelRuns, measure
+from kdtool.demo.truth import MAX_OOM_KILLS, PAGE_CLUSTERS, KernelRuns, measure
 from kdtool.demo.workloads import PROGRAMS, DemoProgram
-from kdtool.errors import CapabilityError, ParameterError
+from kdtool.errors import CapabilityError, CommandError, ParameterError
 from kdtool.kernel.host import page_cluster
 from kdtool.traces import PAGE_BYTES, Trace
 
@@ -104,7 +104,7 @@ def _record_and_learn(demo: Demo, program: DemoProgram, folder: Path, runs: int,
     memory_pages = built.footprint_pages // 2
     try:
         _swap_for_real(demo, program, folder, memory_pages, runs, say)
-    except CapabilityError as error:
+    except (CapabilityError, CommandError) as error:
         _note(demo, say, f"{program.name} was not run under the kernel's own swapping: {error}")
 
 
@@ -123,15 +123,28 @@ def _swap_for_real(
         quiet_stdout=True,
     )
     with page_cluster(0):
-        _require_success(faults.record(request), program.name)
+        _require_success(_record_unkilled(faults, request, program.name, say), program.name)
     for cluster in PAGE_CLUSTERS:
         demo.kernel.append(measure(program.name, program.command, memory_pages, cluster, runs, say))
+
+
+def _record_unkilled(source: Collector, request: Request, name: str, say: Say) -> Trace:
+    """Record again what the kernel killed for its limit; return the first whole trace, or the last."""
+    for _ in range(MAX_OOM_KILLS):
+        recorded = source.record(request)
+        if not recorded.manifest.workload["oom_kills"]:
+            break
+        say(f"{name}: killed by the kernel for its memory limit; again")
+        shutil.rmtree(recorded.path)
+    else:
+        recorded = source.record(request)
+    return recorded
 
 
 def _require_success(trace: Trace, name: str) -> None:
     exit_code = trace.manifest.workload["exit_code"]
     if exit_code:
-        raise CapabilityError(f"{name}: ended with {exit_code}: run its command alone, see `kdtool info`")
+        raise CommandError(f"{name}: ended with {exit_code}: run its command alone, see `kdtool info`")
 
 
 def _learn_from_sample(demo: Demo, folder: Path, say: Say) -> None:

@@ -14,7 +14,7 @@ from kdtool.kernel.host import page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.traces import PAGE_BYTES
 
-__all__ = ["PAGE_CLUSTERS", "KernelRuns", "measure", "readahead_policy"]
+__all__ = ["MAX_OOM_KILLS", "PAGE_CLUSTERS", "KernelRuns", "measure", "readahead_policy"]
 
 PAGE_CLUSTERS = (0, 3)
 MAX_OOM_KILLS = 20
