@@ -2,7 +2,8 @@
 
 from kdtool.errors import unknown_name
 from kdtool.learners.base import Learner
-from kdtool.learners.training import Candidate, TrainingPart, train, training_part
+from kdtool.learners.parts import TrainingPart, training_part
+from kdtool.learners.training import Candidate, train
 from kdtool.learners.tree import TreeLearner
 
 __all__ = ["LEARNERS", "Candidate", "Learner", "TrainingPart", "find_learner", "train", "training_part"]

@@ -8,7 +8,7 @@ from typing import Any
 from kdtool.errors import ParameterError, ProgramError, unknown_name
 from kdtool.features import FEATURE_SETS, Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
-from kdtool.learners.training import training_dataset
+from kdtool.learners.parts import part_dataset
 from kdtool.replay import load_device, load_workload
 from kdtool.rmt import program_sha256, write_program
 from kdtool.traces import Trace, parse_fraction
@@ -47,7 +47,10 @@ def train_traces(
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
     learner, device = find_learner(request.learner), load_device(request.device)
-    parts = [training_part(load_workload(Trace(path)), request.memory, device, fraction) for path in traces]
+    parts = [
+        training_part(load_workload(Trace(path)), request.memory, device, fraction, request.degree_pages)
+        for path in traces
+    ]
     n_candidates = len(FEATURE_SETS) * len(learner.candidates())
     program, best = train(
         parts,
@@ -57,7 +60,7 @@ def train_traces(
         seed=request.seed,
         progress=lambda candidate: report(candidate, n_candidates),
     )
-    samples: Dataset = training_dataset(parts, best.features)
+    samples: Dataset = part_dataset(parts, best.features, whole=True)
     if request.dataset is not None:
         write_dataset(samples, request.dataset)
     write_program(program, output)

@@ -9,52 +9,26 @@ first, then the shortest run time; the best one is fitted again on all of the tr
 after `train_rows` is for judging: `kdtool replay --from`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
-import numpy as np
-
-from kdtool.errors import ParameterError, TraceError
-from kdtool.features import FEATURE_SETS, Dataset, Events, FeatureSet, build_dataset
+from kdtool.features import FEATURE_SETS, FeatureSet
 from kdtool.learners.base import Learner
-from kdtool.replay import (
-    Device,
-    Policy,
-    ProgramPolicy,
-    Result,
-    Shadow,
-    Workload,
-    load_policy,
-    miss_events,
-    replay,
-    run_shadow,
-)
+from kdtool.learners.parts import TrainingPart, part_dataset
+from kdtool.replay import Device, Policy, ProgramPolicy, Result, load_policy, replay
 from kdtool.rmt import Program
-from kdtool.traces import memory_pages
 
-__all__ = ["Candidate", "TrainingPart", "train", "training_dataset", "training_part"]
+__all__ = ["Candidate", "train"]
 
-FIT_SHARE = Fraction(3, 4)
 RIVALS = ("linux-vma", "linux-cluster", "leap-paper")
-MIN_EVENTS = 64
-"""Fewer swap-ins than this teach nothing that a later part could confirm."""
-
-
-@dataclass(frozen=True)
-class TrainingPart:
-    """One trace's training part: its references, where `choose` begins, its run without prefetching."""
-
-    workload: Workload
-    choose_row: int
-    shadow: Shadow
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A feature set, a learner's setting, and what it reached on `choose`.
 
-    ahead : of every baseline of RIVALS in accuracy and coverage, on every trace
+    runtime_ns : added up over traces and judged memories
+    ahead : of every baseline of RIVALS in accuracy and coverage, on every trace and judged memory
     """
 
     features: FeatureSet
@@ -66,28 +40,6 @@ class Candidate:
     def rank(self) -> tuple[bool, int]:
         """Return the key by which the best candidate is the smallest."""
         return not self.ahead, self.runtime_ns
-
-
-def training_part(workload: Workload, memory: str, device: Device, train_fraction: Fraction) -> TrainingPart:
-    """Cut the training part off: the rows in which `train_fraction` of the swap-ins happen.
-
-    Cut by swap-ins and not by rows, because a program that fills its memory first has none in its
-    first half. Raises TraceError when there are too few to learn from.
-    """
-    if not 0 < train_fraction < 1:
-        raise ParameterError(f"--train {float(train_fraction):.0%}: give a percentage between 0 and 100")
-    pages = memory_pages(memory, workload.footprint_pages)
-    shadow = run_shadow(workload, pages, device)
-    rows = np.flatnonzero(shadow.missed)
-    n_train = int(len(rows) * train_fraction)
-    if n_train < MIN_EVENTS:
-        raise TraceError(
-            f"{workload.name}: {len(rows)} swap-ins at {pages} pages of memory, {MIN_EVENTS} are needed "
-            f"in the training part: train with less --memory or on a longer trace"
-        )
-    stop = int(rows[n_train - 1]) + 1
-    choose = int(rows[int(n_train * FIT_SHARE) - 1]) + 1
-    return TrainingPart(workload.prefix(stop), choose, replace(shadow, missed=shadow.missed[:stop]))
 
 
 def train(
@@ -104,9 +56,9 @@ def train(
     Deterministic: the same parts, learner, device, degree and seed give the same program.
     """
     best: Candidate | None = None
-    rivals = [[_choosing(part, load_policy(name), device) for name in RIVALS] for part in parts]
+    rivals = [_choosing(parts, load_policy(name), device) for name in RIVALS]
     for features in FEATURE_SETS:
-        dataset = _dataset(parts, features, [part.choose_row for part in parts])
+        dataset = part_dataset(parts, features, whole=False)
         for setting in learner.candidates():
             program = learner.fit(dataset, features, setting, degree_pages=degree_pages, seed=seed)
             candidate = _judge(parts, rivals, program, device, features, setting)
@@ -115,24 +67,9 @@ def train(
             if best is None or candidate.rank < best.rank:
                 best = candidate
     assert best is not None
-    whole = training_dataset(parts, best.features)
+    whole = part_dataset(parts, best.features, whole=True)
     program = learner.fit(whole, best.features, best.setting, degree_pages=degree_pages, seed=seed)
     return replace(program, provenance=_provenance(parts, learner, best, device, seed)), best
-
-
-def training_dataset(parts: list[TrainingPart], features: FeatureSet) -> Dataset:
-    """Return what the final program is fitted on: every swap-in of the training parts."""
-    return _dataset(parts, features, [None] * len(parts))
-
-
-def _dataset(parts: list[TrainingPart], features: FeatureSet, stops: Sequence[int | None]) -> Dataset:
-    """Build one dataset from all parts; streams of different traces stay apart."""
-    built = [
-        build_dataset(Events(miss_events(part.workload, part.shadow, stop)), features)
-        for part, stop in zip(parts, stops, strict=True)
-    ]
-    X, y = np.concatenate([d.X for d in built]), np.concatenate([d.y for d in built])
-    return Dataset(built[0].feature_names, X, y)
 
 
 def _judge(
@@ -143,17 +80,22 @@ def _judge(
     features: FeatureSet,
     setting: dict[str, int],
 ) -> Candidate:
-    results = [_choosing(part, ProgramPolicy(program), device) for part in parts]
+    results = _choosing(parts, ProgramPolicy(program), device)
     ahead = all(
         (result.accuracy or 0) >= (rival.accuracy or 0) and (result.coverage or 0) >= (rival.coverage or 0)
-        for result, others in zip(results, rivals, strict=True)
-        for rival in others
+        for others in rivals
+        for result, rival in zip(results, others, strict=True)
     )
     return Candidate(features, setting, sum(result.runtime_ns for result in results), ahead)
 
 
-def _choosing(part: TrainingPart, policy: Policy, device: Device) -> Result:
-    return replay(part.workload, policy, part.shadow, device, from_row=part.choose_row)
+def _choosing(parts: list[TrainingPart], policy: Policy, device: Device) -> list[Result]:
+    """Replay every part at every judged memory, counting on `choose`."""
+    return [
+        replay(part.workload, policy, shadow, device, from_row=part.choose_row)
+        for part in parts
+        for shadow in part.judged
+    ]
 
 
 def _provenance(

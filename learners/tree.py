@@ -7,6 +7,7 @@ import numpy.typing as npt
 from sklearn.tree import DecisionTreeClassifier
 
 from kdtool.features import Dataset, FeatureSet
+from kdtool.features.sets import RUN_LAG
 from kdtool.rmt import (
     Action,
     Budget,
@@ -32,8 +33,7 @@ class TreeLearner:
 
     Idea: deltas that occur rarely are one class, "no prediction". A leaf answers its majority class if
     that has at least `min_confidence_permille` of its training samples, and otherwise has no
-    answer. A table before the tree follows settled strides, so that one it was never shown is not lost;
-    with `new_stride` another one after it follows new ones where the tree has no answer.
+    answer. A table before the tree follows settled strides, so that one it was never shown is not lost.
     State of the result: one register. Cost: depth comparisons a prediction.
     References: Breiman et al., Classification and Regression Trees, 1984; the use of a tree for swap
     prefetching: Toward Reconfigurable Kernel Datapaths with Learned Optimizations, HotOS'21.
@@ -44,10 +44,9 @@ class TreeLearner:
     def candidates(self) -> list[dict[str, int]]:
         """Return depths and confidences from cautious to bold."""
         return [
-            {"max_depth": depth, "min_confidence_permille": confidence, "new_stride": new_stride}
-            for depth in (6, 10, 14)
+            {"max_depth": depth, "min_confidence_permille": confidence}
+            for depth in (10, 14)
             for confidence in (500, 800)
-            for new_stride in (0, 1)
         ]
 
     def fit(
@@ -78,9 +77,8 @@ class TreeLearner:
             features=features.features,
             models=(tree,),
             tables=(
-                _stride_table("settled_stride", 8),
+                _settled_stride(),
                 Table("next_page", (), (), Action("infer", model=tree.name)),
-                *([_stride_table("new_stride", 2)] if setting["new_stride"] else []),
             ),
             guards=Guards(degree_pages=degree_pages),
             budget=Budget(steps=1, state_bytes=1),
@@ -88,14 +86,13 @@ class TreeLearner:
         return replace(program, budget=worst_case(program))
 
 
-def _stride_table(name: str, least: int) -> Table:
-    """Follow a stride that was seen at least `least` times in a row, as stride prefetchers do.
+def _settled_stride() -> Table:
+    """Follow a stride that was seen RUN_LAG times in a row.
 
-    Eight times comes before the tree, which answers for strides that it never saw with those that it
-    did; twice comes after it, where it has no answer.
+    It comes before the tree, which answers for strides that it never saw with those that it did.
     """
-    run = Entry(match=((least, 8),), priority=1, action=Action("follow", feature="d1"))
-    return Table(name, (MatchField("r8", "RANGE"),), (run,), Action("no_action"))
+    settled = Entry(match=((RUN_LAG, RUN_LAG),), priority=1, action=Action("follow", feature="d1"))
+    return Table("settled_stride", (MatchField(f"r{RUN_LAG}", "RANGE"),), (settled,), Action("no_action"))
 
 
 def _classes(y: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -119,7 +119,7 @@ def print_scoreboard(results: list[Result], console: Console | None = None) -> N
         console.print(_table(title, counted, rows))
 
 
-PLAIN_COLUMNS = 130
+PLAIN_COLUMNS = 140
 """Width of a table in a file or a pipe."""
 
 score_table_box = SIMPLE_HEAD

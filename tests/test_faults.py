@@ -357,9 +357,14 @@ def test_a_limit_without_swap_names_the_script(tmp_path: Path, monkeypatch: pyte
 # ------------------------------------------------------------------------------------ the command line
 
 
-def kdtool(*arguments: str) -> "subprocess.Popen[str]":
+@contextmanager
+def kdtool(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
     command = [sys.executable, "-m", "kdtool", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        killed(process),
+    ):
+        yield process
 
 
 def ran(*arguments: str) -> tuple[int, str, str]:
@@ -445,7 +450,7 @@ def test_the_command_has_the_terminal_and_ctrl_c_ends_it(program: str, tmp_path:
 
 
 @contextmanager
-def killed(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def killed(process: "subprocess.Popen[bytes] | subprocess.Popen[str]") -> Iterator[None]:
     """End a process when its block fails: a test that hangs says nothing."""
     try:
         yield

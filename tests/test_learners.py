@@ -24,7 +24,7 @@ def rows_program(n_rows=1200, row_pages=Fraction(2441, 250), passes=4):
 @pytest.fixture(scope="module")
 def part():
     w = workload(rows_program(), step_insns=100_000)
-    return w, training_part(w, "40%", ssd(), Fraction(1, 2))
+    return w, training_part(w, "40%", ssd(), Fraction(1, 2), 16)
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: learner.name)

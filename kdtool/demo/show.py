@@ -44,8 +44,8 @@ def _kernel_table(demo: Demo) -> Table:
     return table
 
 
-COLUMNS = ("program", "page-cluster", "policy", "major: kernel", "range", "replay", "range", "off",
-           "run s: kernel", "replay")  # fmt: skip
+COLUMNS = ("program", "page-cluster", "policy", "kernel major", "range", "replay major", "range", "off",
+           "kernel s", "replay s")  # fmt: skip
 
 
 def _cells(demo: Demo, runs: KernelRuns) -> list[str]:
