@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numba import njit
 
 from kdtool.features.labels import next_deltas
 from kdtool.features.sets import FeatureSet
 from kdtool.rmt import CONTEXT_FIELDS, Action, Budget, Guards, Program, Table, pack
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import observe
 
 __all__ = ["Dataset", "Events", "build_dataset", "write_dataset"]
@@ -74,7 +74,7 @@ def _observer(features: FeatureSet) -> Program:
     )
 
 
-@njit(cache=True)
+@jit()
 def _observe_all(params, state, contexts, X):  # type: ignore[no-untyped-def]
     for i in range(len(contexts)):
         observe(params, state, contexts[i], X[i])

@@ -71,9 +71,9 @@ def training_part(
         )
     stop = int(rows[n_train - 1]) + 1
     choose = int(rows[int(n_train * FIT_SHARE) - 1]) + 1
-    exact = max(workload.k, 1) * (1 + degree_pages) + 1  # replay refuses less, see check_memory
+    least = max(workload.k + 1, degree_pages + 2)  # what check_memory asks for
     others = [int(pages * share) for share in SHARES[1:]]
-    fitting = [other for other in others if exact <= other <= workload.footprint_pages]
+    fitting = [other for other in others if least <= other <= workload.footprint_pages]
     part = workload.prefix(stop)
     shadows = [replace(shadow, missed=shadow.missed[:stop])]
     shadows += [run_shadow(part, other, device) for other in fitting]

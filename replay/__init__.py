@@ -2,6 +2,7 @@
 
 from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device
 from kdtool.replay.events import miss_events
+from kdtool.replay.memory import Flush
 from kdtool.replay.policies import POLICIES, Policy, ProgramPolicy, Setting, load_policy
 from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
@@ -10,6 +11,7 @@ __all__ = [
     "DEVICE_FIELDS",
     "POLICIES",
     "Device",
+    "Flush",
     "Policy",
     "ProgramPolicy",
     "Result",

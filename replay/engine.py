@@ -10,7 +10,7 @@ favours no policy. `mm.swapin` is asked at a major fault and at the first touch 
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from kdtool.replay.memory import (
     ACCESSES,
@@ -46,6 +46,7 @@ from kdtool.replay.memory import (
     read_page,
 )
 from kdtool.replay.reclaim import add_page, forget_page, free_slot, make_room, touch
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -85,7 +86,7 @@ _MEMORY = types.Tuple((_U1, _U1, _I4_2, _I8, _I8, _I8, _I8, _I8, _U1, _I8))  # t
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     """Forget the pages that were unmapped before row `until`."""
     free_row, free_page = trace[9], trace[10]
@@ -106,7 +107,7 @@ def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     scalars[FREE_AT] = at
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
     _, _, _, tid, ip, keys, pids, vma_of_page, vma_bounds, _, _ = trace
@@ -126,7 +127,7 @@ def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-unt
     ctx[CTX_NOW_NS] = now_ns
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _page_id(answer, process, keys, page_of_slot):  # type: ignore[no-untyped-def]
     """Return the dense id of a page that a policy named, -1 if there is none."""
     if answer <= NAMED_SLOT:
@@ -139,7 +140,7 @@ def _page_id(answer, process, keys, page_of_slot):  # type: ignore[no-untyped-de
     return at if at < len(keys) and keys[at] == key else -1
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
     """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
     status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _ = memory
@@ -161,7 +162,7 @@ def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type:
         counters[ISSUED] += 1
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """Ask the policy at one event of the hook and start its prefetches."""
     params, state, ctx, out = policy
@@ -175,7 +176,7 @@ def _ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, devi
     _prefetch(n, ctx[CTX_PROCESS], now_ns, capacity, trace[5], out, memory, device)
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A prefetched page is touched: a minor fault, and a wait if its read has not ended."""
     ready_ns, scalars, counters = memory[5], memory[6], memory[7]
@@ -194,7 +195,7 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
         scalars[WAITED_NS] += ready_ns[page] - now_ns
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: submit its read, ask the policy, then wait."""
     status, _, _, slot, _, _, scalars, counters, _, _ = memory
@@ -212,7 +213,7 @@ def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy,
         scalars[WAITED_NS] += done - now_ns
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
     """Zero the counters; prefetched pages that are still untouched count as issued."""
     scalars, counters = memory[6], memory[7]
@@ -222,12 +223,11 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
     scalars[START_WAITED_NS] = scalars[WAITED_NS]
 
 
-@njit(
+@jit(
     types.void(
         types.FunctionType(DECIDE), types.int64, types.int64, types.int64, types.int64,
         _TRACE, _MEMORY, _POLICY, _I8, _U1, _U1,
     ),
-    cache=True,
 )  # fmt: skip
 def replay_range(  # type: ignore[no-untyped-def]
     decide, start, stop, from_row, capacity, trace, memory, policy, device, missed, shadow_missed

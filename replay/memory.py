@@ -19,9 +19,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-__all__ = ["NEVER", "PREFETCHED", "RECLAIMS", "RESIDENT", "SWAPPED", "Memory", "new_memory", "read_page"]
+from kdtool.rmt.jit import jit
+
+__all__ = [
+    "NEVER",
+    "PREFETCHED",
+    "RECLAIMS",
+    "RESIDENT",
+    "SWAPPED",
+    "Flush",
+    "Memory",
+    "new_memory",
+    "read_page",
+]
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED = 0, 1, 2, 3
 
@@ -31,8 +42,8 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
 
 # Indexes into Memory.scalars.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, SLOT_CURSOR, FREE_AT, PREFETCHED_NOW, NOW_NS,
- START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, ACTIVATIONS_SEEN,
- N_SCALARS) = range(17)  # fmt: skip
+ START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS,
+ STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, N_SCALARS) = range(22)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -41,6 +52,19 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED,
  N_COUNTERS) = range(13)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flush:
+    """When the kernel brings a cgroup's list statistics up to date: every `period_ns`, first at `phase_ns`.
+
+    2 s by flush_memcg_stats_dwork() (mm/memcontrol.c, v6.18, FLUSH_TIME); the phase is where in that
+    period the program happens to start. A period of 0 keeps them current, as a reader of the cgroup's
+    memory.stat does.
+    """
+
+    period_ns: int = 2_000_000_000
+    phase_ns: int = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,7 @@ class Memory:
     evicted_at: npt.NDArray[np.int64]
 
 
-def new_memory(n_pages: int, reclaim: str) -> Memory:
+def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
     """Return an empty memory for pages 0 .. n_pages - 1; `reclaim` is a key of RECLAIMS."""
     links = np.full((n_pages + 2, 2), n_pages, np.int32)
     links[n_pages + 1] = n_pages + 1
@@ -67,6 +91,8 @@ def new_memory(n_pages: int, reclaim: str) -> Memory:
     scalars[LAST_SLOT] = -2
     scalars[SLOT_CURSOR] = 1
     scalars[RECLAIM_KIND] = RECLAIMS[reclaim]
+    scalars[FLUSH_PERIOD_NS] = flush.period_ns
+    scalars[FLUSH_AT_NS] = flush.phase_ns
     return Memory(
         status=np.zeros(n_pages, np.uint8),
         dirty=np.zeros(n_pages, np.uint8),
@@ -82,7 +108,7 @@ def new_memory(n_pages: int, reclaim: str) -> Memory:
     )
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def read_page(at_slot, now_ns, scalars, device):  # type: ignore[no-untyped-def]
     """Submit a read and return when it ends; a slot right after the last one is merged with it."""
     merged = at_slot == scalars[LAST_SLOT] + 1 and scalars[DEVICE_FREE_NS] > now_ns

@@ -11,19 +11,20 @@ cgroup at its limit with nothing but anonymous pages:
                     back as well, it is locked; else evicted: shrink_folio_list(), folio_check_references()
     active, old     to the inactive list with its accessed bit cleared, 32 at a time, while the inactive list
                     is the shorter or pages were activated since the last reclaim: shrink_active_list()
+    statistics      both decisions, refault activation and deactivation, go by the cgroup's statistics, which
+                    are up to date only every 2 s: lruvec_page_state(), flush_memcg_stats_dwork()
 
 Differs from the kernel: write-out ends at once, where the kernel keeps a dirty page on the list until its
 write has ended; file pages and the kernel's own memory are not there, so give replay the limit without them.
 """
 
-from numba import njit
-
 from kdtool.replay.memory import (
     ACTIVATIONS,
-    ACTIVATIONS_SEEN,
     ACTIVE_COUNT,
     AGE,
     COUNT,
+    FLUSH_AT_NS,
+    FLUSH_PERIOD_NS,
     LINUX,
     NOW_NS,
     PREFETCHED,
@@ -32,10 +33,15 @@ from kdtool.replay.memory import (
     RECLAIM_NS,
     RECLAIMED,
     SLOT_CURSOR,
+    SNAPSHOT_ACTIVATIONS,
+    STAT_ACTIVATIONS,
+    STAT_ACTIVE,
+    STAT_INACTIVE,
     SWAPPED,
     WASTED,
     WORKED_NS,
 )
+from kdtool.rmt.jit import jit
 
 __all__ = ["add_page", "forget_page", "free_slot", "make_room", "touch"]
 
@@ -47,7 +53,7 @@ DEF_PRIORITY = 12
 MAX_RECLAIM_RETRIES = 16
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _push_newest(links, end, page):  # type: ignore[no-untyped-def]
     newest = links[end, 0]
     links[page, 0] = newest
@@ -56,14 +62,14 @@ def _push_newest(links, end, page):  # type: ignore[no-untyped-def]
     links[end, 0] = page
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _unlink(links, page):  # type: ignore[no-untyped-def]
     older, newer = links[page, 0], links[page, 1]
     links[older, 1] = newer
     links[newer, 0] = older
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def touch(page, memory):  # type: ignore[no-untyped-def]
     """Note an access to a resident page: LRU order, or the accessed bit that reclaim will see."""
     links, scalars, marks = memory[2], memory[6], memory[8]
@@ -76,14 +82,32 @@ def touch(page, memory):  # type: ignore[no-untyped-def]
         _push_newest(links, end, page)
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
+def _update_stats(scalars):  # type: ignore[no-untyped-def]
+    scalars[STAT_ACTIVE] = scalars[ACTIVE_COUNT]
+    scalars[STAT_INACTIVE] = scalars[COUNT] - scalars[ACTIVE_COUNT]
+    scalars[STAT_ACTIVATIONS] = scalars[ACTIVATIONS]
+
+
+@jit(inline="always")
+def _flush_stats(scalars):  # type: ignore[no-untyped-def]
+    """Bring the statistics up to date if it is time."""
+    if scalars[NOW_NS] >= scalars[FLUSH_AT_NS]:
+        if scalars[FLUSH_PERIOD_NS]:
+            behind = scalars[NOW_NS] - scalars[FLUSH_AT_NS]
+            scalars[FLUSH_AT_NS] += (behind // scalars[FLUSH_PERIOD_NS] + 1) * scalars[FLUSH_PERIOD_NS]
+        _update_stats(scalars)
+
+
+@jit(inline="always")
 def add_page(page, mapped, memory):  # type: ignore[no-untyped-def]
     """Put a page that came into memory on its list; `mapped` pages have their accessed bit set."""
     links, scalars, marks, evicted_at = memory[2], memory[6], memory[8], memory[9]
     end = links.shape[0] - 2
     if scalars[RECLAIM_KIND] == LINUX:
         marks[page] = ACCESSED if mapped else 0
-        if evicted_at[page] >= 0 and scalars[AGE] - evicted_at[page] <= scalars[ACTIVE_COUNT]:
+        _flush_stats(scalars)
+        if evicted_at[page] >= 0 and scalars[AGE] - evicted_at[page] <= scalars[STAT_ACTIVE]:
             marks[page] |= ACTIVE
             scalars[ACTIVE_COUNT] += 1
             scalars[AGE] += 1
@@ -92,7 +116,7 @@ def add_page(page, mapped, memory):  # type: ignore[no-untyped-def]
     _push_newest(links, end, page)
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def forget_page(page, memory):  # type: ignore[no-untyped-def]
     """Take a resident page that was unmapped out of memory."""
     links, scalars, marks = memory[2], memory[6], memory[8]
@@ -103,7 +127,7 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
     marks[page] = 0
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def free_slot(page, slot, page_of_slot):  # type: ignore[no-untyped-def]
     """Give the page's swap slot back: its content there is stale."""
     if slot[page] >= 0:
@@ -111,7 +135,7 @@ def free_slot(page, slot, page_of_slot):  # type: ignore[no-untyped-def]
         slot[page] = -1
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page."""
     links, scalars = memory[2], memory[6]
@@ -123,7 +147,7 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     scalars[COUNT] += 1
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _evict(page, memory, device):  # type: ignore[no-untyped-def]
     """Unmap a page, write it out unless its slot still holds its content, and remember when."""
     status, dirty, links, slot, page_of_slot, _, scalars, counters, marks, evicted_at = memory
@@ -148,7 +172,7 @@ def _evict(page, memory, device):  # type: ignore[no-untyped-def]
     scalars[AGE] += 1
 
 
-@njit(cache=True)
+@jit()
 def _shrink_inactive_list(n_pages, spare_locked, memory, device):  # type: ignore[no-untyped-def]
     """Look at the `n_pages` oldest inactive pages; return how many were evicted."""
     status, links, ready_ns, scalars, marks = memory[0], memory[2], memory[5], memory[6], memory[8]
@@ -177,7 +201,7 @@ def _shrink_inactive_list(n_pages, spare_locked, memory, device):  # type: ignor
     return evicted
 
 
-@njit(cache=True)
+@jit()
 def _shrink_active_list(n_pages, memory):  # type: ignore[no-untyped-def]
     """Deactivate the `n_pages` oldest active pages."""
     links, scalars, marks = memory[2], memory[6], memory[8]
@@ -190,13 +214,15 @@ def _shrink_active_list(n_pages, memory):  # type: ignore[no-untyped-def]
         _push_newest(links, inactive, page)
 
 
-@njit(cache=True)
+@jit()
 def _shrink_lruvec(priority, spare_locked, memory, device):  # type: ignore[no-untyped-def]
     """Scan a 2**-priority part of both lists, 32 pages at a time, until enough is evicted; return it."""
     scalars = memory[6]
     active = scalars[ACTIVE_COUNT]
     inactive = scalars[COUNT] - active
-    deactivate = scalars[ACTIVATIONS] != scalars[ACTIVATIONS_SEEN] or inactive < active
+    _flush_stats(scalars)
+    activated = scalars[STAT_ACTIVATIONS] != scalars[SNAPSHOT_ACTIVATIONS]
+    deactivate = activated or scalars[STAT_INACTIVE] < scalars[STAT_ACTIVE]
     inactive >>= priority
     active = active >> priority if deactivate else 0
     evicted = 0
@@ -206,21 +232,25 @@ def _shrink_lruvec(priority, spare_locked, memory, device):  # type: ignore[no-u
         _shrink_active_list(min(active, SWAP_CLUSTER_MAX), memory)
         inactive -= min(inactive, SWAP_CLUSTER_MAX)
         active -= min(active, SWAP_CLUSTER_MAX)
-    if scalars[COUNT] - scalars[ACTIVE_COUNT] < scalars[ACTIVE_COUNT]:
+    _flush_stats(scalars)
+    if scalars[STAT_INACTIVE] < scalars[STAT_ACTIVE]:
         _shrink_active_list(SWAP_CLUSTER_MAX, memory)
     return evicted
 
 
-@njit(cache=True)
+@jit()
 def _try_to_free_pages(memory, device):  # type: ignore[no-untyped-def]
     """Scan more and more until SWAP_CLUSTER_MAX pages, or at least one of all of them, are evicted.
 
-    With nothing but locked pages the kernel waits or calls its OOM killer; here the oldest of them goes.
+    Where nothing but locked or active pages is left and the statistics are too old to say so, the kernel
+    calls its OOM killer. Here the statistics are brought up to date and locked pages go: a run goes on.
     """
     scalars = memory[6]
     evicted = 0
     priority = DEF_PRIORITY
     while evicted < SWAP_CLUSTER_MAX and (priority >= 0 or not evicted):
+        if priority == -MAX_RECLAIM_RETRIES:
+            _update_stats(scalars)
         evicted += _shrink_lruvec(max(priority, 0), priority > -MAX_RECLAIM_RETRIES, memory, device)
         priority -= 1
-    scalars[ACTIVATIONS_SEEN] = scalars[ACTIVATIONS]
+    scalars[SNAPSHOT_ACTIVATIONS] = scalars[STAT_ACTIVATIONS]

@@ -12,15 +12,16 @@ from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
 from kdtool.replay.devices import Device
 from kdtool.replay.engine import CTX_WORDS, replay_range
-from kdtool.replay.memory import RECLAIMS, Memory, new_memory
+from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
 from kdtool.replay.policies.base import OUT_WORDS
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.workload import Workload
 
-__all__ = ["Result", "Shadow", "check_memory", "replay", "run_shadow"]
+__all__ = ["Result", "Shadow", "check_memory", "exact_pages", "replay", "run_shadow"]
 
 CHUNK_ROWS = 4_000_000
+LATE_FLUSH = Flush()
 
 Progress = Callable[[int], None]
 """Called with the number of references replayed since the last call."""
@@ -29,6 +30,9 @@ Progress = Callable[[int], None]
 @dataclass(frozen=True)
 class Result:
     """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
+
+    `exact_from_pages`: from this memory on, the trace's reduction changes nothing under `lru`, see
+    exact_pages(); under `linux` a reduced trace is an approximation, since scans look at accessed bits.
 
     Counts balance: accesses = hits + minor_faults + major_faults + cold_faults, and
     prefetch_issued = prefetch_used + prefetch_wasted + prefetch_unresolved.
@@ -42,6 +46,7 @@ class Result:
     reclaim: str
     from_row: int
     k: int
+    exact_from_pages: int
     accesses: int
     hits: int
     minor_faults: int
@@ -74,26 +79,30 @@ class Shadow:
 
     memory_pages: int
     reclaim: str
+    flush: Flush
     missed: npt.NDArray[np.uint8]
 
 
-def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> None:
-    """Refuse a memory that is too small for an exact answer.
+def exact_pages(workload: Workload, degree_pages: int) -> int:
+    """Return the memory from which on reduction changes nothing in an LRU, prefetching included.
 
     A reference that reduction dropped never left the k most recent pages. Between two of its
     neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
-    so that nothing is lost in a memory of k * (1 + degree_pages) pages (tested in test_replay.py).
+    so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py).
+    """
+    return max(workload.k, 1) * (1 + degree_pages) + 1
+
+
+def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> None:
+    """Refuse a memory that holds less than what reduction took for granted, or than one decision brings in.
 
     Raises ParameterError.
     """
-    bound = max(workload.k, 1) * (1 + degree_pages) + 1
-    if memory_pages < 1:
-        raise ParameterError(f"memory is {memory_pages} pages: give at least 1 page, or a percentage above 0")
-    if memory_pages < bound:
+    least = max(workload.k + 1, degree_pages + 2)
+    if memory_pages < least:
         raise ParameterError(
-            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} is exact from "
-            f"{bound} pages on for a policy that prefetches {degree_pages}: give more memory or record "
-            f"with a smaller --k"
+            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and a policy that "
+            f"prefetches {degree_pages} need {least} at least: give more memory or record with a smaller --k"
         )
 
 
@@ -102,9 +111,12 @@ def run_shadow(
     memory_pages: int,
     device: Device,
     reclaim: str = "linux",
+    flush: Flush = LATE_FLUSH,
     progress: Progress | None = None,
 ) -> Shadow:
     """Replay without prefetching and keep where the major faults are; `reclaim` is linux or lru.
+
+    `flush` says when `linux` sees its own statistics.
 
     Raises ParameterError for an unknown `reclaim` and for a memory too small to be exact.
     """
@@ -112,9 +124,9 @@ def run_shadow(
         raise unknown_name("reclaim", reclaim, RECLAIMS)
     check_memory(workload, memory_pages, 0)
     missed = np.zeros(workload.n_refs, np.uint8)
-    shadow = Shadow(memory_pages, reclaim, np.empty(0, np.uint8))
+    shadow = Shadow(memory_pages, reclaim, flush, np.empty(0, np.uint8))
     _run(workload, NoPrefetch(), shadow, device, missed, 0, progress)
-    return Shadow(memory_pages, reclaim, missed)
+    return Shadow(memory_pages, reclaim, flush, missed)
 
 
 def replay(
@@ -154,7 +166,7 @@ def _run(
 ) -> Memory:
     setting = Setting(workload, shadow.memory_pages, device, shadow.missed)
     prepared = policy.prepare(setting)
-    w, state = workload, new_memory(len(workload.keys), shadow.reclaim)
+    w, state = workload, new_memory(len(workload.keys), shadow.reclaim, shadow.flush)
     trace = (
         w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
         w.free_page,
@@ -199,6 +211,7 @@ def _score(
         reclaim=shadow.reclaim,
         from_row=from_row,
         k=workload.k,
+        exact_from_pages=exact_pages(workload, policy.degree_pages),
         accesses=count[layout.ACCESSES],
         hits=count[layout.HITS],
         minor_faults=count[layout.MINOR],

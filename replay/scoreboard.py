@@ -116,6 +116,9 @@ def print_scoreboard(results: list[Result], console: Console | None = None) -> N
             f"{rows[0].accesses:,} accesses from row {rows[0].from_row:,}, k = {rows[0].k}, "
             f"{rows[0].reclaim} reclaim"
         )
+        least = max(row.exact_from_pages for row in rows)
+        if rows[0].k and pages < least:
+            counted += f"; k is large for less than {least:,} pages: record with a smaller --k"
         console.print(_table(title, counted, rows))
 
 

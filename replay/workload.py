@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from kdtool.errors import TraceError
+from kdtool.rmt.jit import jit
 from kdtool.traces import NO_ROW, RefKind, Trace, VmaFlag
 
 __all__ = ["VPN_BITS", "Workload", "load_workload", "workload_from_arrays"]
@@ -167,7 +167,7 @@ _FILE_FLAG, _SHARED_FLAG = int(VmaFlag.FILE), int(VmaFlag.SHARED)
 _UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
 
 
-@njit(cache=True)
+@jit()
 def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ignore[no-untyped-def]
     """Return which references are to anonymous pages, and the (row, page) pairs that were unmapped."""
     kind = np.zeros(n_pages, np.uint8)
@@ -201,7 +201,7 @@ def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ig
     return keep, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
 
 
-@njit(cache=True)
+@jit()
 def _merge_clocks(insns, thread, n_threads):  # type: ignore[no-untyped-def]
     """Add up what each thread advanced; a clock that went back belongs to a new program (exec)."""
     last = np.zeros(n_threads, np.int64)

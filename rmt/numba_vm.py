@@ -6,8 +6,9 @@ CONTEXT_FIELDS (more may follow), `x` and `out` to be filled. Each mirrors a met
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from kdtool.rmt.jit import jit
 from kdtool.rmt.packed import FEATURE_WORDS, NODE_WORDS, REGISTER_WORDS, TABLE_WORDS
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.rmt.vm import MULTIPLIER, VPN_LIMIT
@@ -24,7 +25,7 @@ _MULTIPLIER = np.uint64(MULTIPLIER)
 _HALF = np.uint64(32)
 
 
-@njit(cache=True)
+@jit()
 def _hash_key(params, register, ctx):  # type: ignore[no-untyped-def]
     tag = _SEED
     for i in range(params[register + 4]):
@@ -33,7 +34,7 @@ def _hash_key(params, register, ctx):  # type: ignore[no-untyped-def]
     return np.int64(tag)
 
 
-@njit(cache=True)
+@jit()
 def _push(state, count_at, history_at, history, page):  # type: ignore[no-untyped-def]
     """Shift a history (newest first) by one page; the oldest falls off."""
     count = min(state[count_at], history - 1)
@@ -43,7 +44,7 @@ def _push(state, count_at, history_at, history, page):  # type: ignore[no-untype
     state[count_at] = count + 1
 
 
-@njit(cache=True)
+@jit()
 def _push_event(params, state, ctx):  # type: ignore[no-untyped-def]
     """Push ctx's page into every register and copy its history to the scratch area."""
     for r in range(params[0]):
@@ -59,7 +60,7 @@ def _push_event(params, state, ctx):  # type: ignore[no-untyped-def]
             state[scratch + i] = state[entry + 1 + i]
 
 
-@njit(cache=True)
+@jit()
 def _features(params, state, x):  # type: ignore[no-untyped-def]
     """Compute every feature from the scratch histories into x."""
     for f in range(params[2]):
@@ -79,7 +80,7 @@ def _features(params, state, x):  # type: ignore[no-untyped-def]
         x[f] = value
 
 
-@njit(cache=True)
+@jit()
 def _matches(match_type, value, first, second):  # type: ignore[no-untyped-def]
     if match_type == 0:
         return value == first
@@ -90,7 +91,7 @@ def _matches(match_type, value, first, second):  # type: ignore[no-untyped-def]
     return ((value ^ first) & 0xFFFFFFFF) >> (32 - second) == 0
 
 
-@njit(cache=True)
+@jit()
 def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
     """Return the index in params of the first matching entry's action, or of the default action."""
     n_fields, fields, n_entries, entry = (
@@ -115,7 +116,7 @@ def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
     return table + 4
 
 
-@njit(cache=True)
+@jit()
 def _walk_tree(params, root, state, x_at):  # type: ignore[no-untyped-def]
     node = root
     while params[node] >= 0:
@@ -125,7 +126,7 @@ def _walk_tree(params, root, state, x_at):  # type: ignore[no-untyped-def]
     return params[node + 4]
 
 
-@njit(cache=True)
+@jit()
 def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
     """Return the predicted difference in pages, 0 for none."""
     x_at = params[8]
@@ -143,7 +144,7 @@ def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
     return 0
 
 
-@njit(DECIDE, cache=True)
+@jit(DECIDE)
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Take one event in; fill `out` with the pages to prefetch and return how many.
 
@@ -166,7 +167,7 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     return n
 
 
-@njit(types.void(_I64S, _I64S, _I64S, _I64S), cache=True)
+@jit(types.void(_I64S, _I64S, _I64S, _I64S))
 def observe(params, state, ctx, x):  # type: ignore[no-untyped-def]
     """Take one event in without deciding; fill `x` with the features after it."""
     _push_event(params, state, ctx)

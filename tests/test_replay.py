@@ -139,7 +139,7 @@ def sad(vpns, k):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_reduction_is_exact_within_the_bound_for_every_policy(policy, data):
-    """The claim of check_memory: k * (1 + degree) + 1 pages are enough, prefetching included."""
+    """The claim of exact_pages: k * (1 + degree) + 1 pages are enough, prefetching included."""
     k = data.draw(st.integers(1, 3))
     block = st.lists(st.integers(0, 45), min_size=30, max_size=200)
     vpns = [*range(46), *data.draw(block)]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from kdtool.rmt import LIMITS, Program, pack
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import decide
 
 __all__ = ["Difference", "compare_decisions"]
@@ -31,7 +31,7 @@ def compare_decisions(first: Program, second: Program, contexts: npt.NDArray[np.
     return Difference(int(row), out[0, :n_first].tolist(), out[1, :n_second].tolist())
 
 
-@njit(cache=True)
+@jit()
 def _compare(first, first_state, second, second_state, contexts, out):  # type: ignore[no-untyped-def]
     for row in range(len(contexts)):
         n_first = decide(first, first_state, contexts[row], out[0])

@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from kdtool.learners.session import TrainingRequest, train_traces
-from kdtool.replay import Result, load_device, load_policy, load_workload
+from kdtool.replay import (
+    Flush,
+    Policy,
+    Result,
+    Workload,
+    load_device,
+    load_policy,
+    load_workload,
+    replay,
+    run_shadow,
+)
 from kdtool.replay.scoreboard import Sweep, replay_sweep
 from kdtool.rmt import read_program
-from kdtool.traces import PAGE_BYTES, Trace
+from kdtool.traces import Trace
 from kdtool.verify import build_tables, verify_program
 from kdtool.verify.build import check_on_trace
 
@@ -18,6 +28,7 @@ __all__ = ["BASELINES", "MEMORIES", "Built", "walk"]
 BASELINES = ("none", "linux-vma", "linux-cluster", "leap-paper", "oracle")
 MEMORIES = ("25%", "50%", "75%")
 DEVICE = "ssd"
+N_PHASES = 9
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Built:
     decisions_compared : decisions of tables and model that were compared on the trace, all equal
     results : one for each memory and policy on the part that training never saw
     predicted : the whole program in 50 % of memory, as the kernel runs it; by policy, one for each of the
-        memories that limit_memories() names
+        moments at which it may start, see _as_the_kernel_may()
     """
 
     trace: str
@@ -71,8 +82,7 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
     devices = (load_device(DEVICE),)
     results = list(replay_sweep(workload, Sweep(policies, MEMORIES, devices, str(train_rows))))
     report(f"{name}: replaying the whole program at 50 %")
-    sizes = limit_memories(workload.footprint_pages // 2)
-    whole = list(replay_sweep(workload, Sweep(policies[:3], sizes, devices)))
+    predicted = _as_the_kernel_may(workload, policies[:3], workload.footprint_pages // 2)
     report(f"{name}: verifying and building")
     tables, _ = build_tables(program, "tables", trace.parent)
     return Built(
@@ -87,20 +97,23 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
         table_entries=sum(len(table.entries) for table in tables.tables),
         decisions_compared=check_on_trace(program, tables, trace, "50%"),
         results=results,
-        predicted={
-            policy.name: [result for result in whole if result.policy == policy.name]
-            for policy in policies[:3]
-        },
+        predicted=predicted,
     )
 
 
-def limit_memories(limit_pages: int) -> tuple[str, ...]:
-    """Return nine sizes, from the limit to 1 % less: the kernel keeps some of it for itself.
+def _as_the_kernel_may(
+    workload: Workload, policies: tuple[Policy, ...], memory_pages: int
+) -> dict[str, list[Result]]:
+    """Replay the whole program once for each of N_PHASES moments at which it may have started.
 
-    It had 175 pages of page tables and stacks and up to 60 of other charges in the demo's first program.
-    Two lists are sensitive to a few pages, in the kernel as in replay: one size alone would say little.
-
-    >>> limit_memories(800)[0], limit_memories(800)[-1]
-    ('3276800', '3244032')
+    The kernel brings a cgroup's statistics up to date every 2 s, whatever the program does meanwhile, and
+    reclaims by them: where in the 2 s it starts is chance, and decides how much is swapped.
     """
-    return tuple(str((limit_pages - i * limit_pages // 800) * PAGE_BYTES) for i in range(9))
+    device = load_device(DEVICE)
+    predicted: dict[str, list[Result]] = {policy.name: [] for policy in policies}
+    for i in range(N_PHASES):
+        flush = Flush(phase_ns=Flush.period_ns * (2 * i + 1) // (2 * N_PHASES))
+        shadow = run_shadow(workload, memory_pages, device, "linux", flush)
+        for policy in policies:
+            predicted[policy.name].append(replay(workload, policy, shadow, device))
+    return predicted

@@ -1,10 +1,10 @@
 """`leap-paper`: Leap's prefetcher as its paper describes it (ATC'20): a majority vote over strides."""
 
 import numpy as np
-from numba import njit
 
 from kdtool.replay.engine import CTX_PROCESS
 from kdtool.replay.policies.base import Prepared, Setting
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["LeapPaper", "find_trend", "prefetch_window"]
@@ -19,7 +19,7 @@ SEEN, LAST, HITS, WINDOW, TREND, RING = 0, 1, 2, 3, 4, 5
 WORDS = RING + HISTORY
 
 
-@njit(cache=True)
+@jit()
 def find_trend(ring, newest, seen):  # type: ignore[no-untyped-def]
     """Return (found, delta): Boyer-Moore's majority over growing windows of the newest deltas.
 
@@ -44,7 +44,7 @@ def find_trend(ring, newest, seen):  # type: ignore[no-untyped-def]
     return False, 0
 
 
-@njit(cache=True)
+@jit()
 def prefetch_window(hits, follows_trend, previous):  # type: ignore[no-untyped-def]
     """Return the window in pages: Algorithm 2 of the paper.
 
@@ -61,7 +61,7 @@ def prefetch_window(hits, follows_trend, previous):  # type: ignore[no-untyped-d
     return max(window, previous // 2)
 
 
-@njit(DECIDE, cache=True)
+@jit(DECIDE)
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Log the request; on a miss prefetch along the trend, or around with the last one."""
     page, base = ctx[0], 1 + WORDS * ctx[CTX_PROCESS]

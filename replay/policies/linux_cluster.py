@@ -1,11 +1,11 @@
 """`linux-cluster`: Linux's swap readahead by place on the device, used when a swap device rotates."""
 
 import numpy as np
-from numba import njit
 
 from kdtool.replay.engine import CTX_SLOT, NAMED_SLOT
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.replay.policies.readahead import INITIAL_HITS, WINDOW_MAX, swapin_nr_pages
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["LinuxCluster"]
@@ -14,7 +14,7 @@ __all__ = ["LinuxCluster"]
 HITS, PREVIOUS, WINDOW = 1, 2, 3
 
 
-@njit(DECIDE, cache=True)
+@jit(DECIDE)
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Count a hit, or on a miss read the aligned cluster of slots around; params[0] is its size."""
     if not ctx[5]:

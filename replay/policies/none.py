@@ -1,15 +1,15 @@
 """`none`: no prefetching, as Linux with vm.page-cluster = 0."""
 
 import numpy as np
-from numba import njit
 
 from kdtool.replay.policies.base import Prepared, Setting
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["NoPrefetch"]
 
 
-@njit(DECIDE, cache=True)
+@jit(DECIDE)
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Ask for nothing."""
     return 0

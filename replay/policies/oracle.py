@@ -1,10 +1,10 @@
 """`oracle`: the next pages that the trace will really miss. Not a policy, a bound to compare with."""
 
 import numpy as np
-from numba import njit
 
 from kdtool.replay.engine import CTX_ROW, NAMED_PAGE
 from kdtool.replay.policies.base import Prepared, Setting
+from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["Oracle"]
@@ -15,7 +15,7 @@ DEGREE = 16
 NEXT = 1
 
 
-@njit(DECIDE, cache=True)
+@jit(DECIDE)
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Ask for the pages of the next DEGREE faults after this row; the engine skips resident ones."""
     n = params[0]

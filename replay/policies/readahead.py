@@ -1,6 +1,6 @@
 """The window rule that both of Linux's swap readaheads share."""
 
-from numba import njit
+from kdtool.rmt.jit import jit
 
 __all__ = ["INITIAL_HITS", "WINDOW_MAX", "swapin_nr_pages"]
 
@@ -11,7 +11,7 @@ INITIAL_HITS = 4
 """What both readaheads start from, so that the first miss opens a window of 8."""
 
 
-@njit(cache=True)
+@jit()
 def swapin_nr_pages(previous, current, hits, max_pages, previous_window):  # type: ignore[no-untyped-def]
     """Return the window in pages: __swapin_nr_pages() of mm/swap_state.c, v6.18.
 
