@@ -144,7 +144,13 @@ def find_cgroup(name: str, layout: Layout) -> Path:
             f"cgroup '{name}' exists for memory only, and perf selects by {hierarchy.root}: "
             f"mkdir -p {path} && for p in $(cat {procs}); do echo $p > {path}/cgroup.procs; done"
         )
-    raise unknown_name("cgroup", name, _near_names(plain, hierarchy.root))
+    known = _near_names(plain, hierarchy.root)
+    if not known:
+        raise ParameterError(
+            f"unknown cgroup '{name}': there is none below {hierarchy.root}: make one there and move "
+            f"processes into it"
+        )
+    raise unknown_name("cgroup", name, known)
 
 
 def reap_stale(layout: Layout) -> list[Path]:
