@@ -12,7 +12,7 @@ after `train_rows` is for judging: `kdtool replay --from`.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kdtool.features import FEATURE_SETS, FeatureSet
+from kdtool.features import FEATURE_SETS, Dataset, FeatureSet
 from kdtool.learners.base import Learner
 from kdtool.learners.parts import TrainingPart, part_dataset
 from kdtool.replay import Device, Policy, ProgramPolicy, Result, load_policy, replay
@@ -21,6 +21,8 @@ from kdtool.rmt import Program
 __all__ = ["Candidate", "train"]
 
 RIVALS = ("linux-vma", "linux-cluster", "leap-paper")
+MAX_FIT_SAMPLES, MAX_FINAL_SAMPLES = 100_000, 400_000
+"""More swap-ins than this are thinned evenly before a fit: they repeat what the others say and take time."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def train(
     best: Candidate | None = None
     rivals = [_choosing(parts, load_policy(name), device) for name in RIVALS]
     for features in FEATURE_SETS:
-        dataset = part_dataset(parts, features, whole=False)
+        dataset = _thinned(part_dataset(parts, features, whole=False), MAX_FIT_SAMPLES)
         for setting in learner.candidates():
             program = learner.fit(dataset, features, setting, degree_pages=degree_pages, seed=seed)
             candidate = _judge(parts, rivals, program, device, features, setting)
@@ -67,9 +69,14 @@ def train(
             if best is None or candidate.rank < best.rank:
                 best = candidate
     assert best is not None
-    whole = part_dataset(parts, best.features, whole=True)
+    whole = _thinned(part_dataset(parts, best.features, whole=True), MAX_FINAL_SAMPLES)
     program = learner.fit(whole, best.features, best.setting, degree_pages=degree_pages, seed=seed)
     return replace(program, provenance=_provenance(parts, learner, best, device, seed)), best
+
+
+def _thinned(dataset: Dataset, max_samples: int) -> Dataset:
+    step = -(-len(dataset.y) // max_samples)
+    return replace(dataset, X=dataset.X[::step], y=dataset.y[::step])
 
 
 def _judge(

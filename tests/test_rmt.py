@@ -50,6 +50,15 @@ def test_numba_decides_as_the_reference_does_in_the_same_steps(program, events):
         assert state[0] == vm.steps <= bound
 
 
+def test_the_worst_case_counts_a_model_for_each_table_that_infers():
+    stride = stride_program()
+    table = next(table for table in stride.tables if table.default_action.name == "infer")
+    twice = replace(stride, tables=(*stride.tables, replace(table, name="again")))
+    depth = stride.models[0].depth
+    added = worst_case(twice).steps - worst_case(stride).steps
+    assert added == stride.guards.degree_pages * (depth + len(table.entries))
+
+
 @settings(max_examples=100, deadline=None)
 @given(programs(), EVENTS)
 def test_numba_computes_the_features_of_the_reference(program, events):
