@@ -122,7 +122,7 @@ def print_scoreboard(results: list[Result], console: Console | None = None) -> N
         console.print(_table(title, counted, rows))
 
 
-PLAIN_COLUMNS = 140
+PLAIN_COLUMNS = 150
 """Width of a table in a file or a pipe."""
 
 score_table_box = SIMPLE_HEAD

@@ -62,7 +62,7 @@ def test_a_program_that_swaps_goes_the_whole_road(tmp_path, monkeypatch):
         demo = session.run_demo(tmp_path / "out", 1, print)
 
     assert demo.notes == []
-    assert [runs.page_cluster for runs in demo.kernel] == [0, 3]
+    assert [(runs.page_cluster, runs.current) for runs in demo.kernel] == [(0, True), (0, False), (3, False)]
     assert demo.kernel[0].policy == "none"
     faults = json.loads((tmp_path / "out" / "strides-faults.kdt" / "manifest.json").read_text())
     assert faults["workload"]["major_faults"] > 5_000

@@ -43,6 +43,7 @@ class Built:
     results : one for each memory and policy on the part that training never saw
     predicted : the whole program in 50 % of memory, as the kernel runs it; by policy, one for each of the
         moments at which it may start, see _as_the_kernel_may()
+    predicted_current : the same for `none` with statistics that are always up to date
     """
 
     trace: str
@@ -57,10 +58,15 @@ class Built:
     decisions_compared: int
     results: list[Result]
     predicted: dict[str, list[Result]]
+    predicted_current: list[Result]
 
     def to_row(self) -> dict[str, Any]:
         """Return everything but the results as a JSON object."""
-        return {key: value for key, value in asdict(self).items() if key not in ("results", "predicted")}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("results", "predicted", "predicted_current")
+        }
 
 
 def walk(trace: Path, report: Callable[[str], None]) -> Built:
@@ -83,6 +89,7 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
     results = list(replay_sweep(workload, Sweep(policies, MEMORIES, devices, str(train_rows))))
     report(f"{name}: replaying the whole program at 50 %")
     predicted = _as_the_kernel_may(workload, policies[:3], workload.footprint_pages // 2)
+    current = run_shadow(workload, workload.footprint_pages // 2, devices[0], "linux", Flush(0, 0))
     report(f"{name}: verifying and building")
     tables, _ = build_tables(program, "tables", trace.parent)
     return Built(
@@ -98,6 +105,7 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
         decisions_compared=check_on_trace(program, tables, trace, "50%"),
         results=results,
         predicted=predicted,
+        predicted_current=[replay(workload, policies[0], current, devices[0])],
     )
 
 

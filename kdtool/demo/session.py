@@ -11,7 +11,7 @@ from kdtool.collect import collector
 from kdtool.collect.base import Collector, Request
 from kdtool.demo.plot import plot_scores
 from kdtool.demo.road import Built, walk
-from kdtool.demo.truth import MAX_OOM_KILLS, PAGE_CLUSTERS, KernelRuns, measure
+from kdtool.demo.truth import MAX_OOM_KILLS, SETTINGS, KernelRuns, measure
 from kdtool.demo.workloads import PROGRAMS, DemoProgram
 from kdtool.errors import CapabilityError, CommandError, ParameterError
 from kdtool.kernel.host import page_cluster
@@ -124,8 +124,9 @@ def _swap_for_real(
     )
     with page_cluster(0):
         _require_success(_record_unkilled(faults, request, program.name, say), program.name)
-    for cluster in PAGE_CLUSTERS:
-        demo.kernel.append(measure(program.name, program.command, memory_pages, cluster, runs, say))
+    for cluster, current in SETTINGS:
+        measured = measure(program.name, program.command, memory_pages, cluster, current, runs, say)
+        demo.kernel.append(measured)
 
 
 def _record_unkilled(source: Collector, request: Request, name: str, say: Say) -> Trace:

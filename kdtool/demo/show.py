@@ -38,23 +38,25 @@ def _kernel_table(demo: Demo) -> Table:
         padding=(0, 2, 0, 0),
     )
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("program", "policy") else "right", no_wrap=True)
+        left = column in ("program", "statistics", "policy")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for runs in demo.kernel:
         table.add_row(*_cells(demo, runs))
     return table
 
 
-COLUMNS = ("program", "page-cluster", "policy", "kernel major", "range", "replay major", "range", "off",
-           "kernel s", "replay s")  # fmt: skip
+COLUMNS = ("program", "page-cluster", "statistics", "policy", "kernel major", "range", "replay major",
+           "range", "off", "kernel s", "replay s")  # fmt: skip
 
 
 def _cells(demo: Demo, runs: KernelRuns) -> list[str]:
     built = next(built for built in demo.built if built.trace == f"{runs.program}.kdt")
-    predicted = built.predicted[runs.policy]
+    predicted = built.predicted_current if runs.current else built.predicted[runs.policy]
     replayed = [result.major_faults for result in predicted]
     return [
         runs.program,
         str(runs.page_cluster),
+        "current" if runs.current else "as they are",
         runs.policy,
         f"{median(runs.major_faults):,.0f}",
         f"{min(runs.major_faults):,}–{max(runs.major_faults):,}",

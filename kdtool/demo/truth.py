@@ -4,19 +4,25 @@ No model in between: the command runs in a cgroup with the limit, with readahead
 as Linux ships it (3), a few times each.
 """
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdtool.collect.limited import run_limited
 from kdtool.errors import CommandError
+from kdtool.kernel.cgroup import find_layout
 from kdtool.kernel.host import page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.traces import PAGE_BYTES
 
-__all__ = ["MAX_OOM_KILLS", "PAGE_CLUSTERS", "KernelRuns", "measure", "readahead_policy"]
+__all__ = ["MAX_OOM_KILLS", "SETTINGS", "KernelRuns", "measure", "readahead_policy"]
 
-PAGE_CLUSTERS = (0, 3)
+SETTINGS = ((0, True), (0, False), (3, False))
+"""vm.page-cluster, and whether the kernel's statistics are kept current while the program runs."""
+READ_EVERY_S = 0.005
 MAX_OOM_KILLS = 20
 """With many reads in flight the kernel may find nothing to reclaim and kill: such a run is made again."""
 
@@ -25,11 +31,13 @@ MAX_OOM_KILLS = 20
 class KernelRuns:
     """The runs of one program at one setting; the lists have one element a run, in order.
 
-    `policy` is the baseline of `kdtool replay` that models the setting.
+    `policy` is the baseline of `kdtool replay` that models the setting; `current` tells whether the cgroup's
+    statistics were kept up to date, so that the moment at which the program starts makes no difference.
     """
 
     program: str
     page_cluster: int
+    current: bool
     policy: str
     memory_pages: int
     major_faults: list[int]
@@ -57,6 +65,7 @@ def measure(
     command: tuple[str, ...],
     memory_pages: int,
     cluster: int,
+    current: bool,
     runs: int,
     report: Callable[[str], None],
 ) -> KernelRuns:
@@ -72,7 +81,8 @@ def measure(
     with page_cluster(cluster):
         while len(wall) < runs:
             report(f"{name}: run {len(wall) + 1} of {runs} under the kernel, vm.page-cluster {cluster}")
-            facts = run_limited(command, memory_pages * PAGE_BYTES, quiet_stdout=True)
+            with _statistics_kept_current() if current else nullcontext():
+                facts = run_limited(command, memory_pages * PAGE_BYTES, quiet_stdout=True)
             if facts.oom_killed and kills < MAX_OOM_KILLS:
                 kills += 1
                 report(f"{name}: killed by the kernel for its memory limit; again")
@@ -84,4 +94,29 @@ def measure(
             major.append(facts.major_faults)
             swapped_in.append(facts.pswpin)
             wall.append(facts.wall_ns)
-    return KernelRuns(name, cluster, readahead_policy(cluster), memory_pages, major, swapped_in, wall, kills)
+    policy = readahead_policy(cluster)
+    return KernelRuns(name, cluster, current, policy, memory_pages, major, swapped_in, wall, kills)
+
+
+@contextmanager
+def _statistics_kept_current() -> Iterator[None]:
+    """Read our cgroup's memory.stat all the time: the kernel brings its statistics up to date for it."""
+    layout, done = find_layout(), threading.Event()
+    if layout.memory is None:
+        yield  # run_limited says what is missing
+        return
+    root = layout.memory.root
+
+    def read() -> None:
+        while not done.wait(READ_EVERY_S):
+            for file in root.glob(f"kdtool-{os.getpid()}-*/memory.stat"):
+                with suppress(OSError):  # the cgroup may go at any moment
+                    file.read_text()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        done.set()
+        reader.join()
