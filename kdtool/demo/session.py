@@ -43,6 +43,7 @@ class Demo:
                 for results in built.predicted.values()
                 for result in results
             ],
+            "predicted_current": [r.to_row() for built in self.built for r in built.predicted_current],
             "notes": self.notes,
         }
 
