@@ -118,7 +118,7 @@ def run_shadow(
 
     `flush` says when `linux` sees its own statistics.
 
-    Raises ParameterError for an unknown `reclaim` and for a memory too small to be exact.
+    Raises ParameterError for an unknown `reclaim` and for a memory that check_memory() refuses.
     """
     if reclaim not in RECLAIMS:
         raise unknown_name("reclaim", reclaim, RECLAIMS)
@@ -142,7 +142,7 @@ def replay(
 
     What comes before `from_row` fills the memory and teaches the policy's state, and is not scored.
 
-    Raises ParameterError for a memory too small to be exact and for a `from_row` beyond the trace.
+    Raises ParameterError for a memory that check_memory() refuses and for a `from_row` beyond the trace.
     """
     check_memory(workload, shadow.memory_pages, policy.degree_pages)
     if not 0 <= from_row < workload.n_refs:
