@@ -2,18 +2,33 @@
 
 from kdtool.traces.io import Columns, Trace, TraceWriter
 from kdtool.traces.manifest import Manifest, Reduction, Segment, TableInfo, canonical_json
-from kdtool.traces.schema import NO_ROW, SCHEMA_VERSION, TABLES, RefKind, VmaFlag, schema_of
+from kdtool.traces.schema import (
+    NO_ROW,
+    NO_TIME,
+    SCHEMA_VERSION,
+    TABLES,
+    AccelKind,
+    BlockOp,
+    RefKind,
+    SchedEvent,
+    VmaFlag,
+    schema_of,
+)
 from kdtool.traces.sizes import PAGE_BYTES, memory_pages, parse_fraction, parse_size
 
 __all__ = [
     "NO_ROW",
+    "NO_TIME",
     "PAGE_BYTES",
     "SCHEMA_VERSION",
     "TABLES",
+    "AccelKind",
+    "BlockOp",
     "Columns",
     "Manifest",
     "Reduction",
     "RefKind",
+    "SchedEvent",
     "Segment",
     "TableInfo",
     "Trace",

@@ -67,6 +67,11 @@ class TraceWriter:
     ) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
 
+    @property
+    def rows(self) -> int:
+        """Return how many rows were appended so far, over all tables."""
+        return sum(segment.rows for segments in self._segments.values() for segment in segments)
+
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
         """Append rows (arrays of one length, one per column of the schema) to `table`."""
         schema = schema_of(table)

@@ -9,12 +9,27 @@ from enum import IntEnum, IntFlag
 
 import pyarrow as pa
 
-__all__ = ["NO_ROW", "SCHEMA_VERSION", "TABLES", "RefKind", "VmaFlag", "schema_of"]
+__all__ = [
+    "NO_ROW",
+    "NO_TIME",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "AccelKind",
+    "BlockOp",
+    "RefKind",
+    "SchedEvent",
+    "VmaFlag",
+    "schema_of",
+]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
+
+
+NO_TIME = -1
+"""A time that the source does not know, such as the completion of a request still in flight."""
 
 
 class RefKind(IntEnum):
@@ -35,6 +50,48 @@ class VmaFlag(IntFlag):
     SHARED = 8
     FILE = 16
     UNMAPPED = 32
+
+
+class SchedEvent(IntEnum):
+    """`sched.event`. `tid` is the task on the CPU; `next_tid` the one it is done to, -1 where there is none.
+
+    SWITCH from tid (in `state`) to next_tid, WAKING and WAKEUP of next_tid by tid, MIGRATE of next_tid to
+    target_cpu, FORK of next_tid, EXIT of tid. `prio` is that of next_tid (EXIT: of tid).
+    """
+
+    SWITCH = 0
+    WAKING = 1
+    WAKEUP = 2
+    MIGRATE = 3
+    FORK = 4
+    EXIT = 5
+
+
+class BlockOp(IntFlag):
+    """`blockio.op`: the operation in the low four bits, how it was asked for above them."""
+
+    READ = 0
+    WRITE = 1
+    FLUSH = 2
+    DISCARD = 3
+    OTHER = 4
+    READAHEAD = 16
+    SYNC = 32
+    META = 64
+    FUA = 128
+
+
+class AccelKind(IntEnum):
+    """`accel.kind`: what the device did."""
+
+    KERNEL = 0
+    H2D = 1
+    D2H = 2
+    D2D = 3
+    MEMSET = 4
+    CPU_FAULT = 5
+    GPU_FAULT = 6
+    MIGRATE = 7
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -104,6 +161,8 @@ TABLES: dict[str, pa.Schema] = {
         address=pa.uint64(),
         name_id=pa.uint32(),
     ),
+    # What a thread is called from `ts_ns` on.
+    "tasks": _schema(ts_ns=pa.int64(), pid=pa.int32(), tid=pa.int32(), name_id=pa.uint32()),
     "names": pa.schema(
         [pa.field("name_id", pa.uint32(), nullable=False), pa.field("name", pa.string(), nullable=False)]
     ),

@@ -1,29 +1,29 @@
 """Importers of other tools' recordings. A new one is a file and a line in IMPORTERS."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from kdtool.errors import TraceError, unknown_name
+from kdtool.traces.importers.base import Imported
 from kdtool.traces.importers.csv import CsvImporter
 from kdtool.traces.io import Trace, TraceWriter
-from kdtool.traces.manifest import Manifest, Reduction
+from kdtool.traces.manifest import Manifest
 
-__all__ = ["IMPORTERS", "Importer", "import_trace"]
+__all__ = ["IMPORTERS", "Imported", "Importer", "import_trace"]
 
 
 class Importer(Protocol):
-    """One format of page references."""
+    """One format of another tool's recordings."""
 
     @property
     def name(self) -> str:
         """Return the name that `kdtool import` takes."""
 
-    def read(self, file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-        """Yield columns of `refs`, in order."""
+    def read_into(self, writer: TraceWriter, file: Path) -> Imported:
+        """Append all rows of `file` and what it says was lost, a block at a time in bounded memory.
+
+        Raises TraceError, one line, for a file that is not of this format or is damaged.
+        """
 
 
 IMPORTERS: tuple[Importer, ...] = (CsvImporter(),)
@@ -38,11 +38,13 @@ def import_trace(form: str, file: Path, output: Path) -> Trace:
     if importer is None:
         raise unknown_name("format", form, [importer.name for importer in IMPORTERS])
     with TraceWriter(output) as writer:
-        rows = 0
-        for columns in importer.read(file):
-            writer.append("refs", columns)
-            rows += len(columns["vpn"])
-        if not rows:
-            raise TraceError(f"{file}: has no references: nothing was written")
-        collector = {"name": f"import {form}", "file": file.name}
-        return writer.seal(Manifest("complete", "insns", [], collector, reduction=Reduction("none", 0)))
+        try:
+            imported = importer.read_into(writer, file)
+        except OSError as error:
+            raise TraceError(f"{file}: cannot be read: {error.strerror or error}") from None
+        if not writer.rows:
+            raise TraceError(f"{file}: has no events: nothing was written")
+        collector = {"name": f"import {form}", "file": file.name, **imported.facts}
+        return writer.seal(
+            Manifest("complete", imported.clock, imported.command, collector, reduction=imported.reduction)
+        )

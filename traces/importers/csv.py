@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from kdtool.errors import TraceError
+from kdtool.traces.importers.base import Imported
+from kdtool.traces.io import TraceWriter
+from kdtool.traces.manifest import Reduction
 from kdtool.traces.schema import RefKind, schema_of
 
 __all__ = ["CsvImporter"]
@@ -27,24 +30,30 @@ class CsvImporter:
 
     name = "csv"
 
-    def read(self, file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-        """Yield columns of `refs`; TraceError names what is wrong with the file."""
-        schema = schema_of("refs")
-        types = {name: schema.field(name).type for name in COLUMNS} | {"kind": pa.string()}
-        rows = 0
-        try:
-            convert = pa_csv.ConvertOptions(column_types=types)
-            with pa_csv.open_csv(file, convert_options=convert) as reader:
-                _check_header(file, reader.schema.names)
-                for batch in reader:
-                    if any(batch.column(i).null_count for i in range(batch.num_columns)):
-                        raise TraceError(f"{file}: an empty field after row {rows}: every field has a number")
-                    yield _columns(batch, rows)
-                    rows += batch.num_rows
-        except OSError as error:
-            raise TraceError(f"{file}: cannot be read: {error}") from None
-        except pa.ArrowInvalid as error:
-            raise TraceError(f"{file}: not the CSV it should be ({str(error).splitlines()[0]})") from None
+    def read_into(self, writer: TraceWriter, file: Path) -> Imported:
+        """Append the rows of `file` to `refs`; TraceError names what is wrong with the file."""
+        for columns in _read(file):
+            writer.append("refs", columns)
+        return Imported("insns", reduction=Reduction("none", 0))
+
+
+def _read(file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+    schema = schema_of("refs")
+    types = {name: schema.field(name).type for name in COLUMNS} | {"kind": pa.string()}
+    rows = 0
+    try:
+        convert = pa_csv.ConvertOptions(column_types=types)
+        with pa_csv.open_csv(file, convert_options=convert) as reader:
+            _check_header(file, reader.schema.names)
+            for batch in reader:
+                if any(batch.column(i).null_count for i in range(batch.num_columns)):
+                    raise TraceError(f"{file}: an empty field after row {rows}: every field has a number")
+                yield _columns(batch, rows)
+                rows += batch.num_rows
+    except OSError as error:
+        raise TraceError(f"{file}: cannot be read: {error}") from None
+    except pa.ArrowInvalid as error:
+        raise TraceError(f"{file}: not the CSV it should be ({str(error).splitlines()[0]})") from None
 
 
 def _check_header(file: Path, names: list[str]) -> None:
