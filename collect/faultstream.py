@@ -11,14 +11,14 @@ import select
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.collect.base import Progress
 from kdtool.collect.mappings import Mappings, read_maps
 from kdtool.errors import TraceError
 from kdtool.kernel.fault_events import FaultEvents
@@ -43,12 +43,10 @@ Words = npt.NDArray[np.uint64]
 class FaultStream:
     """Records the page faults of the tasks in the cgroup directory `cgroup` into `writer`.
 
-    `start` to count; `check` raises what a thread met; `finish` writes the rest and the losses.
-    `cpu_ns` is the CPU time that this process took from start to finish, beside the workload, and
-    `after_cpu_ns` that for writing what was left when it had ended.
+    buffer_bytes : of each CPU's ring, a power of two of pages; None: as `fault_events.py` chooses
     """
 
-    def __init__(self, cgroup: Path, writer: TraceWriter) -> None:
+    def __init__(self, cgroup: Path, writer: TraceWriter, buffer_bytes: int | None = None) -> None:
         self._writer = writer
         self._mappings = Mappings()
         self._blocks: queue.SimpleQueue[Words | int | None] = queue.SimpleQueue()
@@ -57,25 +55,16 @@ class FaultStream:
         self._held: list[Words] = []
         self._side: list[Side] = []
         self._written_ns = 0
-        self.cpu_ns = self.after_cpu_ns = 0
+        self.environment: Mapping[str, str] = {}
         self.rows = self.late = self.counted = self.lost_in_ring = 0
         works = (self._drain, self._write)
         self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
-        self._perf = FaultEvents(cgroup)
+        self._perf = FaultEvents(cgroup, buffer_bytes)
         self.ring_bytes = self._perf.ring_bytes
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def start(self, pids: list[int]) -> None:
+    def start(self, pids: Sequence[int]) -> None:
         """Begin to count, with what `pids` have mapped now as the first rows of `vmas`."""
         t_ns = time.monotonic_ns()
-        self.cpu_ns = -time.process_time_ns()
         self._perf.enable()
         for pid in pids:
             for row in read_maps(pid, t_ns):
@@ -88,16 +77,28 @@ class FaultStream:
         if self._error is not None:
             raise self._error
 
+    def progress(self) -> Progress:
+        """Return the rows written and the samples lost so far."""
+        lost = self._perf.counts(PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ).lost
+        return Progress(self.rows, lost + self.late)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the events, the size of a ring, and what was lost where."""
+        return {
+            "events": ["page-faults-maj", "page-faults-min"],
+            "path": "perf",
+            "ring_bytes": self.ring_bytes,
+            "lost_in_ring": self.lost_in_ring,
+            "late": self.late,
+        }
+
     def finish(self) -> None:
         """Stop counting, write all rows that are left and the losses.
 
         Raises TraceError when rows and losses do not add up to what the kernel counted.
         """
         self._perf.disable()
-        end_ns = time.process_time_ns()
-        self.cpu_ns += end_ns
         self._join()
-        self.after_cpu_ns = time.process_time_ns() - end_ns
         self.check()
         faults = self._perf.counts(PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ)
         self.counted, self.lost_in_ring = faults.counted, faults.lost

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from typing import Self
 from kdtool.errors import CapabilityError, CommandError
 from kdtool.kernel.cgroup import OwnCgroup
 
-__all__ = ["Ending", "Launched"]
+__all__ = ["Ending", "Household", "Launched", "ProcessGroup"]
 
 PTRACE_TRACEME, PTRACE_DETACH = 0, 17
 KILL_S = 10.0
@@ -47,8 +48,41 @@ class Ending:
     minor_faults: int
 
 
+class ProcessGroup:
+    """What stands for a cgroup of ours where the user may not make one: the command's process group.
+
+    A process that leaves the group (setsid) is not seen to live on.
+    """
+
+    name = ""
+    memory: Path | None = None
+    events: Path | None = None
+    paths: tuple[Path, ...] = ()
+
+    def __init__(self) -> None:
+        self.leader = 0
+
+    def processes(self) -> list[int]:
+        """Return the pids that live in it."""
+        try:
+            os.killpg(self.leader, 0)
+        except ProcessLookupError:
+            return []
+        pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+        return sorted(pid for pid in pids if _group_of(pid) == self.leader)
+
+    def kill(self) -> None:
+        """Kill what lives in it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.leader, signal.SIGKILL)
+
+
+Household = OwnCgroup | ProcessGroup
+"""Where a command and all that it starts live."""
+
+
 class Launched:
-    """A command, stopped before its first instruction, in the cgroup `own`, leading its own process group.
+    """A command, stopped before its first instruction, in `own`, leading its own process group.
 
     env : its environment, ours when None
     quiet_stdout : its standard output goes to our standard error
@@ -59,14 +93,16 @@ class Launched:
 
     def __init__(
         self,
-        command: tuple[str, ...],
-        own: OwnCgroup,
+        command: Sequence[str],
+        own: Household,
         *,
         env: Mapping[str, str] | None = None,
         quiet_stdout: bool = False,
     ) -> None:
         self._process = _start(command, own, env, sys.stderr.fileno() if quiet_stdout else None)
         self.pid = self._process.pid
+        if isinstance(own, ProcessGroup):
+            own.leader = self.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._start_faults = _faults_so_far(self.pid)
         self._start_ns = 0
@@ -120,7 +156,7 @@ class Launched:
 
 
 def _start(
-    command: tuple[str, ...], own: OwnCgroup, env: Mapping[str, str] | None, stdout: int | None
+    command: Sequence[str], own: Household, env: Mapping[str, str] | None, stdout: int | None
 ) -> "subprocess.Popen[bytes]":
     """Return the process at its stop after exec."""
     joins = [(path / "cgroup.procs", os.open(path / "cgroup.procs", os.O_WRONLY)) for path in own.paths]
@@ -173,3 +209,11 @@ def _faults_so_far(pid: int) -> tuple[int, int]:
     """Return major and minor faults of the process itself (proc(5): fields 12 and 10 of stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[9]), int(fields[7])
+
+
+def _group_of(pid: int) -> int:
+    """Return a process's group, 0 when it has ended."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0

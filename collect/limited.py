@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdtool.collect.launch import Launched
+from kdtool.collect.launch import Household, Launched
 from kdtool.collect.terminal import Stop, lend_terminal, stop_on_signals
 from kdtool.errors import CapabilityError, CommandError, ParameterError
 from kdtool.kernel.cgroup import OwnCgroup, find_layout, reap_stale
@@ -40,12 +40,16 @@ STAT_COUNTERS = (*SWAP_COUNTERS, *REFAULTS, "pgfault", "pgmajfault")
 """The lines of memory.stat that count events; the others are levels."""
 
 
+Tick = Callable[[], str | None]
+"""Called while a command runs; returns why it has to end, or None."""
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """What the kernel said of a run.
 
     exit_code : negative, the signal that ended it
-    ended_by : command (by itself), duration, or signal (Ctrl-C, SIGTERM or SIGHUP sent to us)
+    ended_by : command (by itself), duration, size, or signal (Ctrl-C, SIGTERM or SIGHUP sent to us)
     wall_ns : from the command's first instruction to its end
     major_faults, minor_faults : wait4(2), from the first instruction on, waited-for children included
     pswpin, pswpout : pages read from and written to swap, by `swap_scope`: `cgroup` where its memory.stat
@@ -119,6 +123,10 @@ def check_memory(memory_bytes: int | None) -> None:
         raise CapabilityError("--memory: this machine has no swap to page to: scripts/swap up")
 
 
+def _go_on() -> str | None:
+    return None
+
+
 @contextmanager
 def own_cgroup(memory_bytes: int | None, *, with_events: bool) -> Iterator[OwnCgroup]:
     """Make a cgroup of ours with the limit; it and all that runs in it are gone after the block."""
@@ -134,7 +142,7 @@ def own_cgroup(memory_bytes: int | None, *, with_events: bool) -> Iterator[OwnCg
         yield own
 
 
-def memory_of(own: OwnCgroup) -> MemoryCgroup | None:
+def memory_of(own: Household) -> MemoryCgroup | None:
     """Return the memory files of a cgroup of ours, None when it has none."""
     layout = find_layout()
     if own.memory is None or layout.memory is None:
@@ -143,16 +151,16 @@ def memory_of(own: OwnCgroup) -> MemoryCgroup | None:
 
 
 def run_in(
-    own: OwnCgroup,
+    own: Household,
     launched: Launched,
     stop: Stop,
     *,
     duration_s: float | None = None,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = _go_on,
 ) -> RunFacts:
     """Release a launched command, wait until all that it started has ended, and return what it did.
 
-    `tick` is called every TICK_S seconds; what it raises ends the command.
+    `tick` is called every TICK_S seconds; what it raises, or a reason that it returns, ends the command.
     """
     memory = memory_of(own)
     swap, stat = _host_swap(), {} if memory is None else memory.stat()
@@ -205,12 +213,11 @@ def _how(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _wait(
-    own: OwnCgroup, launched: Launched, stop: Stop, deadline: float | None, tick: Callable[[], None]
-) -> str:
+def _wait(own: Household, launched: Launched, stop: Stop, deadline: float | None, tick: Tick) -> str:
     """Wait until the command and all that it left in the cgroup have ended; return what ended the wait."""
     while not launched.wait(TICK_S) or own.processes():
-        tick()
+        if (reason := tick()) is not None:
+            return reason
         if stop:
             return "signal"
         if deadline is not None and time.monotonic() >= deadline:
@@ -220,7 +227,7 @@ def _wait(
     return "command"
 
 
-def _end(own: OwnCgroup, launched: Launched, first: signal.Signals, tick: Callable[[], None]) -> None:
+def _end(own: Household, launched: Launched, first: signal.Signals, tick: Tick) -> None:
     """Ask the process group to end; what is left in the cgroup after the grace is killed."""
     launched.signal(first)
     deadline = time.monotonic() + GRACE_S

@@ -11,29 +11,21 @@ Not seen: a process that leaves the tree (a daemon already running), and program
 
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kdtool.collect import reftrace
-from kdtool.collect.base import Problem, Request
-from kdtool.collect.terminal import lend_terminal
-from kdtool.errors import CapabilityError, CommandError, ParameterError
-from kdtool.kernel.host import host_facts
-from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
+from kdtool.collect.base import Problem, Progress, Request, Scope
+from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
+from kdtool.traces import Reduction, TraceWriter
 
 __all__ = ["References"]
 
 QEMU = "qemu-x86_64"
 MAX_K = 1 << 20
 ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
-GRACE_S = 5.0
-"""Seconds that a command gets between SIGINT or SIGTERM and SIGKILL."""
-POLL_S = 0.01
+SPOOL_NAME = "refs"
 
 
 class References:
@@ -41,6 +33,7 @@ class References:
 
     name = "refs"
     tables = ("refs", "vmas")
+    clock = "insns"
 
     def unavailable(self) -> Problem | None:
         """Return what is missing: qemu-user or gcc."""
@@ -49,36 +42,75 @@ class References:
                 return Problem(f"{program} is not installed", "apt-get install qemu-user gcc libc6-dev")
         return None
 
-    def record(self, request: Request) -> Trace:
-        """Run the command under the tracer and seal its references.
+    def open(self, scope: Scope, writer: TraceWriter) -> "Tracer":
+        """Compile the plugin unless that was done, and make its spool.
 
-        The trace is sealed whatever the command returns: `workload["exit_code"]` holds it (negative: the
-        signal). Ctrl-C ends the command and seals with state `interrupted`.
+        Raises CapabilityError, CommandError or ParameterError.
         """
-        _check_request(request)
+        _check_request(scope.request)
         problem = self.unavailable()
         if problem is not None:
             raise CapabilityError(f"refs: {problem.reason}: {problem.fix}")
-        program = resolve_command(request.command)
-        plugin, digest = reftrace.build_plugin()
-        with TraceWriter(request.output) as writer, _spool_folder(request.output) as folder:
-            spool = reftrace.Spool(Path(folder), request.k)
-            run = _run(request, program, plugin, spool)
-            n_refs = reftrace.write_rows(spool, writer)
-            return writer.seal(_manifest(request, run, spool, n_refs, digest))
+        return Tracer(scope.request, writer)
 
 
-@dataclass(frozen=True)
-class Run:
-    """How the command ended: state of the trace, exit code (negative: signal) and wall-clock time.
+class Tracer:
+    """The source of one recording of references: the emulator's command line, and what its plugin left."""
 
-    `ended_by` is command (by itself), duration or signal (Ctrl-C), as in recordings of faults.
-    """
+    def __init__(self, request: Request, writer: TraceWriter) -> None:
+        self._program = resolve_command(request.command)
+        self._plugin, self._digest = reftrace.build_plugin()
+        self._writer = writer
+        folder = writer.spool / SPOOL_NAME
+        self._options = f"{self._plugin},state={folder}/state,spool={folder}/records,self={self._plugin}"
+        if self._options.count(",") > 3:
+            raise ParameterError(f"{self._options}: qemu takes no path with a comma: choose other folders")
+        self._spool = reftrace.Spool.make(folder, request.k)
+        self.reduction = Reduction("sad", request.k)
+        self.environment: Mapping[str, str] = {}
 
-    state: str
-    ended_by: str
-    exit_code: int
-    wall_ns: int
+    def emulate(
+        self, command: Sequence[str], environment: dict[str, str]
+    ) -> tuple[Sequence[str], dict[str, str]]:
+        """Return qemu's command line, and the environment without the LD_ variables of the program."""
+        linker, rest = _linker_variables(environment)
+        qemu = [shutil.which(QEMU) or QEMU, "-plugin", self._options, "-0", self._program[0]]
+        return [*qemu, *linker, *self._program[1:]], rest
+
+    def start(self, pids: Sequence[int]) -> None:
+        """Nothing: the plugin counts from the program's first instruction on."""
+
+    def check(self) -> None:
+        """Raise when the plugin could not write its records."""
+        if self._spool.count("lost"):
+            raise TraceError(f"{self._writer.path}: cannot be written: free some space")
+
+    def progress(self) -> Progress:
+        """Return the references counted so far, before reduction."""
+        return Progress(self._spool.count("refs"), self._spool.count("lost"))
+
+    def finish(self) -> None:
+        """Record no more, and append all that was recorded to `refs` and `vmas`."""
+        self._spool.stop()
+        reftrace.write_rows(self._spool, self._writer)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the emulator, the plugin and its counters."""
+        version = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
+        return {
+            "events": ["refs"],
+            "qemu": version.stdout.splitlines()[0],
+            "plugin_sha256": self._digest,
+            "insns": self._spool.count("insns"),
+            "refs_counted": self._spool.count("refs"),
+            "processes": self._spool.count("processes"),
+            "untraced_execs": self._spool.count("untraced"),
+            "killed_while_recording": self._spool.count("broken"),
+            "names_lost": self._spool.count("names_lost"),
+        }
+
+    def close(self) -> None:
+        """Nothing: the spool goes with the trace's."""
 
 
 def resolve_command(command: tuple[str, ...]) -> list[str]:
@@ -113,115 +145,16 @@ def resolve_command(command: tuple[str, ...]) -> list[str]:
 
 
 def _check_request(request: Request) -> None:
-    if not request.command:
-        raise ParameterError("refs: records a command, it cannot attach to a cgroup: give -- COMMAND")
-    if request.memory_bytes is not None or request.cgroup is not None:
-        raise ParameterError(
-            "refs: references do not depend on memory: leave out --memory and --cgroup; give memory to replay"
-        )
     if not 0 <= request.k <= MAX_K:
         raise ParameterError(f"k = {request.k} pages, allowed: 0 (unreduced) to {MAX_K}")
 
 
-def _spool_folder(output: Path) -> "tempfile.TemporaryDirectory[str]":
-    """Return a folder beside the trace: the records may need more room than /tmp has."""
-    return tempfile.TemporaryDirectory(prefix=".kdtool-refs-", dir=output.parent.resolve())
-
-
-def _run(request: Request, program: list[str], plugin: Path, spool: reftrace.Spool) -> Run:
-    options = f"{plugin},state={spool.state_path},spool={spool.records_path},self={plugin}"
-    if options.count(",") > 3:
-        raise ParameterError(f"{options}: qemu takes no path with a comma: choose other folders")
-    qemu = [shutil.which(QEMU) or QEMU, "-plugin", options, "-0", program[0]]
-    linker, environment = _linker_variables()
-    stdout = sys.stderr.fileno() if request.quiet_stdout else None
-    start_ns = time.monotonic_ns()
-    process = subprocess.Popen(
-        [*qemu, *linker, *program[1:]], stdout=stdout, env=environment, process_group=0
-    )
-    deadline = None if request.duration_s is None else time.monotonic() + request.duration_s
-    state, ended_by = "complete", "command"
-    with lend_terminal(process.pid):
-        try:
-            if not _wait(process, deadline):
-                ended_by = "duration"
-                _end(process, signal.SIGTERM, spool)
-        except KeyboardInterrupt:
-            state, ended_by = "interrupted", "signal"
-            _end(process, signal.SIGINT, spool)
-    exit_code = process.wait()
-    if exit_code == -signal.SIGINT:  # Ctrl-C went to the command, which had the terminal
-        state, ended_by = "interrupted", "signal"
-    return Run(state, ended_by, exit_code, time.monotonic_ns() - start_ns)
-
-
-def _linker_variables() -> tuple[list[str], dict[str, str]]:
+def _linker_variables(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return qemu's options for the program's own LD_ variables, and the environment of qemu without them.
 
     As for_guest_only() in pgexec.h: a value with a comma cannot be an option of qemu and stays.
     """
     own = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT")
-    moved = {name: os.environ[name] for name in own if "," not in os.environ.get(name, ",")}
+    moved = {name: environment[name] for name in own if "," not in environment.get(name, ",")}
     options = [word for name, value in moved.items() for word in ("-E", f"{name}={value}")]
-    return options, {name: value for name, value in os.environ.items() if name not in moved}
-
-
-def _wait(process: "subprocess.Popen[bytes]", deadline: float | None) -> bool:
-    """Wait until the command and all that is left of its process group have ended."""
-    while process.poll() is None or _group_lives(process.pid):
-        if deadline is not None and time.monotonic() >= deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _end(process: "subprocess.Popen[bytes]", first: signal.Signals, spool: reftrace.Spool) -> None:
-    """Ask the process group to end; what is left after the grace stops being recorded and is killed."""
-    for number in (first, signal.SIGKILL):
-        if number == signal.SIGKILL:
-            spool.stop()
-        if _group_lives(process.pid):
-            os.killpg(process.pid, number)
-        if _wait(process, time.monotonic() + GRACE_S):
-            return
-
-
-def _manifest(request: Request, run: Run, spool: reftrace.Spool, n_refs: int, digest: str) -> Manifest:
-    version = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
-    collector = {
-        "name": "refs",
-        "version": "1",
-        "events": ["refs"],
-        "qemu": version.stdout.splitlines()[0],
-        "plugin_sha256": digest,
-        "overhead": {"wall_ns": run.wall_ns},
-    }
-    workload = {
-        "exit_code": run.exit_code,
-        "ended_by": run.ended_by,
-        "wall_ns": run.wall_ns,
-        "insns": spool.count("insns"),
-        "refs_counted": spool.count("refs"),
-        "refs_retained": n_refs,
-        "processes": spool.count("processes"),
-        "untraced_execs": spool.count("untraced"),
-        "killed_while_recording": spool.count("broken"),
-        "names_lost": spool.count("names_lost"),
-    }
-    return Manifest(
-        state=run.state,
-        clock="insns",
-        command=list(request.command),
-        collector=collector,
-        host=host_facts(),
-        workload=workload,
-        reduction=Reduction("sad", request.k),
-    )
+    return options, {name: value for name, value in environment.items() if name not in moved}

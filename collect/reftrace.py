@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -53,10 +53,20 @@ HEADER_BYTES = 4096
 
 
 class Spool:
-    """The two files that the plugin writes, made beside the trace: the shared state and the records."""
+    """The two files that the plugin writes, in the trace's own spool: the shared state and the records.
 
-    def __init__(self, folder: Path, k: int) -> None:
+    They outlive the traced processes and us: `Spool(folder)` opens what a killed recorder left.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.state_path, self.records_path = folder / "state", folder / "records"
+        self._bytes = np.memmap(self.state_path, np.uint8, "r+")
+        self._counters = self._part(0, COUNTERS, 1)
+        self._stream = self._part(STREAM_AT, STREAM, 1)
+
+    @classmethod
+    def make(cls, folder: Path, k: int) -> Self:
+        """Make the files for a reduction window of `k` pages; TraceError when there is no room for them."""
         nodes, hash_bits = k + 2, max(10, (2 * (k + 1)).bit_length())
         names_at = HEADER_BYTES
         ring_at = names_at + NAMES_BYTES
@@ -64,20 +74,20 @@ class Spool:
         hash_at = nodes_at + nodes * NODE.itemsize
         size = hash_at + (4 << hash_bits)
         try:
-            with self.state_path.open("wb") as file:
+            folder.mkdir()
+            with (folder / "state").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
-            self.records_path.touch()
+            (folder / "records").touch()
         except OSError as error:
             raise TraceError(
                 f"{folder.parent}: {error.strerror}: free {size >> 20} MiB or more there"
             ) from None
-        self._bytes = np.memmap(self.state_path, np.uint8, "r+")
-        self._counters = self._part(0, COUNTERS, 1)
-        self._stream = self._part(STREAM_AT, STREAM, 1)
+        spool = cls(folder)
         header = {"magic": MAGIC, "k": k, "hash_bits": hash_bits, "ring_cap": RING_RECORDS}
         header |= {"zone_cap": min(ZONE, k), "names_at": names_at, "ring_at": ring_at, "nodes_at": nodes_at}
         for name, value in (header | {"hash_at": hash_at, "size": size}).items():
-            self._counters[name] = value
+            spool._counters[name] = value
+        return spool
 
     @property
     def address(self) -> int:

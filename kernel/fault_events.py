@@ -3,6 +3,7 @@
 Per CPU: page-faults-min, page-faults-maj, and a dummy that reports mappings, forks and execs.
 """
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,16 @@ MIN_RING_BYTES = 64 << 10
 
 
 class FaultEvents:
-    """Made disabled, for the tasks in the cgroup directory `cgroup`; CapabilityError when refused."""
+    """Made disabled, for the tasks in the cgroup directory `cgroup`; CapabilityError when refused.
 
-    def __init__(self, cgroup: Path) -> None:
+    ring_bytes : of each CPU's ring, rounded down to a power of two; None: a share of RINGS_BYTES
+    """
+
+    def __init__(self, cgroup: Path, ring_bytes: int | None = None) -> None:
         self.events: list[Event] = []
         self.rings: list[Ring] = []
         try:
-            self._open(cgroup)
+            self._open(cgroup, ring_bytes)
         except BaseException:
             self.close()
             raise
@@ -60,10 +64,11 @@ class FaultEvents:
             event.close()
         self.rings, self.events = [], []
 
-    def _open(self, cgroup: Path) -> None:
+    def _open(self, cgroup: Path, asked_bytes: int | None) -> None:
         cpus = online_cpus()
         share = max(RINGS_BYTES // len(cpus), MIN_RING_BYTES)
-        ring_bytes = min(RING_BYTES, 1 << share.bit_length() - 1)
+        wanted = min(RING_BYTES, share) if asked_bytes is None else max(asked_bytes, mmap.PAGESIZE)
+        ring_bytes = 1 << wanted.bit_length() - 1
         directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for cpu in cpus:

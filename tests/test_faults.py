@@ -16,14 +16,14 @@ import needs
 import numpy as np
 import pytest
 
-from kdtool.collect import faultstream, limited
+from kdtool.collect import faultstream, limited, session
 from kdtool.collect.base import Request
 from kdtool.collect.faults import Faults
 from kdtool.collect.limited import run_limited
 from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
 from kdtool.kernel import fault_events
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
-from kdtool.traces import Trace, VmaFlag
+from kdtool.traces import Trace, VmaFlag, spool
 
 pytestmark = [pytest.mark.root, needs.faults, needs.gcc]
 
@@ -60,7 +60,7 @@ def own_cgroups(pid: int | None = None) -> list[Path]:
 def record(tmp_path: Path, *command: str, memory_mib: int | None = None, **more: object) -> Trace:
     memory_bytes = None if memory_mib is None else memory_mib * MIB
     request = Request(command, tmp_path / "t.kdt", memory_bytes=memory_bytes, **more)  # type: ignore[arg-type]
-    return Faults().record(request)
+    return session.record(request, [Faults()])
 
 
 def first_page(capfd: pytest.CaptureFixture[str]) -> int:
@@ -140,6 +140,7 @@ def test_rows_are_in_order_of_time_over_all_cpus(program: str, tmp_path: Path) -
 def test_many_small_segments_hold_the_same_rows(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spool, "SEGMENT_ROWS", 500)
     monkeypatch.setattr(faultstream, "WRITE_ROWS", 500)
     monkeypatch.setattr(faultstream, "HOLD_NS", 50_000_000)
     script = f"for i in 1 2 3 4 5 6; do {program} touch {PAGES}; sleep 0.1; done"
@@ -278,7 +279,7 @@ def test_a_run_without_recording_gives_the_same_figures(program: str, tmp_path: 
 def test_attaches_to_a_living_cgroup(program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with OwnCgroup(find_layout(), with_memory=False) as own, lingering(program, own):
         request = Request((), tmp_path / "t.kdt", cgroup=own.name, duration_s=0.5)
-        trace = Faults().record(request)
+        trace = session.record(request, [Faults()])
 
     start = first_page(capfd)
     vpn = trace.columns("faults", ["vpn"])["vpn"]
@@ -310,7 +311,7 @@ def test_a_missing_cgroup_is_named_with_the_nearest(tmp_path: Path) -> None:
         request = Request((), tmp_path / "t.kdt", cgroup=own.name + "x")
 
         with pytest.raises(ParameterError, match=f"unknown cgroup .* did you mean '{own.name}'"):
-            Faults().record(request)
+            session.record(request, [Faults()])
 
 
 def test_a_cgroup_of_the_memory_hierarchy_only_says_how_to_mend_it(tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ def test_a_cgroup_of_the_memory_hierarchy_only_says_how_to_mend_it(tmp_path: Pat
         request = Request((), tmp_path / "t.kdt", cgroup=own.name)
 
         with pytest.raises(CapabilityError, match=r"exists for memory only.*mkdir -p"):
-            Faults().record(request)
+            session.record(request, [Faults()])
 
 
 # ------------------------------------------------------------------------------------ what is refused
@@ -332,8 +333,8 @@ def test_a_cgroup_of_the_memory_hierarchy_only_says_how_to_mend_it(tmp_path: Pat
     [
         ({"command": (), "cgroup": "/"}, "the root would record the whole machine"),
         ({"command": (), "cgroup": "a/../.."}, "the root would record the whole machine"),
-        ({"command": ("true",), "cgroup": "x"}, "either --cgroup NAME or -- COMMAND"),
-        ({"command": ()}, "nothing to record"),
+        ({"command": ("true",), "cgroup": "x"}, "give one of --cgroup NAME, --pid PID and -- COMMAND"),
+        ({"command": ()}, "give one of"),
         ({"command": (), "cgroup": "x", "memory_bytes": 64 * MIB}, "keeps its own"),
         ({"command": ("true",), "memory_bytes": 0}, "allowed: 4M or more"),
         ({"command": ("true",), "memory_bytes": MIB}, "allowed: 4M or more"),
@@ -342,7 +343,7 @@ def test_a_cgroup_of_the_memory_hierarchy_only_says_how_to_mend_it(tmp_path: Pat
 )
 def test_refuses_what_it_cannot_record(tmp_path: Path, wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ParameterError, match=said):
-        Faults().record(Request(output=tmp_path / "t.kdt", **wrong))  # type: ignore[arg-type]
+        session.record(Request(output=tmp_path / "t.kdt", **wrong), [Faults()])  # type: ignore[arg-type]
 
     assert list(tmp_path.iterdir()) == []
 
@@ -400,7 +401,7 @@ def test_a_failed_command_is_one_line_and_exit_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--events", "faults,refs", "--", "true"], 1, "one kind at a time for now"),
+        (["--events", "faults,refs", "--", "true"], 1, "faults and refs have no clock in common"),
         (["--events", "fault", "--", "true"], 1, "did you mean 'faults'"),
         (["--memory", "many", "--", "true"], 1, "size 'many'"),
         ([], 2, "nothing to record"),

@@ -8,6 +8,7 @@ import pytest
 from kdtool.collect import collector
 from kdtool.collect.base import Request
 from kdtool.collect.limited import run_limited
+from kdtool.collect.session import record
 from kdtool.kernel.host import page_cluster
 from kdtool.replay import load_device, load_workload, run_shadow
 
@@ -22,7 +23,7 @@ KERNEL_PAGES = 60
 @pytest.mark.parametrize("stride", [3, 7, 64])
 def test_none_at_page_cluster_0_has_the_kernels_major_faults(stride, tmp_path):
     command = (needs.compiled(tmp_path, "strides"), str(PAGES), str(stride), str(LOADS))
-    trace = collector("refs").record(Request(command, tmp_path / "strides.kdt", k=64))
+    trace = record(Request(command, tmp_path / "strides.kdt", k=64), [collector("refs")])
     workload = load_workload(trace)
 
     with needs.swap_up(), page_cluster(0):

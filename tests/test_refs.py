@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtool.collect import reftrace
+from kdtool.collect import reftrace, session
 from kdtool.collect.base import Request
 from kdtool.collect.refs import References
 from kdtool.errors import CommandError, ParameterError, TraceError
@@ -74,7 +74,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 def reduced_by_c(core: ctypes.CDLL, ops: list[Op], k: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        spool = reftrace.Spool(Path(folder), k)
+        spool = reftrace.Spool.make(Path(folder) / "refs", k)
         rows = np.array([(op.what, op.pid, op.kind, 0, op.vpn, op.end) for op in ops], OPERATION)
         core.drive(
             ctypes.c_void_p(spool.address),
@@ -197,7 +197,7 @@ def test_k_0_keeps_every_reference(core: ctypes.CDLL) -> None:
 
 
 def test_records_that_could_not_be_written_refuse_the_trace(tmp_path: Path) -> None:
-    spool = reftrace.Spool(tmp_path, 4)
+    spool = reftrace.Spool.make(tmp_path / "refs", 4)
     spool._counters["lost"] = 3
 
     with pytest.raises(TraceError, match=r"3 of 0 records could not be written: free some space"):
@@ -208,7 +208,7 @@ def test_records_that_could_not_be_written_refuse_the_trace(tmp_path: Path) -> N
 
 
 def record(tmp_path: Path, *command: str, k: int = 64, duration_s: float | None = None) -> Trace:
-    return References().record(Request(command, tmp_path / "t.kdt", k=k, duration_s=duration_s))
+    return session.record(Request(command, tmp_path / "t.kdt", k=k, duration_s=duration_s), [References()])
 
 
 def addresses(capfd: pytest.CaptureFixture[str]) -> dict[str, list[int]]:
@@ -298,8 +298,8 @@ def test_fork_and_exec_are_followed(touch: str, tmp_path: Path, capfd: pytest.Ca
     assert np.count_nonzero(forked & (before["row"] < exec_row)) >= 101
     assert np.all(after["row"][after["pid"] == child] < exit_row)
     assert len(np.unique(after["vpn"][(after["pid"] == child) & (after["row"] > exec_row)])) == 13
-    assert trace.manifest.workload["processes"] == 2
-    assert trace.manifest.workload["untraced_execs"] == 0
+    assert trace.manifest.collector["sources"]["refs"]["processes"] == 2
+    assert trace.manifest.collector["sources"]["refs"]["untraced_execs"] == 0
 
 
 @pytest.mark.parametrize("mode", ["remap", "dontneed"])
@@ -394,13 +394,13 @@ def test_a_failing_command_is_recorded_with_its_exit_code(touch: str, tmp_path: 
     trace = record(tmp_path, touch, "no-such-mode")
 
     assert trace.manifest.workload["exit_code"] == 7
-    assert trace.manifest.workload["refs_counted"] > trace.rows("refs") > 0
+    assert trace.manifest.collector["sources"]["refs"]["refs_counted"] > trace.rows("refs") > 0
 
 
 def test_quiet_stdout_moves_the_commands_output_to_stderr(
     touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    References().record(Request((touch, "cross"), tmp_path / "t.kdt", quiet_stdout=True))
+    session.record(Request((touch, "cross"), tmp_path / "t.kdt", quiet_stdout=True), [References()])
 
     captured = capfd.readouterr()
     assert captured.out == ""
@@ -417,11 +417,11 @@ def test_refuses_what_it_cannot_record(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="not an x86-64 ELF"):
         record(tmp_path, str(text))
     with pytest.raises(ParameterError, match="do not depend on memory"):
-        References().record(Request(("true",), tmp_path / "t.kdt", memory_bytes=1 << 30))
+        session.record(Request(("true",), tmp_path / "t.kdt", memory_bytes=1 << 30), [References()])
     with pytest.raises(ParameterError, match="k = -1"):
         record(tmp_path, "true", k=-1)
     with pytest.raises(ParameterError, match="no path with a comma"):
-        References().record(Request(("true",), tmp_path / "a,b" / "t.kdt"))
+        session.record(Request(("true",), tmp_path / "a,b" / "t.kdt"), [References()])
     assert sorted(os.listdir(tmp_path)) == ["a,b", "text"]
 
 

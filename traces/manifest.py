@@ -86,7 +86,11 @@ class Manifest:
         TraceError
             Not a trace, truncated, altered, unbalanced, or of another major version.
         """
-        document = _load(path)
+        return cls.of(path, _load(path))
+
+    @classmethod
+    def of(cls, path: Path, document: dict[str, Any]) -> Self:
+        """Check the document that was read from `path` and return the manifest; TraceError as `read`."""
         _check_version(path, document)
         stated = document.pop("sha256", None)
         if hashlib.sha256(canonical_json(document)).hexdigest() != stated:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kdtool.collect import COLLECTORS, collector
 from kdtool.errors import CommandError, ParameterError
 
 if TYPE_CHECKING:
     from kdtool.collect.base import Collector
 
 __all__ = ["register"]
+
+_KINDS = ", ".join(name for name, _ in COLLECTORS)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,27 +26,44 @@ def register(app: typer.Typer) -> None:
         command: list[str] = typer.Argument(None, metavar="[-- COMMAND ...]", help="What to run and record."),
         output: Path = typer.Option(..., "--output", "-o", help="T.kdt to write.", show_default=False),
         cgroup: str = typer.Option(None, "--cgroup", help="Attach to this living cgroup instead."),
+        pid: int = typer.Option(None, "--pid", help="Attach to this process and its children instead."),
         memory: str = typer.Option(None, "--memory", help="Memory limit of the command, such as 96M."),
-        events: str = typer.Option("faults", "--events", help="faults or refs."),
+        events: str = typer.Option("faults", "--events", help=f"Any of {_KINDS}, with commas; refs alone."),
         duration: float = typer.Option(None, "--duration", help="Stop after so many seconds."),
+        max_size: str = typer.Option(None, "--max-size", help="Stop when the trace is so large, such as 1G."),
+        buffer: str = typer.Option(None, "--buffer", help="Size of each CPU's event buffer, such as 4M."),
+        device: list[str] = typer.Option(None, "--device", help="blockio: this device only; repeatable."),
         k: int = typer.Option(256, "--k", help="refs: reduction window in pages; 0 records all."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
-        """Record a command (after --) or a living cgroup into a trace."""
-        if not command and cgroup is None:
-            raise typer.BadParameter("nothing to record: give -- COMMAND ... or --cgroup NAME")
+        """Record a command (after --), a living cgroup or a living process into a trace."""
+        if not command and cgroup is None and pid is None:
+            raise typer.BadParameter("nothing to record: give -- COMMAND ..., --cgroup NAME or --pid PID")
         from kdtool.collect.base import Request
         from kdtool.collect.limited import describe_failure
+        from kdtool.collect.session import record
         from kdtool.collect.summary import describe_recording, live_line, print_recording
         from kdtool.traces import parse_size
 
-        memory_bytes = None if memory is None else parse_size(memory)
+        def size(text: str | None) -> int | None:
+            return None if text is None else parse_size(text)
+
         request = Request(
-            tuple(command or ()), output, cgroup, memory_bytes, duration, k, quiet_stdout=as_json
+            command=tuple(command or ()),
+            output=output,
+            cgroup=cgroup,
+            pid=pid,
+            memory_bytes=size(memory),
+            duration_s=duration,
+            max_bytes=size(max_size),
+            buffer_bytes=size(buffer),
+            devices=tuple(device or ()),
+            k=k,
+            quiet_stdout=as_json,
         )
-        source = _single(events)
-        with live_line():
-            trace = source.record(request)
+        collectors = _collectors(events)
+        with live_line() as show:
+            trace = record(request, collectors, show)
         if as_json:
             print(json.dumps(describe_recording(trace)))
         else:
@@ -68,10 +88,8 @@ def register(app: typer.Typer) -> None:
             print_checks(checks)
 
 
-def _single(events: str) -> "Collector":
-    from kdtool.collect import collector
-
-    names = [name for name in events.split(",") if name]
-    if len(names) != 1:
-        raise ParameterError(f"events '{events}': one kind at a time for now: give --events faults or refs")
-    return collector(names[0])
+def _collectors(events: str) -> "list[Collector]":
+    names = [name.strip() for name in events.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names):
+        raise ParameterError(f"events '{events}': give each kind once, such as --events faults,sched")
+    return [collector(name) for name in names]

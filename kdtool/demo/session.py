@@ -9,6 +9,7 @@ from typing import Any
 
 from kdtool.collect import collector
 from kdtool.collect.base import Collector, Request
+from kdtool.collect.session import record
 from kdtool.demo.plot import plot_scores
 from kdtool.demo.road import Built, walk
 from kdtool.demo.truth import MAX_OOM_KILLS, SETTINGS, KernelRuns, measure
@@ -98,7 +99,7 @@ def _note(demo: Demo, say: Say, text: str) -> None:
 def _record_and_learn(demo: Demo, program: DemoProgram, folder: Path, runs: int, say: Say) -> None:
     say(f"{program.name}: recording every page reference of {program.title}")
     trace = folder / f"{program.name}.kdt"
-    recorded = collector("refs").record(Request(program.command, trace, quiet_stdout=True))
+    recorded = record(Request(program.command, trace, quiet_stdout=True), [collector("refs")])
     _require_success(recorded, program.name)
     built = walk(trace, say)
     demo.built.append(built)
@@ -133,13 +134,13 @@ def _swap_for_real(
 def _record_unkilled(source: Collector, request: Request, name: str, say: Say) -> Trace:
     """Record again what the kernel killed for its limit; return the first whole trace, or the last."""
     for _ in range(MAX_OOM_KILLS):
-        recorded = source.record(request)
+        recorded = record(request, [source])
         if not recorded.manifest.workload["oom_kills"]:
             break
         say(f"{name}: killed by the kernel for its memory limit; again")
         shutil.rmtree(recorded.path)
     else:
-        recorded = source.record(request)
+        recorded = record(request, [source])
     return recorded
 
 

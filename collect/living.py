@@ -1,0 +1,106 @@
+"""What lives already and is to be recorded: a cgroup by its name, or a process with its descendants."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdtool.collect.base import Request
+from kdtool.errors import ParameterError
+from kdtool.kernel.cgroup import find_cgroup, find_layout
+from kdtool.kernel.memcg import MemoryCgroup
+
+__all__ = ["Living", "descendants", "find_living"]
+
+
+class Living(Protocol):
+    """A workload that we did not start."""
+
+    name: str
+    kind: str
+    events: Path | None
+
+    def lives(self) -> bool:
+        """Return whether there is still something to record."""
+
+    def pids(self) -> list[int]:
+        """Return the processes that belong to it now."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return the facts of its memory cgroup; empty when that is not limited alone."""
+
+
+def find_living(request: Request) -> Living:
+    """Return the cgroup or process asked for; ParameterError or CapabilityError when there is none."""
+    if request.cgroup is not None:
+        return _Cgroup(request.cgroup)
+    assert request.pid is not None, "checked by the session"
+    return _Process(request.pid)
+
+
+class _Cgroup:
+    kind = "cgroup"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = find_cgroup(name, find_layout())
+        self.events: Path | None = self.path
+
+    def lives(self) -> bool:
+        return self.path.is_dir()
+
+    def pids(self) -> list[int]:
+        files = self.path.rglob("cgroup.procs")
+        return sorted({int(pid) for file in files for pid in file.read_text().split()})
+
+    def memory(self) -> dict[str, Any]:
+        return _memory_of(self.pids())
+
+
+class _Process:
+    kind = "process"
+    events: Path | None = None
+
+    def __init__(self, pid: int) -> None:
+        if not Path(f"/proc/{pid}/stat").exists():
+            raise ParameterError(f"pid {pid}: there is no such process: give one that pgrep or ps shows")
+        self.pid, self.name = pid, f"pid {pid}"
+
+    def lives(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").exists()
+
+    def pids(self) -> list[int]:
+        return descendants(self.pid)
+
+    def memory(self) -> dict[str, Any]:
+        return _memory_of([self.pid])
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that descend from it now, parents first."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def _memory_of(pids: list[int]) -> dict[str, Any]:
+    layout = find_layout()
+    if layout.memory is None or not pids:
+        return {}
+    try:
+        lines = Path(f"/proc/{pids[0]}/cgroup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        wanted = "memory" in controllers.split(",") if layout.memory.version == 1 else not controllers
+        if wanted and path != "/":
+            memory = MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
+            return {"memory": path, **memory.facts()}
+    return {}
