@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from kdtool.traces import Reduction, TraceWriter
 
-__all__ = ["Collector", "Emulator", "Problem", "Progress", "Request", "Scope", "Source"]
+__all__ = ["Collector", "Emulator", "Problem", "Progress", "Recoverer", "Request", "Scope", "Source"]
 
 
 @dataclass(frozen=True)
@@ -138,3 +138,11 @@ class Collector(Protocol):
 
     def open(self, scope: Scope, writer: TraceWriter) -> Source:
         """Return a source that will append to `writer`; CapabilityError or ParameterError when refused."""
+
+
+@runtime_checkable
+class Recoverer(Collector, Protocol):
+    """A collector whose sources keep events in files of their own, in the folder `writer.spool / name`."""
+
+    def recover(self, kept: Path, writer: TraceWriter) -> None:
+        """Append all rows of `tables` from what a killed recorder left in `kept`."""

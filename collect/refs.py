@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kdtool.collect import reftrace
@@ -25,7 +26,6 @@ __all__ = ["References"]
 QEMU = "qemu-x86_64"
 MAX_K = 1 << 20
 ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
-SPOOL_NAME = "refs"
 
 
 class References:
@@ -53,6 +53,12 @@ class References:
             raise CapabilityError(f"refs: {problem.reason}: {problem.fix}")
         return Tracer(scope.request, writer)
 
+    def recover(self, kept: Path, writer: TraceWriter) -> None:
+        """Append what the plugin had recorded when the recorder was killed; it records no more."""
+        spool = reftrace.Spool(kept)
+        spool.stop()
+        reftrace.write_rows(spool, writer)
+
 
 class Tracer:
     """The source of one recording of references: the emulator's command line, and what its plugin left."""
@@ -61,7 +67,7 @@ class Tracer:
         self._program = resolve_command(request.command)
         self._plugin, self._digest = reftrace.build_plugin()
         self._writer = writer
-        folder = writer.spool / SPOOL_NAME
+        folder = (writer.spool / References.name).resolve()  # the program may change its directory
         self._options = f"{self._plugin},state={folder}/state,spool={folder}/records,self={self._plugin}"
         if self._options.count(",") > 3:
             raise ParameterError(f"{self._options}: qemu takes no path with a comma: choose other folders")

@@ -5,6 +5,7 @@ Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import typer
 
@@ -66,9 +67,20 @@ def spread_values(arguments: list[str]) -> list[str]:
     return spread
 
 
+def _seal_what_was_killed(arguments: list[str]) -> None:
+    """Seal the traces among the arguments whose recorder was killed, so that every command can read them."""
+    for argument in arguments:
+        if argument.rstrip("/").endswith(".kdt") and Path(argument, "recording.json").exists():
+            from kdtool.collect.recovery import recover
+
+            if recover(Path(argument)):
+                print(f"kdtool: {argument}: its recorder was killed: sealed as interrupted", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and exit 1."""
     try:
+        _seal_what_was_killed(sys.argv[1:])
         app(spread_values(sys.argv[1:]))
     except KdtoolError as error:
         print(f"kdtool: error: {error}", file=sys.stderr)

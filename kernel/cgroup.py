@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -154,18 +155,29 @@ def find_cgroup(name: str, layout: Layout) -> Path:
 
 
 def reap_stale(layout: Layout) -> list[Path]:
-    """Remove empty cgroups of ours whose kdtool died without doing so (SIGKILL); return their paths."""
+    """Remove cgroups of ours whose kdtool died without doing so (SIGKILL); return their paths.
+
+    What still runs in one is a program of the user's: it goes on, in the cgroup above, without our limit.
+    """
     reaped = []
     for hierarchy in dict.fromkeys(h for h in (layout.memory, layout.events) if h is not None):
         for path in sorted(hierarchy.root.glob(f"{PREFIX}[0-9]*-[0-9]*")):
             pid = path.name.split("-")[1]
-            if pid.isdigit() and not Path("/proc", pid).exists() and not _processes(path):
-                try:
-                    path.rmdir()
-                except OSError:
-                    continue  # another kdtool reaped it, or somebody moved in
+            if pid.isdigit() and not Path("/proc", pid).exists() and _give_up(path):
                 reaped.append(path)
     return reaped
+
+
+def _give_up(path: Path) -> bool:
+    """Move what lives in a cgroup to the one above and remove it; False if that has to wait."""
+    try:
+        for pid in _processes(path):
+            with suppress(ProcessLookupError):  # it has just ended
+                (path.parent / "cgroup.procs").write_text(str(pid))
+        path.rmdir()
+    except OSError:
+        return False  # another kdtool reaped it, or a task of it is still ending: the next run's turn
+    return True
 
 
 def _memory_hierarchy(layout: Layout) -> Hierarchy:

@@ -30,6 +30,7 @@ class TrainingRequest:
     degree_pages: int = 16
     seed: int = 0
     dataset: Path | None = None
+    allow_loss: bool = False
 
 
 def train_traces(
@@ -47,9 +48,10 @@ def train_traces(
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
     learner, device = find_learner(request.learner), load_device(request.device)
+    workloads = (load_workload(Trace(path), allow_loss=request.allow_loss) for path in traces)
     parts = [
-        training_part(load_workload(Trace(path)), request.memory, device, fraction, request.degree_pages)
-        for path in traces
+        training_part(workload, request.memory, device, fraction, request.degree_pages)
+        for workload in workloads
     ]
     n_candidates = len(FEATURE_SETS) * len(learner.candidates())
     program, best = train(

@@ -41,6 +41,7 @@ class Sweep:
     devices: tuple[Device, ...]
     start: str = "0"
     reclaim: str = "linux"
+    allow_loss: bool = False
 
 
 def first_row(start: str, n_refs: int) -> int:
@@ -83,7 +84,7 @@ def score_traces(paths: list[Path], sweep: Sweep) -> list[Result]:
     results: list[Result] = []
     with _progress() as progress:
         for path in paths:
-            workload = load_workload(Trace(path))
+            workload = load_workload(Trace(path), allow_loss=sweep.allow_loss)
             results += replay_sweep(workload, sweep, progress)
     return results
 

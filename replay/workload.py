@@ -77,8 +77,10 @@ class Workload:
         return len(np.unique(self.page))
 
 
-def load_workload(trace: Trace) -> Workload:
+def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
     """Read the references of `trace`.
+
+    allow_loss : replay what is there although events were lost, which makes every figure too good or too bad
 
     Raises
     ------
@@ -86,15 +88,11 @@ def load_workload(trace: Trace) -> Workload:
         The trace has no references (a fault trace cannot say what another policy would have done), has
         lost some, or has none to anonymous memory.
     """
-    info = trace.manifest.tables.get("refs")
-    if info is None:
+    trace.require_whole(allow_loss=allow_loss)
+    if "refs" not in trace.manifest.tables:
         raise TraceError(
             f"{trace.path}: has no page references, and faults alone answer only for the memory they were "
             f"recorded at: record them with `kdtool collect --events refs`"
-        )
-    if info.lost:
-        raise TraceError(
-            f"{trace.path}: {info.lost} references were lost, a replay would be wrong: record it again"
         )
     refs = trace.columns("refs")
     maps = trace.columns("vmas") if trace.rows("vmas") else None

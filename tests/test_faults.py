@@ -379,7 +379,8 @@ def test_collect_prints_one_line(tmp_path: Path) -> None:
     code, out, err = ran("collect", "-o", str(tmp_path / "t.kdt"), "--", "true")
 
     assert (code, err) == (0, "")
-    assert out.startswith(f"{tmp_path}/t.kdt: ") and out.endswith("0 lost, 0 major, exit code 0\n")
+    line = rf"{re.escape(str(tmp_path))}/t\.kdt: \d+ faults, 0 lost, \d+ major, exit code 0\n"
+    assert re.fullmatch(line, out), out  # `true` itself may have to be read from disk
 
 
 def test_collect_prints_json_and_the_commands_words_elsewhere(tmp_path: Path) -> None:
@@ -476,17 +477,16 @@ def test_what_a_killed_kdtool_left_is_reaped_by_the_next(program: str, tmp_path:
         pids = {int(pid) for path in left for pid in (path / "cgroup.procs").read_text().split()}
 
         process.kill()
+        process.wait()
+    try:
+        assert left and pids and own_cgroups(process.pid)
+        record(tmp_path, "true")
+
+        assert own_cgroups(process.pid) == []
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)  # the user's program goes on
+    finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        process.wait()
-    assert left and own_cgroups(process.pid)
-    deadline = time.monotonic() + 10
-    while own_cgroups(process.pid) and time.monotonic() < deadline:
-        record(tmp_path / f"{time.monotonic_ns()}", "true")
-
-    assert own_cgroups(process.pid) == []
-    for partial in tmp_path.glob(".a.kdt.partial-*"):  # TraceWriter's, which SIGKILL cannot remove
-        partial.rmdir()
 
 
 def test_an_unprivileged_user_is_told_what_to_do() -> None:

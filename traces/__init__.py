@@ -1,6 +1,6 @@
 """What was seen: schemas, manifest, reading, writing, importing, synthetic generators."""
 
-from kdtool.traces.io import Columns, Trace, TraceWriter
+from kdtool.traces.io import Columns, Trace
 from kdtool.traces.manifest import Manifest, Reduction, Segment, TableInfo, canonical_json
 from kdtool.traces.schema import (
     NO_ROW,
@@ -15,6 +15,7 @@ from kdtool.traces.schema import (
     schema_of,
 )
 from kdtool.traces.sizes import PAGE_BYTES, memory_pages, parse_fraction, parse_size
+from kdtool.traces.writer import ResumedWriter, TraceWriter
 
 __all__ = [
     "NO_ROW",
@@ -28,6 +29,7 @@ __all__ = [
     "Manifest",
     "Reduction",
     "RefKind",
+    "ResumedWriter",
     "SchedEvent",
     "Segment",
     "TableInfo",

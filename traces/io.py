@@ -1,23 +1,15 @@
-"""Reading and writing traces: a folder `NAME.kdt/` of Parquet segments and a manifest.
+"""Reading traces: a folder `NAME.kdt/` of Parquet segments and a manifest, checked before it is read.
 
-    NAME.kdt/  recording.json   while it is written: what the manifest will say, should the writer die
-               spool/           rows not yet in a segment (spool.py)
-               TABLE/000000.parquet
-               manifest.json    renamed into place last: from then on the trace is sealed
+    NAME.kdt/  manifest.json          what was recorded, and the sha256 of every segment
+               TABLE/000000.parquet   the columns of schema.py
 
-A folder without a manifest is no trace yet. Its writer holds a lock on it; when the writer has died, the
-first reader seals what is there as `interrupted`. A sealed trace is read only after every segment's sha256
-has been checked.
+Unit of work: a table's columns as arrays. How such a folder comes about: writer.py.
 """
 
 import os
-import shutil
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,144 +18,16 @@ import pyarrow.parquet as pq
 from kdtool.errors import TraceError
 from kdtool.traces.manifest import Manifest, Segment
 from kdtool.traces.schema import schema_of
-from kdtool.traces.sealing import MANIFEST, lock_folder, recover, seal, write_draft
-from kdtool.traces.spool import SPOOL, DiskError, TableSpool, sha256_of
+from kdtool.traces.sealing import MANIFEST, is_unsealed
+from kdtool.traces.spool import sha256_of
 
-__all__ = ["Columns", "Trace", "TraceWriter"]
+__all__ = ["Columns", "Trace"]
 
 Columns = Mapping[str, "np.ndarray[Any, Any]"]
 
-UNKNOWN = Manifest("interrupted", "unknown", [], {"name": "unknown"})
-
-
-class TraceWriter:
-    """Write one trace; it is none before `seal`, and gone after an error.
-
-    Each table is appended to by one thread at a time; tables and names by several at once.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "t.kdt"
-    >>> with TraceWriter(path) as writer:
-    ...     writer.append("refs", {"pid": [1], "tid": [1], "vpn": [7], "ip": [0], "kind": [0], "insns": [5]})
-    ...     trace = writer.seal(Manifest("complete", "insns", ["true"], {"name": "doctest"}))
-    >>> trace.columns("refs", ["vpn"])["vpn"].tolist()
-    [7]
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".kdt":
-            raise TraceError(f"{self.path}: a trace's name ends in .kdt: give -o {self.path.stem or 'T'}.kdt")
-        if self.path.exists():
-            raise self._exists()
-        self._tables: dict[str, TableSpool] = {}
-        self._lost: dict[str, int] = {}
-        self._names: dict[str, int] = {}
-        self._names_spooled = 0
-        self._lock = threading.RLock()
-        self._keep = False
-        self._folder_fd = -1
-
-    def __enter__(self) -> Self:
-        """Make the folder under another name first: it must not be seen without its draft."""
-        made = self.path.with_name(f".{self.path.name}.new-{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_stale(self.path)
-            (made / SPOOL).mkdir(parents=True)
-            self._folder_fd = lock_folder(made)
-            write_draft(made, UNKNOWN, {})
-            made.rename(self.path)
-        except OSError as error:
-            raise TraceError(f"{self.path}: cannot be created: {error.strerror}") from None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        for table in self._tables.values():
-            with suppress(DiskError):  # told before: the end mark of a stream has no room either
-                table.close()
-        if not (self.path / MANIFEST).exists() and not self._keep:
-            gone = self.path.with_name(f".{self.path.name}.gone-{os.getpid()}")
-            self.path.rename(gone)  # at once: a folder half removed must not look like a trace
-            shutil.rmtree(gone, ignore_errors=True)
-        os.close(self._folder_fd)
-
-    @property
-    def rows(self) -> int:
-        """Return how many rows were appended so far, over all tables."""
-        return sum(table.rows for table in list(self._tables.values()))
-
-    @property
-    def bytes(self) -> int:
-        """Return what the trace takes on disk now."""
-        return sum(table.bytes for table in list(self._tables.values()))
-
-    @property
-    def spool(self) -> Path:
-        """Return the folder for what a source keeps besides rows; it goes when the trace is sealed."""
-        return self.path / SPOOL
-
-    def draft(self, manifest: Manifest, lost: Mapping[str, int]) -> None:
-        """Note what is to be said of the trace, and lost so far, if this process dies before it seals it."""
-        write_draft(self.path, manifest, lost)
-
-    def append(self, table: str, columns: Mapping[str, Any]) -> None:
-        """Append rows (arrays of one length, one per column of the schema) to `table`."""
-        with self._keeping_what_is_there():
-            with self._lock:
-                spool = self._table(table)
-                self._spool_names()
-            spool.append(columns)
-
-    def lose(self, table: str, lost: int) -> None:
-        """Record that the source counted `lost` events of `table` that have no row."""
-        with self._lock:
-            self._table(table)
-            self._lost[table] = self._lost.get(table, 0) + lost
-
-    def name_id(self, name: str) -> int:
-        """Return the id of `name` in the side table, adding it if it is new."""
-        with self._lock:
-            return self._names.setdefault(name, len(self._names))
-
-    def seal(self, manifest: Manifest) -> "Trace":
-        """Seal all tables, write the manifest, sync, rename it into place and open the trace."""
-        with self._keeping_what_is_there():
-            self._spool_names()
-            seal(self.path, manifest, self._tables, self._lost)
-        return Trace(self.path)
-
-    def _table(self, table: str) -> TableSpool:
-        if table not in self._tables:
-            self._tables[table] = TableSpool(self.path, table)
-        return self._tables[table]
-
-    def _spool_names(self) -> None:
-        """Append the names that are new, before the rows that refer to them."""
-        names = list(self._names)[self._names_spooled :]
-        if names:
-            ids = np.arange(self._names_spooled, self._names_spooled + len(names))
-            self._table("names").append({"name_id": ids, "name": names})
-            self._names_spooled += len(names)
-
-    @contextmanager
-    def _keeping_what_is_there(self) -> Iterator[None]:
-        """Keep the rows when the disk fills up: hours of recording are not to go for the last second."""
-        try:
-            yield
-        except DiskError as error:
-            self._keep = self.rows > 0
-            held = f"; {self.path} holds what came before" if self._keep else ""
-            raise TraceError(f"{error}{held}") from None
-
-    def _exists(self) -> TraceError:
-        return TraceError(f"{self.path}: exists already and is never overwritten: choose another name")
-
 
 class Trace:
-    """A sealed trace, checked when opened: version, hashes, balance. One whose writer died is sealed first.
+    """A sealed trace, checked when opened: version, hashes, balance.
 
     Raises
     ------
@@ -173,7 +37,11 @@ class Trace:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        recover(self.path)
+        if is_unsealed(self.path):
+            raise TraceError(
+                f"{self.path}: is being recorded now, or its recorder was killed: `kdtool info {self.path}` "
+                f"says which and seals what was left"
+            )
         self.manifest = Manifest.read(self.path / MANIFEST)
         for table, info in self.manifest.tables.items():
             for segment in info.segments:
@@ -188,6 +56,16 @@ class Trace:
         """Return the rows of `table`, 0 when the trace does not have it."""
         info = self.manifest.tables.get(table)
         return 0 if info is None else info.rows
+
+    def require_whole(self, *, allow_loss: bool) -> None:
+        """Raise TraceError when events of any table were lost, unless that is allowed."""
+        lost = {name: info for name, info in self.manifest.tables.items() if info.lost}
+        if lost and not allow_loss:
+            said = ", ".join(f"{info.lost:,} of {info.counted:,} {name}" for name, info in lost.items())
+            raise TraceError(
+                f"{self.path}: {said} were lost, and what is learned or replayed from it would be wrong: "
+                f"record it again with a larger --buffer, or give --allow-loss"
+            )
 
     def columns(self, table: str, names: list[str] | None = None) -> dict[str, "np.ndarray[Any, Any]"]:
         """Return columns of `table` as arrays of shape (n_rows,) in the dtypes of the schema.
@@ -251,11 +129,3 @@ def _check_memory(path: Path, rows: int, types: list[pa.DataType]) -> None:
             f"{path}: {rows} rows need {needed >> 30} GiB of memory, this machine has {total >> 30}: "
             f"use a larger machine or record a shorter trace"
         )
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what a writer of the same trace left that was killed before it began or while it cleared up."""
-    for kind in ("new", "gone"):
-        for left in path.parent.glob(f".{path.name}.{kind}-*"):
-            if not Path("/proc", left.name.rpartition("-")[2]).exists():
-                shutil.rmtree(left, ignore_errors=True)

@@ -15,13 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from kdtool.errors import TraceError
 from kdtool.traces.manifest import Manifest, TableInfo, canonical_json
-from kdtool.traces.spool import SPOOL, DiskError, TableSpool, spooled_tables, sync
+from kdtool.traces.spool import SPOOL, DiskError, TableSpool, sync
 
-__all__ = ["MANIFEST", "lock_folder", "recover", "seal", "write_draft"]
+__all__ = ["MANIFEST", "is_unsealed", "lock_folder", "read_draft", "seal", "write_draft"]
 
 DRAFT = "recording.json"
 MANIFEST = "manifest.json"
@@ -57,38 +55,19 @@ def seal(path: Path, manifest: Manifest, tables: Mapping[str, TableSpool], lost:
     (path / DRAFT).unlink(missing_ok=True)
 
 
-def recover(path: Path) -> None:
-    """Seal as `interrupted` what a dead writer left; nothing to do for a sealed trace.
-
-    Raises TraceError when it is still being recorded, cannot be written, or is damaged.
-    """
-    if (path / MANIFEST).exists() or not (path / DRAFT).exists():
-        return
+def read_draft(path: Path) -> tuple[Manifest, dict[str, int]]:
+    """Return what a dead writer noted last; TraceError when that cannot be read."""
     try:
-        fd = lock_folder(path)
-    except BlockingIOError:
-        raise TraceError(f"{path}: is being recorded now: wait for the recording to end") from None
-    except OSError as error:
-        raise TraceError(f"{path}: {error.strerror}: give a folder that you may read") from None
-    try:
-        manifest, lost = _read_draft(path / DRAFT)
-        tables = {name: TableSpool(path, name) for name in spooled_tables(path)}
-        for table in tables.values():
-            table.recover()
-        seal(path, manifest, tables, lost)
-    except (OSError, pa.ArrowException) as error:
-        raise TraceError(f"{path}: was interrupted and cannot be sealed ({error}): see its rights") from None
-    finally:
-        os.close(fd)
-
-
-def _read_draft(path: Path) -> tuple[Manifest, dict[str, int]]:
-    try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
+        document: dict[str, Any] = json.loads((path / DRAFT).read_bytes())
         lost = {str(name): int(n) for name, n in document["lost"].items()}
-        return Manifest.of(path, document["manifest"]), lost
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TraceError(f"{path}: cannot be read ({error}): record the trace again") from None
+        return Manifest.of(path / DRAFT, document["manifest"]), lost
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TraceError(f"{path / DRAFT}: cannot be read ({error}): record the trace again") from None
+
+
+def is_unsealed(path: Path) -> bool:
+    """Return whether `path` is a trace that is being recorded, or was when its recorder was killed."""
+    return (path / DRAFT).exists() and not (path / MANIFEST).exists()
 
 
 def _write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -11,6 +11,7 @@ is a leftover of the moment between rename and removal, and is ignored.
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kdtool.errors import TraceError
 from kdtool.traces.manifest import Segment
 from kdtool.traces.schema import schema_of
 
-__all__ = ["SPOOL", "DiskError", "TableSpool", "sha256_of", "spooled_tables", "sync"]
+__all__ = ["SPOOL", "DiskError", "TableSpool", "read_names", "sha256_of", "spooled_tables", "sync"]
 
 SPOOL = "spool"
 SEGMENT_ROWS = 2_000_000
@@ -90,9 +91,8 @@ class TableSpool:
         """Close the stream without sealing it."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            with self._telling():
+            with self._telling(), closing(self._file):
                 stream.close()
-                self._file.close()
 
     def recover(self) -> list[Segment]:
         """Take over what a dead writer left, seal it and return all segments."""
@@ -167,6 +167,13 @@ def spooled_tables(folder: Path) -> list[str]:
     """Return the tables that a dead writer left in `folder`."""
     streams = {file.name.rpartition("-")[0] for file in (folder / SPOOL).glob("*-*.arrows")}
     return sorted(streams | {file.parent.name for file in folder.glob("*/*.parquet")})
+
+
+def read_names(folder: Path, segments: list[Segment]) -> dict[str, int]:
+    """Return name: name_id of a side table that was sealed in `folder`."""
+    parts = [pq.read_table(folder / segment.file) for segment in segments]
+    rows = [row for part in parts for row in part.to_pylist()]
+    return {row["name"]: row["name_id"] for row in rows}
 
 
 def _encodings(data: pa.Table) -> dict[str, Any]:

@@ -28,6 +28,9 @@ def register(app: typer.Typer) -> None:
         degree: int = typer.Option(16, "--degree", min=1, max=64, help="Most pages to prefetch at once."),
         seed: int = typer.Option(0, "--seed", help="Seed of everything random."),
         dataset: Path | None = typer.Option(None, "--dataset", help="Also write the dataset, as Parquet."),
+        allow_loss: bool = typer.Option(
+            False, "--allow-loss", help="Learn from a trace that lost events too."
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Learn a program from the first part of each trace."""
@@ -36,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
         from kdtool.learners.session import TrainingRequest, train_traces
 
-        request = TrainingRequest(hook, learner, memory, device, part, degree, seed, dataset)
+        request = TrainingRequest(hook, learner, memory, device, part, degree, seed, dataset, allow_loss)
         console = Console(file=sys.stderr)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("candidates", total=None)

@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         start: str = typer.Option(
             "0", "--from", help="Count from this row or percentage of the references on."
         ),
+        allow_loss: bool = typer.Option(False, "--allow-loss", help="Replay a trace that lost events too."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Replay traces under policies, memories and devices, and print the scoreboard."""
@@ -48,6 +49,7 @@ def register(app: typer.Typer) -> None:
             tuple(load_device(name) for name in split_values(device)),
             start,
             reclaim,
+            allow_loss,
         )
         results = score_traces(traces, sweep)
         if as_json:

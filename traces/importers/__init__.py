@@ -6,8 +6,9 @@ from typing import Protocol
 from kdtool.errors import TraceError, unknown_name
 from kdtool.traces.importers.base import Imported
 from kdtool.traces.importers.csv import CsvImporter
-from kdtool.traces.io import Trace, TraceWriter
+from kdtool.traces.io import Trace
 from kdtool.traces.manifest import Manifest
+from kdtool.traces.writer import TraceWriter
 
 __all__ = ["IMPORTERS", "Imported", "Importer", "import_trace"]
 

@@ -15,9 +15,9 @@ import pyarrow.csv as pa_csv
 
 from kdtool.errors import TraceError
 from kdtool.traces.importers.base import Imported
-from kdtool.traces.io import TraceWriter
 from kdtool.traces.manifest import Reduction
 from kdtool.traces.schema import RefKind, schema_of
+from kdtool.traces.writer import TraceWriter
 
 __all__ = ["CsvImporter"]
 
