@@ -1,5 +1,7 @@
 """What lives already and is to be recorded: a cgroup by its name, or a process with its descendants."""
 
+import os
+import select
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,12 +62,21 @@ class _Process:
     events: Path | None = None
 
     def __init__(self, pid: int) -> None:
-        if not Path(f"/proc/{pid}/stat").exists():
-            raise ParameterError(f"pid {pid}: there is no such process: give one that pgrep or ps shows")
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError):
+            raise ParameterError(
+                f"pid {pid}: there is no such process: give one that pgrep or ps shows"
+            ) from None
         self.pid, self.name = pid, f"pid {pid}"
 
+    def __del__(self) -> None:
+        if hasattr(self, "_pidfd"):
+            os.close(self._pidfd)
+
     def lives(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").exists()
+        """Return False once it has ended, even if its parent has not waited for it yet."""
+        return not select.select([self._pidfd], [], [], 0)[0]
 
     def pids(self) -> list[int]:
         return descendants(self.pid)

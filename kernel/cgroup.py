@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kdtool.errors import CapabilityError, ParameterError, unknown_name
+from kdtool.errors import CapabilityError, ParameterError
 
 __all__ = ["Hierarchy", "Layout", "OwnCgroup", "find_cgroup", "find_layout", "reap_stale"]
 
@@ -145,13 +145,7 @@ def find_cgroup(name: str, layout: Layout) -> Path:
             f"cgroup '{name}' exists for memory only, and perf selects by {hierarchy.root}: "
             f"mkdir -p {path} && for p in $(cat {procs}); do echo $p > {path}/cgroup.procs; done"
         )
-    known = _near_names(plain, hierarchy.root)
-    if not known:
-        raise ParameterError(
-            f"unknown cgroup '{name}': there is none below {hierarchy.root}: make one there and move "
-            f"processes into it"
-        )
-    raise unknown_name("cgroup", name, known)
+    raise _unknown(name, plain, [h for h in dict.fromkeys((hierarchy, memory)) if h is not None])
 
 
 def reap_stale(layout: Layout) -> list[Path]:
@@ -232,8 +226,17 @@ def _remove_tree(path: Path) -> None:
                 time.sleep(0.005)
 
 
+def _unknown(name: str, plain: str, hierarchies: list[Hierarchy]) -> ParameterError:
+    """Return the error that lists the nearest names of every hierarchy: a machine may have hundreds."""
+    near = {hierarchy.root: _near_names(plain, hierarchy.root) for hierarchy in hierarchies}
+    listed = "; ".join(f"below {root}: {', '.join(names) or 'none'}" for root, names in near.items())
+    best = get_close_matches(plain, [each for names in near.values() for each in names], n=1)
+    hint = f"did you mean '{best[0]}'? " if best else "give one of these: "
+    return ParameterError(f"unknown cgroup '{name}': {hint}({listed})")
+
+
 def _near_names(name: str, root: Path) -> list[str]:
-    """Return the names closest to `name`, or else those right below the root: a machine may have hundreds."""
+    """Return the names closest to `name`, or else those right below the root."""
     names = [str(Path(folder).relative_to(root)) for folder, _, _ in os.walk(root)][1:]
     near = get_close_matches(name, names, n=NEAR_NAMES)
     return near or sorted(names, key=lambda each: (each.count("/"), each))[:NEAR_NAMES]

@@ -96,8 +96,9 @@ class TraceWriter:
 
     @property
     def bytes(self) -> int:
-        """Return what the trace takes on disk now."""
-        return sum(table.bytes for table in list(self._tables.values()))
+        """Return what the trace takes on disk now, what sources keep in its spool included."""
+        kept = sum(file.stat().st_size for file in self.spool.glob("*/*"))
+        return kept + sum(table.bytes for table in list(self._tables.values()))
 
     @property
     def spool(self) -> Path:
