@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +68,17 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("sad")
     options = ("-Wno-unused-function", "-shared", "-fPIC", f"-I{CORE}", str(PROGRAMS / "sad_drive.c"))
     return ctypes.CDLL(str(compiled(folder, "sad.so", *options)))
+
+
+@pytest.fixture(scope="session")
+def threaded(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """Every reference of xz with two threads beside its first."""
+    if shutil.which("xz") is None:
+        pytest.skip("xz is not installed")
+    folder = tmp_path_factory.mktemp("threaded")
+    (folder / "lines").write_text("".join(f"{i * i % 9973}\n" for i in range(6000)))
+    command = ("xz", "-0", "-T2", "--block-size=8192", "-kf", str(folder / "lines"))
+    return session.record(Request(command, folder / "t.kdt", k=0), [References()])
 
 
 # ------------------------------------------------------------------------------------ the reduction is exact
@@ -188,6 +200,60 @@ def test_a_holder_killed_anywhere_changes_nothing(
     reduced = reduced_by_c(core, hurt, k)
 
     assert reduced == reduced_by_c(core, ops, k)
+
+
+@numba.njit
+def lru_misses_at_every_size(pages: np.ndarray, n_pages: int) -> np.ndarray:
+    """Stack distances (Mattson): misses[size] of an LRU of `size` pages, in one pass over a Fenwick tree."""
+    n = len(pages)
+    tree, last = np.zeros(n + 1, np.int32), np.full(n_pages, -1, np.int64)
+    deep = np.zeros(n_pages + 2, np.int64)
+    for now in range(n):
+        before, distance = last[pages[now]], n_pages + 1
+        if before >= 0:
+            distance = 0
+            i = now
+            while i > 0:
+                distance += tree[i]
+                i -= i & -i
+            i = before
+            while i > 0:
+                distance -= tree[i]
+                i -= i & -i
+            i = before + 1
+            while i <= n:
+                tree[i] -= 1
+                i += i & -i
+        deep[distance] += 1  # it hits where at least `distance` pages have room
+        last[pages[now]] = now
+        i = now + 1
+        while i <= n:
+            tree[i] += 1
+            i += i & -i
+    return n - np.cumsum(deep)
+
+
+@pytest.mark.parametrize("k", [16, 64, 256])
+def test_a_real_threaded_program_misses_as_often_reduced_as_whole(
+    threaded: Trace, core: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
+) -> None:
+    monkeypatch.setattr(reftrace, "RING_RECORDS", 1 << 21)
+    refs = threaded.columns("refs", ["pid", "tid", "vpn", "kind"])
+    rows = np.zeros(len(refs["vpn"]), OPERATION)
+    rows["what"], rows["pid"], rows["kind"], rows["vpn"] = REFER, refs["pid"], refs["kind"], refs["vpn"]
+    spool = reftrace.Spool.make(tmp_path / "refs", k)
+    core.drive(ctypes.c_void_p(spool.address), ctypes.c_void_p(rows.ctypes.data), ctypes.c_uint64(len(rows)))
+    reduced = np.concatenate([part["vpn"] for part in spool.chunks()])
+
+    known = np.unique(refs["vpn"])
+    whole = lru_misses_at_every_size(np.searchsorted(known, refs["vpn"]), len(known))
+    after = lru_misses_at_every_size(np.searchsorted(known, reduced), len(known))
+
+    assert len(np.unique(refs["tid"])) >= 3 and len(np.unique(refs["pid"])) == 1
+    assert len(reduced) < len(rows) / 2
+    assert np.array_equal(whole[k : len(known) + 1], after[k : len(known) + 1])
+    assert whole[k] > whole[-2] == len(known)
+    assert k == 16 or whole[1] != after[1]  # below k the reduction changes what misses
 
 
 def test_k_0_keeps_every_reference(core: ctypes.CDLL) -> None:
