@@ -13,6 +13,7 @@ from kdtool.collect.faults import probe_events
 from kdtool.collect.limited import MIN_MEMORY_BYTES, memory_of
 from kdtool.collect.refs import References
 from kdtool.errors import CapabilityError
+from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
 from kdtool.kernel.host import PAGE_CLUSTER
 from kdtool.kernel.swap import free_swap_bytes, swap_devices
@@ -89,7 +90,15 @@ def _memory_cgroup() -> str:
 
 
 def _perf_events() -> str:
-    return f"page-fault events open on every CPU, rings of {probe_events() >> 10} KiB"
+    events = probe_events()
+    return f"page-fault events open on every CPU by {events.path}, rings of {events.ring_bytes >> 10} KiB"
+
+
+def _bpf() -> str:
+    with OwnCgroup(find_layout(), with_memory=False) as own:
+        assert own.events is not None, "asked for"
+        BpfFaults(own.events).close()
+    return "BPF programs load, and write into a ring buffer"
 
 
 def _swap() -> str:
@@ -138,6 +147,7 @@ def _compiler() -> str:
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("events cgroup", _events_cgroup),
     ("page-fault events", _perf_events),
+    ("BPF", _bpf),
     ("memory cgroup", _memory_cgroup),
     ("swap", _swap),
     ("page-cluster", _page_cluster),

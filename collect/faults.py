@@ -1,27 +1,42 @@
-"""Faults: every page fault of a command or of a living cgroup, with its address, by perf events.
+"""Faults: every page fault of a command or of a living cgroup, with its address and whether it was major.
 
 Idea: the software events page-faults-maj and page-faults-min with period 1, on each CPU, for the tasks of one
-cgroup; a dummy event beside them reports mappings, forks and execs.
-State: one ring a CPU (56 bytes a fault).
-Cost: 1.1 us a fault (3.1 to 4.2 us, median of 3 runs of 1 M minor faults each, 2-CPU EPYC VM, Linux 6.18).
+cgroup; they run a BPF program, or write perf samples where BPF is refused. A dummy event beside them reports
+mappings, forks and execs.
+State: one ring a CPU (40 bytes a fault by BPF, 56 by perf).
+Cost: docs/collect.md (bench/collect.py).
 Kernel counterpart: mm_account_fault() in mm/memory.c.
 Differs from rusage: faults that the kernel takes on a task's behalf (get_user_pages: exec's arguments,
 direct I/O) count in rusage and are no perf event. Not seen: touches of pages that are mapped already, so that
 replay under another policy or memory needs `refs`.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 from kdtool.collect.base import Problem, Scope
 from kdtool.collect.faultstream import FaultStream
 from kdtool.errors import CapabilityError
+from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
-from kdtool.kernel.fault_events import open_fault_events
+from kdtool.kernel.fault_events import FaultEvents, PerfFaults
 from kdtool.traces import TraceWriter
 
 __all__ = ["Faults", "probe_events"]
 
 
+Way = type[BpfFaults] | type[PerfFaults]
+
+
 class Faults:
-    """The collector `faults`: tables `faults` and `vmas`, clock `monotonic`."""
+    """The collector `faults`: tables `faults` and `vmas`, clock `monotonic`.
+
+    ways : how events may get here, the cheapest first
+    """
+
+    def __init__(self, ways: Sequence[Way] = (BpfFaults, PerfFaults)) -> None:
+        self.ways = ways
 
     name = "faults"
     tables = ("faults", "vmas")
@@ -41,15 +56,29 @@ class Faults:
         if scope.cgroup is None:
             probe_events()
             raise CapabilityError("faults: recorded by cgroup only: give --cgroup NAME or -- COMMAND")
-        return FaultStream(scope.cgroup, writer, scope.request.buffer_bytes)
+        events, about = self._events(scope.cgroup, scope.request.buffer_bytes)
+        return FaultStream(events, writer, about)
+
+    def _events(self, cgroup: Path, buffer_bytes: int | None) -> tuple[FaultEvents, dict[str, Any]]:
+        """Return the cheapest way that is allowed, and why a cheaper one is not."""
+        refused: dict[str, str] = {}
+        for way in self.ways:
+            try:
+                return way(cgroup, buffer_bytes), {"refused": refused} if refused else {}
+            except CapabilityError as error:
+                if way is self.ways[-1]:
+                    raise
+                refused[way.path] = str(error)
+        raise AssertionError("there is always a last way")
 
 
-def probe_events() -> int:
-    """Open a page-fault event with its ring on an empty cgroup of ours and return the ring's bytes.
+def probe_events() -> FaultEvents:
+    """Open page-fault events with their rings on an empty cgroup of ours, and return them closed.
 
     Raises CapabilityError, with what to do, where that is refused.
     """
     with OwnCgroup(find_layout(), with_memory=False) as own:
         assert own.events is not None, "asked for"
-        with open_fault_events(own.events) as events:
-            return events.ring_bytes
+        events, _ = Faults()._events(own.events, None)
+        events.close()
+        return events

@@ -1,9 +1,10 @@
-"""From perf's rings to rows in order: one thread drains, one decodes, merges the CPUs and writes.
+"""From the rings to rows in order: one thread drains, one decodes, merges the CPUs and writes.
 
-    rings (a CPU each) --drain--> blocks --split--> samples --hold back 1 s--> sorted by time --> writer
+    rings (a CPU each) --drain--> blocks, so many at most --decode--> faults --held back 1 s--> in order
 
-Unit of work: a block of whole records. Every occurrence is accounted for: the kernel's count of each event is
-rows + lost, where lost is what found no room in a ring, plus what came so late that its second was written.
+Every occurrence is accounted for: the kernel's count of each event is rows + lost, where lost is what found
+no room in a ring, plus what came so late that its second was written. When the writer cannot keep up, blocks
+are not drained, rings fill up and the kernel counts what it loses: memory stays bounded.
 """
 
 import queue
@@ -12,7 +13,6 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,51 +21,48 @@ import numpy.typing as npt
 from kdtool.collect.base import Progress
 from kdtool.collect.mappings import Mappings, read_maps
 from kdtool.errors import TraceError
-from kdtool.kernel.fault_events import FaultEvents
-from kdtool.kernel.perf import DUMMY, PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN
-from kdtool.kernel.perf_records import Side, split_records
+from kdtool.kernel.fault_events import CPU, FAULT_WORDS, IP, PAGE, TASK, TIME, Block, FaultEvents
+from kdtool.kernel.perf_records import Side
 from kdtool.traces import TraceWriter
 
 __all__ = ["FaultStream"]
 
-POLL_MS = 50
+POLL_MS = 20
 HOLD_NS = 1_000_000_000
 """How long before a drain a row is surely out of its CPU's hands: longer than a hypervisor stops a CPU."""
+FLUSH_NS = 500_000_000
+"""Rows are written at least so often, so that little is gone when the recorder is killed."""
 WRITE_ROWS = 1_000_000
-"""Rows a segment: 56 MB in memory, about 4 MB on disk."""
-ID, IP, PID_TID, TIME, ADDRESS, CPU = range(1, 7)
-PAGE_SHIFT = 12
+"""Rows are written earlier when so many wait: 40 MB."""
+BACKLOG_BLOCKS = 64
+"""Blocks that may wait to be decoded: each at most a ring."""
 LOW_32 = np.uint64(0xFFFF_FFFF)
+HALF, ONE = np.uint64(32), np.uint64(1)
 
 Words = npt.NDArray[np.uint64]
 
 
 class FaultStream:
-    """Records the page faults of the tasks in the cgroup directory `cgroup` into `writer`.
+    """Records the faults that `events` bring into `writer`; it owns the events from now on."""
 
-    buffer_bytes : of each CPU's ring, a power of two of pages; None: as `fault_events.py` chooses
-    """
-
-    def __init__(self, cgroup: Path, writer: TraceWriter, buffer_bytes: int | None = None) -> None:
-        self._writer = writer
+    def __init__(self, events: FaultEvents, writer: TraceWriter, about: Mapping[str, Any]) -> None:
+        self._events, self._writer, self._about = events, writer, about
         self._mappings = Mappings()
-        self._blocks: queue.SimpleQueue[Words | int | None] = queue.SimpleQueue()
+        self._blocks: queue.Queue[Block | int | None] = queue.Queue(BACKLOG_BLOCKS)
         self._error: BaseException | None = None
         self._stopping = threading.Event()
         self._held: list[Words] = []
         self._side: list[Side] = []
         self._written_ns = 0
         self.environment: Mapping[str, str] = {}
-        self.rows = self.late = self.counted = self.lost_in_ring = 0
+        self.rows = self.late = self.lost_in_ring = 0
         works = (self._drain, self._write)
         self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
-        self._perf = FaultEvents(cgroup, buffer_bytes)
-        self.ring_bytes = self._perf.ring_bytes
 
     def start(self, pids: Sequence[int]) -> None:
         """Begin to count, with what `pids` have mapped now as the first rows of `vmas`."""
         t_ns = time.monotonic_ns()
-        self._perf.enable()
+        self._events.enable()
         for pid in pids:
             for row in read_maps(pid, t_ns):
                 self._mappings.add(pid, row)
@@ -78,42 +75,43 @@ class FaultStream:
             raise self._error
 
     def progress(self) -> Progress:
-        """Return the rows written and the samples lost so far."""
-        lost = self._perf.counts(PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ).lost
-        return Progress(self.rows, lost + self.late)
-
-    def facts(self) -> dict[str, Any]:
-        """Return the events, the size of a ring, and what was lost where."""
-        return {
-            "events": ["page-faults-maj", "page-faults-min"],
-            "path": "perf",
-            "ring_bytes": self.ring_bytes,
-            "lost_in_ring": self.lost_in_ring,
-            "late": self.late,
-        }
+        """Return the rows written and the faults lost so far."""
+        return Progress(self.rows, self._events.faults().lost + self.late)
 
     def finish(self) -> None:
         """Stop counting, write all rows that are left and the losses.
 
         Raises TraceError when rows and losses do not add up to what the kernel counted.
         """
-        self._perf.disable()
+        self._events.disable()
         self._join()
         self.check()
-        faults = self._perf.counts(PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ)
-        self.counted, self.lost_in_ring = faults.counted, faults.lost
-        if self.counted != self.rows + self.late + self.lost_in_ring:
+        faults = self._events.faults()
+        self.lost_in_ring = faults.lost
+        if faults.counted != self.rows + self.late + faults.lost:
             raise TraceError(
-                f"{self.counted} faults counted, {self.rows} recorded, {self.lost_in_ring} lost in rings, "
+                f"{faults.counted} faults counted, {self.rows} recorded, {faults.lost} lost in rings, "
                 f"{self.late} late: events vanished unseen: record it again"
             )
-        self._writer.lose("faults", self.counted - self.rows)
-        self._writer.lose("vmas", self._perf.counts(DUMMY).lost)
+        self._writer.lose("faults", self.late + faults.lost)
+        self._writer.lose("vmas", self._events.side().lost)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the events and their way here, the size of a ring, and what was lost where."""
+        return {
+            "events": ["page-faults-maj", "page-faults-min"],
+            "path": self._events.path,
+            "ring_bytes": self._events.ring_bytes,
+            "lost_in_ring": self.lost_in_ring,
+            "late": self.late,
+            **self._about,
+        }
 
     def close(self) -> None:
         """Take events, rings and threads down."""
+        self._stopping.set()
         self._join()
-        self._perf.close()
+        self._events.close()
 
     def _join(self) -> None:
         self._stopping.set()
@@ -127,40 +125,59 @@ class FaultStream:
         except BaseException as error:  # kept for the thread that records, which raises it
             self._error = self._error or error
             self._stopping.set()
-            self._blocks.put(None)
 
     def _drain(self) -> None:
         """Empty the rings until told to stop, and once more after that."""
         poll = select.poll()
-        for event in self._perf.events:
-            poll.register(event.fd, select.POLLIN)
+        for fd in self._events.fds():
+            poll.register(fd, select.POLLIN)
         while not self._stopping.is_set():
             poll.poll(POLL_MS)
             self._drain_once()
         self._drain_once()
-        self._blocks.put(None)
+        self._put(None)
 
     def _drain_once(self) -> None:
         """Queue what every ring holds, and then the time before which nothing is left in them."""
         before_ns = time.monotonic_ns()
-        blocks = [words for ring in self._perf.rings if (words := ring.drain()) is not None]
-        for words in blocks:
-            self._blocks.put(words)
+        blocks = self._events.drain()
+        for block in blocks:
+            self._put(block)
         if blocks:
-            self._blocks.put(before_ns)
+            self._put(before_ns)
+
+    def _put(self, item: Block | int | None) -> None:
+        """Queue an item, waiting for room as long as anybody makes some."""
+        while self._error is None:
+            try:
+                self._blocks.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def _take(self) -> Block | int | None:
+        """Return the next item; None after the last, and when the other thread has failed."""
+        while self._error is None:
+            try:
+                return self._blocks.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        return None
 
     def _write(self) -> None:
-        """Decode blocks until the last; write whenever enough rows are old enough."""
-        held = 0
-        while (item := self._blocks.get()) is not None:
+        """Decode blocks until the last; write when it is time, or enough rows wait."""
+        held, flushed_ns = 0, 0
+        while (item := self._take()) is not None:
             if isinstance(item, int):
-                held = held if held < 2 * WRITE_ROWS else self._flush(item - HOLD_NS)
+                if held >= 2 * WRITE_ROWS or item - flushed_ns >= FLUSH_NS:
+                    held, flushed_ns = self._flush(item - HOLD_NS), item
                 continue
-            samples, others = split_records(item)
-            self._held.append(samples)
-            self._side += others
-            held += len(samples) + len(others)
-        self._flush(None)
+            faults, side = self._events.decode(item)
+            self._held.append(faults)
+            self._side += side
+            held += len(faults) + len(side)
+        if self._error is None:
+            self._flush(None)
 
     def _flush(self, until_ns: int | None) -> int:
         """Write what is held up to a time (None: all) in order of time; return how much stays held."""
@@ -170,31 +187,34 @@ class FaultStream:
             self._mappings.follow(record)
         self._mappings.write(self._writer)
         del self._side[:n_side]
-        samples = np.concatenate(self._held) if self._held else np.empty((0, 7), np.uint64)
-        times = samples[:, TIME].astype(np.int64)
-        late = times < self._written_ns
-        self.late += int(late.sum())
-        ready = ~late if until_ns is None else ~late & (times < until_ns)
-        rows = samples[ready][np.argsort(times[ready], kind="stable")]
-        self._held = [samples[~ready & ~late]]
-        self._append(rows)
-        if len(rows):
-            self._written_ns = int(rows[-1, TIME])
-        return len(self._held[0]) + len(self._side)
+        faults = np.concatenate(self._held) if self._held else np.empty((0, FAULT_WORDS), np.uint64)
+        times = faults[:, TIME].astype(np.int64)
+        if not np.all(times[1:] >= times[:-1]):
+            order = np.argsort(times, kind="stable")
+            faults, times = faults[order], times[order]
+        first = int(np.searchsorted(times, self._written_ns))
+        end = len(times) if until_ns is None else max(first, int(np.searchsorted(times, until_ns)))
+        self.late += first
+        self._append(faults[first:end])
+        self._held = [faults[end:]]
+        if end > first:
+            self._written_ns = int(times[end - 1])
+        return len(times) - end + len(self._side)
 
-    def _append(self, rows: Words) -> None:
-        majors = [event.id for event in self._perf.events if event.config == PAGE_FAULTS_MAJ]
+    def _append(self, faults: Words) -> None:
+        if not len(faults):
+            return
         columns = {
-            "ts_ns": rows[:, TIME].astype(np.int64),
-            "pid": (rows[:, PID_TID] & LOW_32).astype(np.int32),
-            "tid": (rows[:, PID_TID] >> np.uint64(32)).astype(np.int32),
-            "cpu": (rows[:, CPU] & LOW_32).astype(np.int16),
-            "vpn": rows[:, ADDRESS] >> np.uint64(PAGE_SHIFT),
-            "ip": rows[:, IP],
-            "major": np.isin(rows[:, ID], np.array(majors, np.uint64)),
+            "ts_ns": faults[:, TIME].astype(np.int64),
+            "pid": (faults[:, TASK] >> HALF).astype(np.int32),
+            "tid": (faults[:, TASK] & LOW_32).astype(np.int32),
+            "cpu": faults[:, CPU].astype(np.int16),
+            "vpn": faults[:, PAGE] >> ONE,
+            "ip": faults[:, IP].copy(),
+            "major": (faults[:, PAGE] & ONE).astype(bool),
         }
         self._writer.append("faults", columns)
-        self.rows += len(rows)
+        self.rows += len(faults)
 
 
 def _time(record: Side) -> int:

@@ -48,7 +48,7 @@ ATTR_MMAP_DATA, ATTR_SAMPLE_ID_ALL, ATTR_MMAP2, ATTR_COMM_EXEC = 1 << 17, 1 << 1
 ATTR_USE_CLOCKID = 1 << 25
 ATTR_MAPPINGS = ATTR_MMAP | ATTR_MMAP_DATA | ATTR_MMAP2 | ATTR_COMM | ATTR_COMM_EXEC | ATTR_TASK
 FLAG_PID_CGROUP, FLAG_FD_CLOEXEC = 1 << 2, 1 << 3
-IOC_ENABLE, IOC_DISABLE, IOC_SET_OUTPUT = 0x2400, 0x2401, 0x2405
+IOC_ENABLE, IOC_DISABLE, IOC_SET_OUTPUT, IOC_SET_BPF = 0x2400, 0x2401, 0x2405, 0x40042408
 HEAD_WORD, TAIL_WORD = 128, 129
 """Where data_head and data_tail lie in the control page, in 8-byte words."""
 MIN_RING_BYTES = 64 << 10
@@ -98,15 +98,21 @@ class Event:
     config : PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, or DUMMY, which only reports mappings, forks and execs
     cgroup_fd : an open directory of the hierarchy that perf selects by (v2, unless a v1 one is mounted)
     watermark_bytes : wake the reader when the ring holds so many
+    fields : what a sample holds; none for an event that only runs a program: the kernel would gather them
+        before each run, which costs 0.4 us
 
     Raises CapabilityError, with what to do, when the kernel refuses.
     """
 
-    def __init__(self, config: int, cgroup_fd: int, cpu: int, *, watermark_bytes: int = 0) -> None:
+    def __init__(
+        self, config: int, cgroup_fd: int, cpu: int, *, watermark_bytes: int = 0, fields: int = SAMPLE
+    ) -> None:
         attr = _Attr()
         attr.type, attr.size, attr.config = TYPE_SOFTWARE, ctypes.sizeof(_Attr), config
-        attr.sample_period, attr.sample_type, attr.read_format = 1, SAMPLE, FORMAT_ID | FORMAT_LOST
-        attr.flags = ATTR_DISABLED | ATTR_SAMPLE_ID_ALL | ATTR_USE_CLOCKID | ATTR_WATERMARK
+        attr.sample_period, attr.sample_type, attr.read_format = 1, fields, FORMAT_ID | FORMAT_LOST
+        attr.flags = ATTR_DISABLED | ATTR_USE_CLOCKID | ATTR_WATERMARK
+        if fields:
+            attr.flags |= ATTR_SAMPLE_ID_ALL
         if config == DUMMY:
             attr.flags |= ATTR_MAPPINGS
         attr.clockid = CLOCK_MONOTONIC
@@ -126,6 +132,10 @@ class Event:
     def write_to(self, other: "Event") -> None:
         """Put the records into the ring of `other`, which must be on the same CPU."""
         fcntl.ioctl(self.fd, IOC_SET_OUTPUT, other.fd)
+
+    def run(self, program_fd: int) -> None:
+        """Run a BPF program at each occurrence; where it returns 0, no sample is written."""
+        fcntl.ioctl(self.fd, IOC_SET_BPF, program_fd)
 
     def read(self) -> Counts:
         """Return counted and lost so far."""

@@ -21,19 +21,28 @@ from kdtool.collect.base import Request
 from kdtool.collect.faults import Faults
 from kdtool.collect.limited import run_limited
 from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
-from kdtool.kernel import fault_events
+from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
+from kdtool.kernel.fault_events import PerfFaults
 from kdtool.traces import Trace, VmaFlag, spool
 
 pytestmark = [pytest.mark.root, needs.faults, needs.gcc]
 
 MIB = 1 << 20
-PAGES = 8192
+PAGES = 8191
+"""A prime, so that no other count is likely to be taken for it."""
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     return needs.compiled(tmp_path_factory.mktemp("faults"), "faults")
+
+
+@pytest.fixture(params=[BpfFaults, PerfFaults], ids=["bpf", "perf"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have faults come by one of the two ways only; return which."""
+    monkeypatch.setattr(Faults.__init__, "__defaults__", ((request.param,),))
+    return str(request.param.path)
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +89,7 @@ def counted_by_wait4(trace: Trace) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------- what is recorded
 
 
+@pytest.mark.usefixtures("way")
 def test_every_first_touch_is_one_minor_fault(
     program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +103,7 @@ def test_every_first_touch_is_one_minor_fault(
     assert len(set(faults["ip"][inside].tolist())) == 1
 
 
+@pytest.mark.usefixtures("way")
 def test_rows_are_exactly_what_wait4_counts(program: str, tmp_path: Path) -> None:
     trace = record(tmp_path, program, "touch", str(PAGES))
 
@@ -101,7 +112,7 @@ def test_rows_are_exactly_what_wait4_counts(program: str, tmp_path: Path) -> Non
     assert info.counted == info.rows + info.lost and info.lost == 0
 
 
-@pytest.mark.usefixtures("swap")
+@pytest.mark.usefixtures("swap", "way")
 def test_under_a_limit_every_major_fault_is_recorded(program: str, tmp_path: Path) -> None:
     trace = record(tmp_path, program, "again", str(64 * MIB // 4096), memory_mib=32)
 
@@ -113,6 +124,7 @@ def test_under_a_limit_every_major_fault_is_recorded(program: str, tmp_path: Pat
     assert workload["exit_code"] == 0 and workload["oom_kills"] == 0
 
 
+@pytest.mark.usefixtures("way")
 def test_children_are_followed(program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trace = record(tmp_path, program, "fork", str(PAGES))
 
@@ -125,6 +137,7 @@ def test_children_are_followed(program: str, tmp_path: Path, capfd: pytest.Captu
     assert counted_by_the_trace(trace) == counted_by_wait4(trace)
 
 
+@pytest.mark.usefixtures("way")
 def test_rows_are_in_order_of_time_over_all_cpus(program: str, tmp_path: Path) -> None:
     before = time.monotonic_ns()
     both = f"{program} touch {PAGES} & {program} touch {PAGES} & wait"
@@ -152,22 +165,61 @@ def test_many_small_segments_hold_the_same_rows(
     assert np.all(np.diff(trace.columns("faults", ["ts_ns"])["ts_ns"]) >= 0)
 
 
+@pytest.mark.usefixtures("way")
 def test_what_finds_no_room_is_counted_as_lost(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fault_events, "RING_BYTES", 65_536)
-    drain_once = faultstream.FaultStream._drain_once
-
-    def drain_slowly(stream: faultstream.FaultStream) -> None:
-        time.sleep(0.05)
-        drain_once(stream)
-
-    monkeypatch.setattr(faultstream.FaultStream, "_drain_once", drain_slowly)
-    trace = record(tmp_path, program, "touch", str(4 * PAGES))
+    monkeypatch.setattr(faultstream, "POLL_MS", 200)
+    trace = record(tmp_path, program, "touch", str(4 * PAGES), buffer_bytes=16_384)
 
     info = trace.manifest.tables["faults"]
-    assert info.lost > 0
+    assert info.lost > 0 and info.counted == info.rows + info.lost
     assert info.counted == sum(counted_by_wait4(trace))
+    with pytest.raises(TraceError, match=f"{info.lost:,} of {info.counted:,} faults were lost"):
+        trace.require_whole(allow_loss=False)
+
+
+def test_the_way_is_said_and_why_it_is_not_the_cheapest(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheapest = record(tmp_path, program, "touch", "7").manifest.collector["sources"]["faults"]
+
+    def refuse(*_: object) -> None:
+        raise CapabilityError("BPF program: refused to this user: run as root")
+
+    monkeypatch.setattr("kdtool.kernel.bpf_faults.load_program", refuse)
+    second = record(tmp_path / "second", program, "touch", "7").manifest.collector["sources"]["faults"]
+
+    assert (cheapest["path"], second["path"]) == ("bpf", "perf")
+    assert "refused" not in cheapest
+    assert second["refused"] == {"bpf": "BPF program: refused to this user: run as root"}
+
+
+def test_no_bpf_program_is_left(program: str, tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    record(tmp_path, program, "touch", "7")
+
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_writer_that_is_too_slow_loses_in_the_ring_and_not_in_memory(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faultstream, "BACKLOG_BLOCKS", 1)
+    monkeypatch.setattr(faultstream, "FLUSH_NS", 0)
+    append = faultstream.FaultStream._append
+
+    def append_slowly(stream: faultstream.FaultStream, faults: np.ndarray) -> None:
+        time.sleep(0.3)
+        append(stream, faults)
+
+    monkeypatch.setattr(faultstream.FaultStream, "_append", append_slowly)
+    script = f"for i in 1 2 3 4 5 6 7 8; do {program} touch {PAGES}; done"
+    trace = record(tmp_path, "sh", "-c", script, buffer_bytes=65_536)
+
+    info = trace.manifest.tables["faults"]
+    assert info.lost > 0 and info.counted == info.rows + info.lost >= 8 * PAGES
 
 
 def test_mappings_say_what_a_page_belongs_to(
@@ -187,7 +239,7 @@ def test_mappings_say_what_a_page_belongs_to(
 def test_a_writer_that_fails_ends_the_command_and_says_so(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faultstream, "WRITE_ROWS", 10)
+    monkeypatch.setattr(faultstream, "FLUSH_NS", 0)
 
     def full(*_: object) -> None:
         raise TraceError("t.kdt: cannot be written: free some space")

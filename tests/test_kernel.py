@@ -11,11 +11,11 @@ import pytest
 
 from kdtool.errors import CapabilityError, ParameterError
 from kdtool.kernel import cgroup, host
+from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, reap_stale
-from kdtool.kernel.fault_events import open_fault_events
+from kdtool.kernel.fault_events import PerfFaults
 from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
 from kdtool.kernel.memcg import MemoryCgroup
-from kdtool.kernel.perf import online_cpus
 from kdtool.kernel.perf_records import Exec, Exit, Fork, Mapping, split_records
 from kdtool.kernel.swap import swap_devices
 
@@ -202,16 +202,19 @@ class TestAsRoot:
         before = len(os.listdir("/proc/self/fd"))
         with OwnCgroup(find_layout(), with_memory=False) as own:
             assert own.events is not None
-            with open_fault_events(own.events) as events:
-                assert len(events.rings) == len(online_cpus())
-                assert all(ring.drain() is None for ring in events.rings)
+            for way in (PerfFaults, BpfFaults):
+                events = way(own.events, 100_000)
+                assert events.drain() == [] and events.ring_bytes == 65_536
+                assert events.faults().counted == events.faults().lost == 0
+                events.close()
 
         assert len(os.listdir("/proc/self/fd")) == before
 
     def test_perf_says_which_directory_it_cannot_select_by(self, tmp_path: Path) -> None:
         said = "perf does not select by this cgroup hierarchy"
-        with pytest.raises(CapabilityError, match=said), open_fault_events(tmp_path):
-            pass
+        for way in (PerfFaults, BpfFaults):
+            with pytest.raises(CapabilityError, match=said):
+                way(tmp_path)
 
 
 @pytest.mark.parametrize("n", [-1, 6])

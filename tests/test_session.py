@@ -133,8 +133,10 @@ def test_a_recorder_killed_at_any_moment_leaves_a_trace_that_info_reads(tmp_path
     with subprocess.Popen(command, stdout=subprocess.PIPE) as recorder:
         assert recorder.stdout is not None
         recorder.stdout.readline()  # the program runs
+        started_s = time.monotonic()
         time.sleep(random.Random(moment).uniform(0, 4))
         recorder.kill()
+        lasted_s = time.monotonic() - started_s
         left = [path for root in roots() for path in root.glob(f"kdtool-{recorder.pid}-*")]
         pids = {int(pid) for path in left for pid in (path / "cgroup.procs").read_text().split()}
         for pid in pids:
@@ -146,6 +148,8 @@ def test_a_recorder_killed_at_any_moment_leaves_a_trace_that_info_reads(tmp_path
     assert json.loads(info.stdout)["state"] == "interrupted"
     rows = Trace(path).columns("faults", ["ts_ns"])["ts_ns"] if Trace(path).rows("faults") else np.empty(0)
     assert np.all(np.diff(rows) >= 0)
+    if lasted_s > 3:  # rows are held back for a second, and drained and flushed about once in another
+        assert len(rows) > 1000
     session.record(Request(("true",), tmp_path / "next.kdt"), [Ticker("next")])
     assert not any(path.exists() for path in left)
 
