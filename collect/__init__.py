@@ -21,7 +21,7 @@ def collector(name: str) -> "Collector":
     """Return the collector that `--events NAME` means; ParameterError for an unknown name.
 
     >>> collector("faults").tables
-    ('faults', 'vmas')
+    ('faults', 'vmas', 'tasks')
     """
     for known, target in COLLECTORS:
         if known == name:

@@ -21,6 +21,7 @@ from kdtool.errors import CapabilityError
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
 from kdtool.kernel.fault_events import FaultEvents, PerfFaults
+from kdtool.kernel.task_faults import TaskFaults
 from kdtool.traces import TraceWriter
 
 __all__ = ["Faults", "probe_events"]
@@ -39,24 +40,24 @@ class Faults:
         self.ways = ways
 
     name = "faults"
-    tables = ("faults", "vmas")
+    tables = ("faults", "vmas", "tasks")
     clock = "monotonic"
 
     def unavailable(self) -> Problem | None:
-        """Return what keeps it from working here: a cgroup or a perf event that is refused."""
+        """Return what keeps it from working here: perf events that are refused, of a cgroup and of tasks."""
         try:
-            probe_events()
+            _of_tasks(None)
         except CapabilityError as error:
             reason, _, fix = str(error).rpartition(": ")
             return Problem(reason, fix)
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> FaultStream:
-        """Open the events of the scope's cgroup; CapabilityError when they are refused."""
-        if scope.cgroup is None:
-            probe_events()
-            raise CapabilityError("faults: recorded by cgroup only: give --cgroup NAME or -- COMMAND")
-        events, about = self._events(scope.cgroup, scope.request.buffer_bytes)
+        """Open the events of the scope's cgroup or its processes; CapabilityError when they are refused."""
+        if scope.cgroup is not None:
+            events, about = self._events(scope.cgroup, scope.request.buffer_bytes)
+        else:
+            events, about = _of_tasks(scope.request.buffer_bytes)
         return FaultStream(events, writer, about)
 
     def _events(self, cgroup: Path, buffer_bytes: int | None) -> tuple[FaultEvents, dict[str, Any]]:
@@ -70,6 +71,16 @@ class Faults:
                     raise
                 refused[way.path] = str(error)
         raise AssertionError("there is always a last way")
+
+
+def _of_tasks(buffer_bytes: int | None) -> tuple[FaultEvents, dict[str, Any]]:
+    """Return the events of processes, and of user mode only where the user may not see more."""
+    try:
+        return TaskFaults(user_only=False, ring_bytes=buffer_bytes), {}
+    except CapabilityError as error:
+        events = TaskFaults(user_only=True, ring_bytes=buffer_bytes)
+        about = {"scope": "only the faults of user mode, not those of system calls", "refused": str(error)}
+        return events, about
 
 
 def probe_events() -> FaultEvents:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from kdtool.collect.base import Progress
 from kdtool.collect.mappings import Mappings, read_maps
+from kdtool.collect.tasknames import TaskNames
 from kdtool.errors import TraceError
 from kdtool.kernel.fault_events import CPU, FAULT_WORDS, IP, PAGE, TASK, TIME, Block, FaultEvents
 from kdtool.kernel.perf_records import Side
@@ -47,7 +48,7 @@ class FaultStream:
 
     def __init__(self, events: FaultEvents, writer: TraceWriter, about: Mapping[str, Any]) -> None:
         self._events, self._writer, self._about = events, writer, about
-        self._mappings = Mappings()
+        self._mappings, self._names = Mappings(), TaskNames()
         self._blocks: queue.Queue[Block | int | None] = queue.Queue(BACKLOG_BLOCKS)
         self._error: BaseException | None = None
         self._stopping = threading.Event()
@@ -62,8 +63,9 @@ class FaultStream:
     def start(self, pids: Sequence[int]) -> None:
         """Begin to count, with what `pids` have mapped now as the first rows of `vmas`."""
         t_ns = time.monotonic_ns()
-        self._events.enable()
+        self._events.enable(pids)
         for pid in pids:
+            self._names.add_process(t_ns, pid)
             for row in read_maps(pid, t_ns):
                 self._mappings.add(pid, row)
         for thread in self._threads:
@@ -94,7 +96,9 @@ class FaultStream:
                 f"{self.late} late: events vanished unseen: record it again"
             )
         self._writer.lose("faults", self.late + faults.lost)
-        self._writer.lose("vmas", self._events.side().lost)
+        side_lost = self._events.side().lost  # of mappings and names together: it cannot be told which
+        self._writer.lose("vmas", side_lost)
+        self._writer.lose("tasks", 0)
 
     def facts(self) -> dict[str, Any]:
         """Return the events and their way here, the size of a ring, and what was lost where."""
@@ -185,7 +189,9 @@ class FaultStream:
         n_side = len(self._side) if until_ns is None else bisect_left(self._side, until_ns, key=_time)
         for record in self._side[:n_side]:
             self._mappings.follow(record)
+            self._names.follow(record)
         self._mappings.write(self._writer)
+        self._names.write(self._writer)
         del self._side[:n_side]
         faults = np.concatenate(self._held) if self._held else np.empty((0, FAULT_WORDS), np.uint64)
         times = faults[:, TIME].astype(np.int64)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdtool.kernel.perf_records import Exec, Exit, Fork, Mapping, Side
+from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, Side
 from kdtool.traces import NO_ROW, TraceWriter, VmaFlag
 
 __all__ = ["Mappings", "read_maps"]
@@ -53,7 +53,7 @@ class Mappings:
         """Take a side record."""
         if isinstance(record, Mapping):
             self.add(record.pid, _row(record))
-        elif isinstance(record, Exec):
+        elif isinstance(record, Comm) and record.is_exec:
             self._live[record.pid] = []
             gone = Row(record.t_ns, 0, USER_END_VPN, VmaFlag.UNMAPPED, "")
             self._pending.append((record.pid, gone))

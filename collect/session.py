@@ -90,10 +90,10 @@ class Recording:
             self._start(living.pids())
             ended_by = self._wait(living, stop)
             self._finish()
-        if ended_by == "signal" and self._request.duration_s is None:
-            ended_by = "user"
-        wall_ns = time.monotonic_ns() - start_ns
-        return self._manifest(ended_by, {"exit_code": None, "ended_by": ended_by, "wall_ns": wall_ns})
+            if ended_by == "signal" and self._request.duration_s is None:
+                ended_by = "user"
+            wall_ns = time.monotonic_ns() - start_ns
+            return self._manifest(ended_by, {"exit_code": None, "ended_by": ended_by, "wall_ns": wall_ns})
 
     def _open(self, stack: ExitStack, events: Path | None) -> None:
         scope = Scope(events, self._request)

@@ -11,6 +11,7 @@ and kind has its own program, so that no ring is shared and the kind is a consta
 import mmap
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,16 @@ from kdtool.errors import CapabilityError
 from kdtool.kernel.bpf import ARRAY, MMAPABLE, PERF_EVENT, RINGBUF, create_map, load_program
 from kdtool.kernel.bpf_asm import R0, R1, R2, R3, R6, R7, Assembler
 from kdtool.kernel.fault_events import CPU, SIDE_RING_BYTES, Block, ring_share, sum_counts
-from kdtool.kernel.perf import DUMMY, PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Counts, Event, Ring, online_cpus
+from kdtool.kernel.perf import (
+    DUMMY,
+    PAGE_FAULTS_MAJ,
+    PAGE_FAULTS_MIN,
+    Counts,
+    Event,
+    OfCgroup,
+    Ring,
+    online_cpus,
+)
 from kdtool.kernel.perf_records import Side, split_records
 from kdtool.kernel.ringbuf import RingBuffer
 
@@ -54,7 +64,7 @@ class BpfFaults:
         self._fds: list[int] = []
         self._lost: mmap.mmap | None = None
         self._cpus = online_cpus()
-        self.ring_bytes = ring_share(len(self._cpus), ring_bytes)
+        self._ring_bytes = ring_share(len(self._cpus), ring_bytes)
         self._fds.append(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
         try:
             lost = self._keep(create_map(ARRAY, 4, 8 * len(self._cpus), 1, MMAPABLE))
@@ -65,7 +75,12 @@ class BpfFaults:
             self.close()
             raise
 
-    def enable(self) -> None:
+    @property
+    def ring_bytes(self) -> int:
+        """Return the size of each CPU's ring."""
+        return self._ring_bytes
+
+    def enable(self, pids: Sequence[int]) -> None:
         """Begin to count and to record."""
         for event in self._events:
             event.enable()
@@ -122,14 +137,15 @@ class BpfFaults:
 
     def _open_cpu(self, number: int, cpu: int, lost_fd: int) -> None:
         """Open a CPU's two fault events with their programs and ring, and its dummy with a perf ring."""
-        ring_fd = self._keep(create_map(RINGBUF, 0, 0, self.ring_bytes))
-        self._rings.append(RingBuffer(ring_fd, self.ring_bytes, PAYLOAD_BYTES))
+        whose = OfCgroup(self._fds[0])
+        ring_fd = self._keep(create_map(RINGBUF, 0, 0, self._ring_bytes))
+        self._rings.append(RingBuffer(ring_fd, self._ring_bytes, PAYLOAD_BYTES))
         for config in (PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ):
             code = fault_program(ring_fd, lost_fd, 8 * number, is_major=config == PAGE_FAULTS_MAJ)
-            event = Event(config, self._fds[0], cpu, fields=0)
+            event = Event(config, whose, cpu, fields=0)
             self._events.append(event)
             event.run(self._keep(load_program(PERF_EVENT, code)))
-        dummy = Event(DUMMY, self._fds[0], cpu, watermark_bytes=SIDE_RING_BYTES // 4)
+        dummy = Event(DUMMY, whose, cpu, watermark_bytes=SIDE_RING_BYTES // 4)
         self._events.append(dummy)
         self._side_rings.append(Ring(dummy, SIDE_RING_BYTES))
 

@@ -9,13 +9,24 @@ perf ring. Unit of work: a block, drained at once and decoded later, into rows o
 
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.kernel.perf import DUMMY, PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Counts, Event, Ring, online_cpus
+from kdtool.kernel.perf import (
+    DUMMY,
+    PAGE_FAULTS_MAJ,
+    PAGE_FAULTS_MIN,
+    Counts,
+    Event,
+    OfCgroup,
+    OfTask,
+    Ring,
+    online_cpus,
+)
 from kdtool.kernel.perf_records import Side, split_records
 
 __all__ = ["CPU", "FAULT_WORDS", "IP", "PAGE", "TASK", "TIME", "Block", "FaultEvents", "PerfFaults"]
@@ -45,10 +56,13 @@ class FaultEvents(Protocol):
     """One way of getting the faults of a cgroup; made disabled."""
 
     path: str
-    ring_bytes: int
 
-    def enable(self) -> None:
-        """Begin to count and to record."""
+    @property
+    def ring_bytes(self) -> int:
+        """Return the size of each CPU's ring."""
+
+    def enable(self, pids: Sequence[int]) -> None:
+        """Begin to count and to record; `pids` are the processes that live now."""
 
     def disable(self) -> None:
         """Stop counting and recording; what is in the rings stays there."""
@@ -90,15 +104,19 @@ class PerfFaults:
         directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for cpu in cpus:
-                self._open_cpu(directory, cpu, wanted)
+                self._open_cpu([OfCgroup(directory)], cpu, wanted)
         except BaseException:
             self.close()
             raise
         finally:
             os.close(directory)
-        self.ring_bytes = min(ring.size_bytes for ring in self._rings)
 
-    def enable(self) -> None:
+    @property
+    def ring_bytes(self) -> int:
+        """Return the size of the smallest ring: less than asked for where locked memory is limited."""
+        return min(ring.size_bytes for ring in self._rings)
+
+    def enable(self, pids: Sequence[int]) -> None:
         """Begin to count and to sample."""
         for event in self._events:
             event.enable()
@@ -145,12 +163,13 @@ class PerfFaults:
             event.close()
         self._rings, self._events = [], []
 
-    def _open_cpu(self, directory: int, cpu: int, ring_bytes: int) -> None:
-        """Open the three events of a CPU, which share the ring of the first."""
-        made = []
-        for config in (PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, DUMMY):
-            made.append(Event(config, directory, cpu, watermark_bytes=ring_bytes // 4))
-            self._events.append(made[-1])
+    def _open_cpu(self, whose: Sequence[OfCgroup | OfTask], cpu: int, ring_bytes: int) -> None:
+        """Open the three events of a CPU for everyone; all share one ring."""
+        made: list[Event] = []
+        for each in whose:
+            for config in (PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, DUMMY):
+                made.append(Event(config, each, cpu, watermark_bytes=ring_bytes // 4))
+                self._events.append(made[-1])
         self._rings.append(Ring(made[0], ring_bytes))
         for event in made[1:]:
             event.write_to(made[0])

@@ -28,6 +28,8 @@ __all__ = [
     "PAGE_FAULTS_MIN",
     "Counts",
     "Event",
+    "OfCgroup",
+    "OfTask",
     "Ring",
     "online_cpus",
 ]
@@ -43,6 +45,7 @@ SAMPLE_IP, SAMPLE_TID, SAMPLE_TIME, SAMPLE_ADDR, SAMPLE_CPU = 1 << 0, 1 << 1, 1 
 SAMPLE_IDENTIFIER = 1 << 16
 SAMPLE = SAMPLE_IDENTIFIER | SAMPLE_IP | SAMPLE_TID | SAMPLE_TIME | SAMPLE_ADDR | SAMPLE_CPU
 FORMAT_ID, FORMAT_LOST = 1 << 2, 1 << 4
+ATTR_INHERIT, ATTR_EXCLUDE_KERNEL = 1 << 1, 1 << 5
 ATTR_DISABLED, ATTR_MMAP, ATTR_COMM, ATTR_TASK, ATTR_WATERMARK = 1 << 0, 1 << 8, 1 << 9, 1 << 13, 1 << 14
 ATTR_MMAP_DATA, ATTR_SAMPLE_ID_ALL, ATTR_MMAP2, ATTR_COMM_EXEC = 1 << 17, 1 << 18, 1 << 23, 1 << 24
 ATTR_USE_CLOCKID = 1 << 25
@@ -92,11 +95,26 @@ class Counts:
     lost: int
 
 
+@dataclass(frozen=True)
+class OfCgroup:
+    """The tasks in a cgroup: `fd` is its directory, in the hierarchy that perf selects by (v2 mostly)."""
+
+    fd: int
+
+
+@dataclass(frozen=True)
+class OfTask:
+    """One thread and all that it starts. user_only : what happens in user mode, which needs no rights."""
+
+    tid: int
+    user_only: bool
+
+
 class Event:
-    """One software event of the tasks in a cgroup, on one CPU; each occurrence is one sample.
+    """One software event of some tasks, on one CPU; each occurrence is one sample.
 
     config : PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, or DUMMY, which only reports mappings, forks and execs
-    cgroup_fd : an open directory of the hierarchy that perf selects by (v2, unless a v1 one is mounted)
+    whose : which tasks
     watermark_bytes : wake the reader when the ring holds so many
     fields : what a sample holds; none for an event that only runs a program: the kernel would gather them
         before each run, which costs 0.4 us
@@ -105,7 +123,13 @@ class Event:
     """
 
     def __init__(
-        self, config: int, cgroup_fd: int, cpu: int, *, watermark_bytes: int = 0, fields: int = SAMPLE
+        self,
+        config: int,
+        whose: OfCgroup | OfTask,
+        cpu: int,
+        *,
+        watermark_bytes: int = 0,
+        fields: int = SAMPLE,
     ) -> None:
         attr = _Attr()
         attr.type, attr.size, attr.config = TYPE_SOFTWARE, ctypes.sizeof(_Attr), config
@@ -115,10 +139,12 @@ class Event:
             attr.flags |= ATTR_SAMPLE_ID_ALL
         if config == DUMMY:
             attr.flags |= ATTR_MAPPINGS
+        if isinstance(whose, OfTask):
+            attr.flags |= ATTR_INHERIT | (ATTR_EXCLUDE_KERNEL if whose.user_only else 0)
         attr.clockid = CLOCK_MONOTONIC
         attr.wakeup_watermark = watermark_bytes
         self.config, self.cpu = config, cpu
-        self.fd = _open(attr, cgroup_fd, cpu)
+        self.fd = _open(attr, whose, cpu)
         self.id = struct.unpack("QQQ", os.read(self.fd, 24))[1]
 
     def enable(self) -> None:
@@ -193,14 +219,16 @@ def online_cpus() -> list[int]:
     return cpus
 
 
-def _open(attr: _Attr, cgroup_fd: int, cpu: int) -> int:
+def _open(attr: _Attr, whose: OfCgroup | OfTask, cpu: int) -> int:
     number = SYSCALL.get(platform.machine())
     if number is None:
         raise CapabilityError(f"perf_event_open: unknown on {platform.machine()}: use x86_64 or aarch64")
     libc = ctypes.CDLL(None, use_errno=True)
-    flags = FLAG_PID_CGROUP | FLAG_FD_CLOEXEC
-    fd: int = libc.syscall(number, ctypes.byref(attr), cgroup_fd, cpu, -1, flags)
+    pid, flags = (whose.fd, FLAG_PID_CGROUP) if isinstance(whose, OfCgroup) else (whose.tid, 0)
+    fd: int = libc.syscall(number, ctypes.byref(attr), pid, cpu, -1, flags | FLAG_FD_CLOEXEC)
     if fd < 0:
+        if ctypes.get_errno() == errno.ESRCH:
+            raise ProcessLookupError(f"thread {pid} has ended")
         raise _refusal(ctypes.get_errno(), NAMES.get(attr.config, str(attr.config)), cpu)
     return fd
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Exec", "Exit", "Fork", "Mapping", "Side", "split_records"]
+__all__ = ["Comm", "Exit", "Fork", "Mapping", "Side", "split_records"]
 
 COMM, EXIT, FORK, SAMPLE, MMAP2 = 3, 4, 7, 9, 10
 MISC_COMM_EXEC = 1 << 13
@@ -42,19 +42,24 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Fork:
-    """Process `parent_pid` made process `pid` (the same number: a thread)."""
+    """Process `parent_pid` made `pid` (the same number: a thread), and its thread `parent_tid` made `tid`."""
 
     t_ns: int
     pid: int
     parent_pid: int
+    tid: int
+    parent_tid: int
 
 
 @dataclass(frozen=True)
-class Exec:
-    """Process `pid` replaced its whole address space."""
+class Comm:
+    """A thread of process `pid` got a name. `is_exec`: since the process replaced its whole address space."""
 
     t_ns: int
     pid: int
+    tid: int
+    name: str
+    is_exec: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Exit:
     last: bool
 
 
-Side = Mapping | Fork | Exec | Exit
+Side = Mapping | Fork | Comm | Exit
 
 
 def split_records(words: Words) -> tuple[Words, list[Side]]:
@@ -118,9 +123,11 @@ def _decode(record: bytes) -> Side | None:
         prot, flags = struct.unpack_from("<II", record, 64)
         name = record[72:-TRAILER_BYTES].split(b"\0", 1)[0].decode(errors="surrogateescape")
         return Mapping(t_ns, pid, start, start + size, prot & 7, bool(flags & 1), name)
-    if kind == COMM and misc & MISC_COMM_EXEC:
-        return Exec(t_ns, struct.unpack_from("<I", record, 8)[0])
+    if kind == COMM:
+        pid, tid = struct.unpack_from("<II", record, 8)
+        name = record[16:-TRAILER_BYTES].split(b"\0", 1)[0].decode(errors="surrogateescape")
+        return Comm(t_ns, pid, tid, name, bool(misc & MISC_COMM_EXEC))
     if kind in (FORK, EXIT):
-        pid, parent, tid = struct.unpack_from("<III", record, 8)
-        return Fork(t_ns, pid, parent) if kind == FORK else Exit(t_ns, pid, pid == tid)
+        pid, parent, tid, parent_tid = struct.unpack_from("<IIII", record, 8)
+        return Fork(t_ns, pid, parent, tid, parent_tid) if kind == FORK else Exit(t_ns, pid, pid == tid)
     return None

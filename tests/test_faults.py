@@ -4,9 +4,12 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,6 +196,15 @@ def test_the_way_is_said_and_why_it_is_not_the_cheapest(
     assert (cheapest["path"], second["path"]) == ("bpf", "perf")
     assert "refused" not in cheapest
     assert second["refused"] == {"bpf": "BPF program: refused to this user: run as root"}
+
+
+def test_threads_have_names(program: str, tmp_path: Path) -> None:
+    trace = record(tmp_path, "sh", "-c", f"{program} touch 7; true")
+
+    tasks, names = trace.columns("tasks"), trace.names()
+    found = [(int(pid), names[int(name)]) for pid, name in zip(tasks["pid"], tasks["name_id"], strict=True)]
+    parent, child = list(dict.fromkeys(pid for pid, _ in found))
+    assert found == [(parent, "sh"), (child, "sh"), (child, "faults")]
 
 
 def test_no_bpf_program_is_left(program: str, tmp_path: Path) -> None:
@@ -541,11 +553,61 @@ def test_what_a_killed_kdtool_left_is_reaped_by_the_next(program: str, tmp_path:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_an_unprivileged_user_is_told_what_to_do() -> None:
-    command = [sys.executable, "-m", "kdtool", "collect", "-o", "/tmp/kdtool-nobody.kdt", "--", "true"]
-    nobody = ["setpriv", "--reuid", "65534", "--clear-groups", *command]
-    done = subprocess.run(nobody, capture_output=True, text=True, check=False)
+AS_NOBODY = """
+import ctypes, os, sys
+from pathlib import Path
+import kdtool.collect.recovery
+from kdtool.collect import session
+from kdtool.collect.base import Request
+from kdtool.collect.faults import Faults
+path = Path(sys.argv[1])
+session.record(Request(("true",), path.with_name("warm.kdt")), [Faults()])  # imports what nobody may read
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: /proc/self is ours again
+session.record(Request(tuple(sys.argv[2:]), path), [Faults()])
+"""
 
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "run as root" in done.stderr and "errno" not in done.stderr.lower()
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody may use: tmp_path is root's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+def test_without_privileges_the_faults_of_user_mode_are_recorded(program: str, public: Path) -> None:
+    shutil.copy(program, public / "faults")
+    command = (sys.executable, "-c", AS_NOBODY, public / "t.kdt", public / "faults", "fork", str(PAGES))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    trace = Trace(public / "t.kdt")
+    facts = trace.manifest.collector["sources"]["faults"]
+    assert facts["path"] == "perf of tasks"
+    assert facts["scope"] == "only the faults of user mode, not those of system calls"
+    assert "CAP_PERFMON" in facts["refused"]
+    start, faults = int(done.stdout.split()[0]), trace.columns("faults")
+    inside = (faults["vpn"] >= start) & (faults["vpn"] < start + PAGES)
+    assert inside.sum() == PAGES and trace.manifest.tables["faults"].lost == 0
+    assert len(faults["vpn"]) <= sum(counted_by_wait4(trace))
+    assert (trace.path.stat().st_uid, len(np.unique(faults["pid"]))) == (65534, 2)
+
+
+def test_attaches_to_a_living_process_and_what_it_starts(program: str, tmp_path: Path) -> None:
+    script = f"read _; {program} touch {PAGES}; {program} touch {PAGES}; read _"
+    with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        threading.Timer(1.0, lambda: (process.stdin.write(b"\n"), process.stdin.flush())).start()
+        threading.Timer(2.5, process.stdin.close).start()
+        trace = session.record(Request((), tmp_path / "t.kdt", pid=process.pid), [Faults()])
+        starts = [int(line) for line in process.stdout.read().split()]
+
+    faults = trace.columns("faults")
+    inside = [((faults["vpn"] >= start) & (faults["vpn"] < start + PAGES)).sum() for start in starts]
+    assert len(inside) == 2 and min(inside) >= PAGES
+    assert trace.manifest.workload["ended_by"] == "process"
+    assert trace.manifest.tables["faults"].lost == 0
+    assert "scope" not in trace.manifest.collector["sources"]["faults"]

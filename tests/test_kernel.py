@@ -16,7 +16,7 @@ from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find
 from kdtool.kernel.fault_events import PerfFaults
 from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
 from kdtool.kernel.memcg import MemoryCgroup
-from kdtool.kernel.perf_records import Exec, Exit, Fork, Mapping, split_records
+from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, split_records
 from kdtool.kernel.swap import swap_devices
 
 MIB = 1 << 20
@@ -267,8 +267,9 @@ def test_side_records_are_decoded() -> None:
 
     assert others == [
         Mapping(777, 10, 0x1000, 0x3000, 5, False, "/lib/x.so"),
-        Exec(777, 10),
-        Fork(777, 20, 10),
+        Comm(777, 10, 10, "sh", True),
+        Comm(777, 10, 10, "renamed", False),
+        Fork(777, 20, 10, 20, 10),
         Exit(777, 20, False),
     ]
 

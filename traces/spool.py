@@ -10,6 +10,7 @@ is a leftover of the moment between rename and removal, and is ignored.
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -40,7 +41,7 @@ class DiskError(TraceError):
 
 
 class TableSpool:
-    """One table of the trace being written in `folder`; used by one thread at a time.
+    """One table of the trace being written in `folder`; used by one thread at a time, which has its lock.
 
     Raises DiskError when the disk is full or refuses.
     """
@@ -48,6 +49,7 @@ class TableSpool:
     def __init__(self, folder: Path, table: str) -> None:
         self.table, self.schema = table, schema_of(table)
         self.segments: list[Segment] = []
+        self.lock = threading.Lock()
         self._folder = folder
         self._stream: pa.RecordBatchStreamWriter | None = None
         self._stream_rows = 0

@@ -35,7 +35,7 @@ UNKNOWN = Manifest("interrupted", "unknown", [], {"name": "unknown"})
 class TraceWriter:
     """Write one trace; it is none before `seal`, and gone after an error.
 
-    Each table is appended to by one thread at a time; tables and names by several at once.
+    Several threads may append at once.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "t.kdt"
@@ -115,7 +115,8 @@ class TraceWriter:
             with self._lock:
                 spool = self._table(table)
                 self._spool_names()
-            spool.append(columns)
+            with spool.lock:
+                spool.append(columns)
 
     def lose(self, table: str, lost: int) -> None:
         """Record that the source counted `lost` events of `table` that have no row."""

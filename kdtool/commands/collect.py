@@ -69,6 +69,9 @@ def register(app: typer.Typer) -> None:
         else:
             print_recording(trace)
         manifest = trace.manifest
+        for name, facts in manifest.collector["sources"].items():
+            if "scope" in facts:
+                print(f"kdtool: {name}: {facts['scope']} ({facts['refused']})", file=sys.stderr)
         if manifest.state == "interrupted":
             print(f"kdtool: interrupted: {trace.path} holds what came before", file=sys.stderr)
             raise typer.Exit(130)
