@@ -6,6 +6,8 @@ from typing import Protocol
 from kdtool.errors import TraceError, unknown_name
 from kdtool.traces.importers.base import Imported
 from kdtool.traces.importers.csv import CsvImporter
+from kdtool.traces.importers.kineto import KinetoImporter
+from kdtool.traces.importers.nsight import NsightImporter
 from kdtool.traces.io import Trace
 from kdtool.traces.manifest import Manifest
 from kdtool.traces.writer import TraceWriter
@@ -27,7 +29,7 @@ class Importer(Protocol):
         """
 
 
-IMPORTERS: tuple[Importer, ...] = (CsvImporter(),)
+IMPORTERS: tuple[Importer, ...] = (CsvImporter(), NsightImporter(), KinetoImporter())
 
 
 def import_trace(form: str, file: Path, output: Path) -> Trace:
