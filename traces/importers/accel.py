@@ -105,6 +105,8 @@ def database(uri: str, file: Path, fix: str) -> Iterator[sqlite3.Connection]:
         raise TraceError(f"{file}: {str(error).splitlines()[0][:120]}: {fix}") from None
     except OverflowError:
         raise TraceError(f"{file}: a number beyond 64 bits: {fix}") from None
+    except UnicodeDecodeError:  # SQLite names in its message what it found
+        raise TraceError(f"{file}: text that is not UTF-8: {fix}") from None
 
 
 def append_sorted(

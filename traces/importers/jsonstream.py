@@ -29,17 +29,12 @@ BLANKS = re.compile(r"[ \t\n\r]*")
 
 @contextmanager
 def open_text(file: Path) -> Iterator[io.TextIOBase]:
-    """Open a UTF-8 file, gzipped or not; TraceError when what is read inside the block is neither."""
+    """Open a UTF-8 file, gzipped or not."""
     with file.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        try:
-            with io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, "utf-8-sig") as text:
-                yield text
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise TraceError(f"{file}: is gzip, but damaged or cut off ({error}): write it again") from None
-        except UnicodeDecodeError as error:
-            raise TraceError(f"{file}: is not UTF-8 text ({error.reason}): give a JSON file") from None
+        with io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, "utf-8-sig") as text:
+            yield text
 
 
 class ObjectReader:
@@ -97,7 +92,8 @@ class ObjectReader:
                 return
 
     def _value(self) -> Any:
-        self._peek()
+        if not self._peek():
+            raise self._error("it is cut off")
         while True:
             try:
                 value, end = self._decode(self._window, self._at)
@@ -135,7 +131,12 @@ class ObjectReader:
         left = len(self._window) - self._at
         if left > VALUE_CHARS:
             raise self._error(f"a value longer than {VALUE_CHARS >> 20} MiB")
-        read = self._text.read(max(READ_CHARS, left))
+        try:
+            read = self._text.read(max(READ_CHARS, left))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise self._error(f"the gzip is damaged or cut off ({error})") from None
+        except UnicodeDecodeError as error:
+            raise self._error(f"not UTF-8 text ({error.reason})") from None
         if read:
             self._gone += self._at
             self._window, self._at = self._window[self._at :] + read, 0

@@ -53,9 +53,9 @@ CATEGORIES = 64
 """Different categories that are counted apart; further ones together."""
 
 STAGE = """
-CREATE TABLE works (start, "end", device, queue, kind, bytes, name, correlation);
+CREATE TABLE works (start, "end", device, queue, kind, bytes, name, correlation INTEGER);
 CREATE TABLE operators (start, "end", pid, tid, name);
-CREATE TABLE calls (correlation PRIMARY KEY, enter, leave, pid) WITHOUT ROWID;
+CREATE TABLE calls (correlation INTEGER PRIMARY KEY, enter, leave, pid);
 """
 PUT_WORK = "INSERT INTO works VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_OPERATOR = "INSERT INTO operators VALUES (?, ?, ?, ?, ?)"

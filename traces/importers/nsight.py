@@ -159,7 +159,7 @@ class _Export:
         self._opened.execute("PRAGMA side.journal_mode = OFF")
         self._opened.execute("PRAGMA side.synchronous = OFF")
         self._opened.execute(
-            "CREATE TABLE side.calls (process, correlation, enter, leave, pid, "
+            "CREATE TABLE side.calls (process INTEGER, correlation INTEGER, enter, leave, pid, "
             "PRIMARY KEY (process, correlation)) WITHOUT ROWID"
         )
         pid = _pid("globalTid") if self._has(CALLS, "globalTid") else "NULL"
