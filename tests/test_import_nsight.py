@@ -5,6 +5,7 @@ Expected rows follow from what was put in, by plain Python; the importer gets th
 
 import random
 import sqlite3
+import struct
 from collections import Counter
 from contextlib import closing
 
@@ -360,3 +361,28 @@ def test_an_export_that_is_still_being_written_is_refused(tmp_path):
     path = full(tmp_path / "a.sqlite")
     (tmp_path / "a.sqlite-journal").write_bytes(b"x")
     assert "not written to its end" in refused("nsight", path, tmp_path)
+
+
+def test_a_file_whose_pages_refer_to_one_another_over_and_over_is_refused(tmp_path):
+    """Six levels of 50 references to the level below: 10^11 rows out of 5 kB."""
+    path = tmp_path / "bomb.sqlite"
+    row = (10, 20, 0, 1, 7, 1, GLOBAL_PID, 1, 1, 1)
+    build(path, "PRAGMA page_size = 512", KERNEL, ("CUPTI_ACTIVITY_KIND_KERNEL", [row] * 8))
+    with closing(sqlite3.connect(path)) as made:
+        (root,) = made.execute("SELECT rootpage FROM sqlite_master").fetchone()
+    data = bytearray(path.read_bytes())
+    data += data[(root - 1) * 512 : root * 512]
+    for _ in range(5):
+        data += page_of_references(len(data) // 512)
+    data[(root - 1) * 512 : root * 512] = page_of_references(len(data) // 512)
+    data[28:32] = struct.pack(">I", len(data) // 512)
+    path.write_bytes(data)
+    assert "interrupted" in refused("nsight", path, tmp_path)
+
+
+def page_of_references(child):
+    """Return an interior page of a table b-tree whose 50 cells, and its right-most pointer, are one child."""
+    cells = b"".join(struct.pack(">IB", child, key) for key in range(50))
+    head = struct.pack(">BHHHBI", 5, 0, 50, 512 - len(cells), 0, child)
+    pointers = b"".join(struct.pack(">H", 512 - len(cells) + 5 * cell) for cell in range(50))
+    return (head + pointers).ljust(512 - len(cells), b"\0") + cells

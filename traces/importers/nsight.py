@@ -45,6 +45,7 @@ ACCESSES = {1: " read", 2: " write", 3: " atomic", 4: " prefetch"}
 """CUpti_ActivityUnifiedMemoryAccessType."""
 FAULT_BYTES = 4096
 """`bytes` of a fault event, for each of its numberOfPageFaults, which are all at the same page."""
+STEPS_A_BYTE = 100
 WARNING = 2
 """DIAGNOSTIC_EVENT.severity: 1 is information, 3 an error."""
 
@@ -114,6 +115,7 @@ class NsightImporter:
         _check_file(file)
         uri = f"{file.resolve().as_uri()}?mode=ro&immutable=1"
         with database(uri, file, FIX) as opened:
+            _bound_steps(opened, file.stat().st_size)
             export = _Export(opened, file)
             export.index_calls(writer.spool / "nsight.sqlite")
             append_sorted(writer, file, export.events(), NameIds(writer, file, export.name_of))
@@ -129,6 +131,16 @@ def _check_file(file: Path) -> None:
         beside = file.with_name(file.name + suffix)
         if beside.exists() and beside.stat().st_size:
             raise TraceError(f"{file}: was not written to its end ({beside.name} is there): {FIX}")
+
+
+def _bound_steps(opened: sqlite3.Connection, file_bytes: int) -> None:
+    """Interrupt what takes far more steps than a sound file of this size can ask for.
+
+    A page that refers to another many times over makes 10^11 rows of a few kB. A row of nsys takes some 200
+    steps of SQLite's machine, and at least 30 bytes.
+    """
+    left = iter(range(100 + file_bytes * STEPS_A_BYTE // 1_000_000))
+    opened.set_progress_handler(lambda: next(left, None) is None, 1_000_000)
 
 
 class _Export:
