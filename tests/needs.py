@@ -12,8 +12,10 @@ import pytest
 
 from kdtool.collect.faults import Faults
 from kdtool.collect.refs import References
+from kdtool.errors import CapabilityError
+from kdtool.kernel.tracefs import Instance
 
-__all__ = ["SWAP", "compiled", "faults", "gcc", "qemu", "root", "swap_up"]
+__all__ = ["SWAP", "compiled", "faults", "gcc", "qemu", "root", "swap_up", "tracefs"]
 
 SWAP = Path(__file__).parent.parent / "scripts" / "swap"
 PROGRAMS = Path(__file__).parent / "programs"
@@ -23,11 +25,22 @@ def _missing(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
 
 
+def _tracefs() -> str:
+    """Return why no instance can be made here, or nothing."""
+    try:
+        Instance(buffer_bytes=4096).close()
+    except CapabilityError as error:
+        return str(error)
+    return ""
+
+
+_no_tracefs = _tracefs()
 _faults, _refs = Faults().unavailable(), References().unavailable()
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 gcc = _missing("gcc")
 faults = pytest.mark.skipif(_faults is not None, reason=f"{_faults and _faults.reason}")
+tracefs = pytest.mark.skipif(bool(_no_tracefs), reason=_no_tracefs)
 qemu = pytest.mark.skipif(_refs is not None, reason=f"{_refs and _refs.reason}")
 
 
