@@ -14,6 +14,7 @@ __all__ = ["COLLECTORS", "collector"]
 COLLECTORS: tuple[tuple[str, str], ...] = (
     ("faults", "kdtool.collect.faults:Faults"),
     ("refs", "kdtool.collect.refs:References"),
+    ("sched", "kdtool.collect.sched:Sched"),
 )
 
 

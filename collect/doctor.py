@@ -12,6 +12,7 @@ from kdtool.collect import COLLECTORS, collector
 from kdtool.collect.faults import probe_events
 from kdtool.collect.limited import MIN_MEMORY_BYTES, memory_of
 from kdtool.collect.refs import References
+from kdtool.collect.sched import probe_tracefs
 from kdtool.errors import CapabilityError
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
@@ -101,6 +102,10 @@ def _bpf() -> str:
     return "BPF programs load, and write into a ring buffer"
 
 
+def _tracefs() -> str:
+    return f"an instance can be made and the scheduler's events enabled: {probe_tracefs()}/instances"
+
+
 def _swap() -> str:
     devices = swap_devices()
     if not devices:
@@ -148,6 +153,7 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("events cgroup", _events_cgroup),
     ("page-fault events", _perf_events),
     ("BPF", _bpf),
+    ("tracefs", _tracefs),
     ("memory cgroup", _memory_cgroup),
     ("swap", _swap),
     ("page-cluster", _page_cluster),

@@ -33,6 +33,8 @@ BUFFER_BYTES = 32 << 20
 BUFFERS_BYTES = 512 << 20
 """What all buffers may take together, on machines with many CPUs."""
 MIN_BUFFER_BYTES = 64 << 10
+NOBODY = 1 << 22
+"""No thread has this id (PID_MAX_LIMIT); while it is followed, the selection is never empty, which means all."""
 _numbers = itertools.count()
 
 
@@ -169,13 +171,13 @@ class Instance:
         self._write("tracing_on", "0")
 
     def follow(self, tids: set[int]) -> None:
-        """Record events of these threads too; the first call turns the selection on.
+        """Record events of these threads too; the first call, even with none, ends recording all threads.
 
         With the option `event-fork` what they start is followed, and what ends is forgotten. Threads that
         have ended are allowed.
         """
-        if tids:
-            self._write("set_event_pid", " ".join(str(tid) for tid in sorted(tids)), append=True)
+        text = " ".join(str(tid) for tid in sorted({NOBODY, *tids}))
+        self._write("set_event_pid", text, append=True)
 
     def followed(self) -> set[int]:
         """Return the threads whose events are recorded now."""

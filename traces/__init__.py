@@ -5,6 +5,7 @@ from kdtool.traces.manifest import Manifest, Reduction, Segment, TableInfo, cano
 from kdtool.traces.schema import (
     NO_ROW,
     NO_TIME,
+    PREEMPTED,
     SCHEMA_VERSION,
     TABLES,
     AccelKind,
@@ -21,6 +22,7 @@ __all__ = [
     "NO_ROW",
     "NO_TIME",
     "PAGE_BYTES",
+    "PREEMPTED",
     "SCHEMA_VERSION",
     "TABLES",
     "AccelKind",

@@ -12,6 +12,7 @@ import pyarrow as pa
 __all__ = [
     "NO_ROW",
     "NO_TIME",
+    "PREEMPTED",
     "SCHEMA_VERSION",
     "TABLES",
     "AccelKind",
@@ -30,6 +31,10 @@ NO_ROW = -1
 
 NO_TIME = -1
 """A time that the source does not know, such as the completion of a request still in flight."""
+
+
+PREEMPTED = 255
+"""`sched.state` of a thread that was switched from while it could have run on."""
 
 
 class RefKind(IntEnum):
@@ -56,7 +61,10 @@ class SchedEvent(IntEnum):
     """`sched.event`. `tid` is the task on the CPU; `next_tid` the one it is done to, -1 where there is none.
 
     SWITCH from tid (in `state`) to next_tid, WAKING and WAKEUP of next_tid by tid, MIGRATE of next_tid to
-    target_cpu, FORK of next_tid, EXIT of tid. `prio` is that of next_tid (EXIT: of tid).
+    target_cpu, FORK of next_tid, EXIT of tid. `prio` is the kernel's (120: nice 0) of next_tid (EXIT: of tid;
+    FORK: -1). A WAKEUP happens on the CPU that takes next_tid in: tid is often its idle task, 0; who woke it is
+    in the WAKING before. `state`: SWITCH: 0 yielded, 1 S, 2 D, 4 T, 8 t, 16 X, 32 Z, 64 P, 128 I, 255
+    preempted; WAKING, WAKEUP and MIGRATE: 1 when an interrupt did it, which tid only lent its CPU.
     """
 
     SWITCH = 0

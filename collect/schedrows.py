@@ -1,0 +1,185 @@
+"""From records of the scheduler's tracepoints to rows of `sched` and `tasks`.
+
+Unit of work: the records of one CPU (`decode`), and then rows of all CPUs in order of time (`write`), where
+it is known which threads are the scope's. A record makes one row, or is not the scope's, or tells of a
+thread: that it was made (task_newtask) or renamed (task_rename).
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.collect.threads import Lifetimes, own_threads
+from kdtool.collect.tracestream import Rows
+from kdtool.errors import TraceError
+from kdtool.kernel.event_format import EventFormat
+from kdtool.kernel.trace_ring import Records
+from kdtool.kernel.tracefs import Instance
+from kdtool.traces import PREEMPTED, SchedEvent, TraceWriter
+
+__all__ = ["ROW", "SchedRows"]
+
+ROW = np.dtype(
+    [
+        ("ts_ns", "i8"),
+        ("tid", "i4"),
+        ("next_tid", "i4"),
+        ("prio", "i4"),
+        ("cpu", "i2"),
+        ("target_cpu", "i2"),
+        ("event", "u1"),
+        ("state", "u1"),
+        ("name_id", "u4"),
+    ]
+)
+NEWTASK, RENAME = 100, 101
+"""`event` of rows that tell of threads."""
+CLONE_THREAD = 0x10000
+IN_INTERRUPT = 0x08 | 0x10 | 0x40
+"""`common_flags`: hard interrupt, soft interrupt, NMI (enum trace_flag_type)."""
+DEAD = (0x10, 0x20)
+"""`state` of a thread that is switched from for the last time: X or Z."""
+NONE = -1
+
+# Event and, for tid, next_tid, prio, target_cpu, the field of each tracepoint; None: there is none.
+SHAPES: dict[str, tuple[int, str, str | None, str | None, str | None]] = {
+    "sched_switch": (SchedEvent.SWITCH, "prev_pid", "next_pid", "next_prio", None),
+    "sched_waking": (SchedEvent.WAKING, "common_pid", "pid", "prio", "target_cpu"),
+    "sched_wakeup": (SchedEvent.WAKEUP, "common_pid", "pid", "prio", "target_cpu"),
+    "sched_wakeup_new": (SchedEvent.WAKEUP, "common_pid", "pid", "prio", "target_cpu"),
+    "sched_migrate_task": (SchedEvent.MIGRATE, "common_pid", "pid", "prio", "dest_cpu"),
+    "sched_process_fork": (SchedEvent.FORK, "parent_pid", "child_pid", None, None),
+    "sched_process_exit": (SchedEvent.EXIT, "pid", None, "prio", None),
+    "task_newtask": (NEWTASK, "common_pid", "pid", "clone_flags", None),
+    "task_rename": (RENAME, "common_pid", "pid", None, None),
+}
+NAMES = {"task_newtask": "comm", "task_rename": "newcomm"}
+
+
+class SchedRows:
+    """Decodes and writes; CapabilityError when a tracepoint lacks a field that is needed.
+
+    rows : written to `sched`
+    foreign : records that are not the scope's
+    told : records that tell of threads
+    """
+
+    def __init__(self, formats: Sequence[EventFormat], writer: TraceWriter) -> None:
+        self._writer = writer
+        self._lifetimes = Lifetimes()
+        self._processes: dict[int, int] = {}
+        self._names: dict[int, int] = {}
+        self._joined: deque[tuple[int, int, int, str]] = deque()
+        self._own: set[int] = set()
+        self.rows = self.foreign = self.told = 0
+        for fmt in formats:
+            needed = [field for field in SHAPES[fmt.name][1:] if field is not None]
+            fmt.require("common_pid", "common_flags", *needed)
+
+    def join(self, t_ns: int, tid: int, pid: int, name: str) -> None:
+        """Take in a thread that lives already; from any thread."""
+        self._joined.append((t_ns, tid, pid, name))
+
+    def decode(self, instance: Instance, cpu: int, records: Records) -> Rows:
+        """Return a row for each record that a CPU wrote, in the same order."""
+        rows = np.zeros(len(records), ROW)
+        rows["ts_ns"], rows["cpu"] = records.t_ns, cpu
+        types = records.types()
+        known = np.zeros(len(records), bool)
+        for number, fmt in instance.formats.items():
+            at = np.flatnonzero(types == number)
+            if len(at):
+                known[at] = True
+                rows[at] = self._of_event(fmt, records.buffer, records.starts[at], rows[at])
+        if not known.all():
+            raise TraceError(f"{instance.path.name}: a record of an event never enabled: record it again")
+        return rows
+
+    def write(self, rows: Rows) -> None:
+        """Write rows that are in order of time."""
+        about = rows["event"] >= NEWTASK
+        self._learn(rows[about], int(rows["ts_ns"][-1]))
+        self.told += int(about.sum())
+        rows = rows[~about]
+        last = rows[(rows["event"] == SchedEvent.SWITCH) & np.isin(rows["state"], DEAD)]
+        self._lifetimes.died(last["tid"], last["ts_ns"])
+        ours = self._are_ours(rows)
+        self.foreign += int((~ours).sum())
+        rows = rows[ours]
+        if len(rows):
+            self._writer.append("sched", {name: rows[name] for name in ROW.names or () if name != "name_id"})
+            self.rows += len(rows)
+
+    def balance(self, decoded: int) -> None:
+        """Raise TraceError unless every decoded record became a row, was foreign, or told of a thread."""
+        self._learn(np.empty(0, ROW), None)
+        if decoded != self.rows + self.foreign + self.told:
+            raise TraceError(
+                f"{decoded} records decoded, {self.rows} rows, {self.foreign} not of the scope, {self.told} "
+                f"of threads: records vanished: record it again"
+            )
+
+    def _of_event(
+        self, fmt: EventFormat, buffer: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], rows: Rows
+    ) -> Rows:
+        """Fill in rows of one tracepoint."""
+        event, *fields = SHAPES[fmt.name]
+        rows["event"] = event
+        for column, field in zip(("tid", "next_tid", "prio", "target_cpu"), fields, strict=True):
+            rows[column] = NONE if field is None else fmt.numbers(buffer, starts, field)
+        if event == SchedEvent.SWITCH:
+            state = fmt.numbers(buffer, starts, "prev_state")
+            rows["state"] = np.where(state > 0xFF, PREEMPTED, state & 0xFF)
+        elif event in (SchedEvent.WAKING, SchedEvent.WAKEUP, SchedEvent.MIGRATE):
+            rows["state"] = fmt.numbers(buffer, starts, "common_flags") & IN_INTERRUPT != 0
+        elif event >= NEWTASK:
+            names = fmt.texts(buffer, starts, NAMES[fmt.name])
+            rows["name_id"] = [self._writer.name_id(name.decode(errors="replace")) for name in names.tolist()]
+        return rows
+
+    def _learn(self, rows: Rows, until_ns: int | None) -> None:
+        """Learn of threads made and renamed, and of those that joined up to a time (None: all)."""
+        named = []
+        while self._joined and (until_ns is None or self._joined[0][0] <= until_ns):
+            t_ns, tid, pid, name = self._joined.popleft()
+            self._processes[tid] = pid
+            self._lifetimes.born(np.array([tid], np.int32), np.array([t_ns]))
+            named.append((t_ns, tid, self._writer.name_id(name)))
+        made = rows[rows["event"] == NEWTASK]
+        self._lifetimes.born(made["next_tid"], made["ts_ns"])
+        for t_ns, parent, tid, clone_flags, *_, event, _, name_id in rows.tolist():
+            if event == NEWTASK:
+                shares = clone_flags & CLONE_THREAD
+                self._processes[tid] = self._processes.get(parent, parent) if shares else tid
+                self._names.pop(tid, None)
+            named.append((t_ns, tid, name_id))
+        self._name(sorted(named))
+
+    def _name(self, named: Sequence[tuple[int, int, int]]) -> None:
+        """Write names that are new or changed."""
+        new = []
+        for t_ns, tid, name_id in named:
+            if self._names.get(tid) != name_id:
+                self._names[tid] = name_id
+                new.append((t_ns, self._processes.get(tid, tid), tid, name_id))
+        if new:
+            columns = zip(("ts_ns", "pid", "tid", "name_id"), zip(*new, strict=True), strict=True)
+            self._writer.append("tasks", {name: np.array(values) for name, values in columns})
+
+    def _are_ours(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Return which rows are events of the scope's threads.
+
+        Switches, forks and exits were selected by the kernel. Wakings are those of our threads, and by them,
+        but not by an interrupt that struck while one ran; migrations are those of our threads.
+        """
+        self._own |= own_threads()
+        event, t_ns = rows["event"], rows["ts_ns"]
+        done_to = self._lifetimes.alive(np.maximum(rows["next_tid"], 0), t_ns)
+        done_by = self._lifetimes.alive(rows["tid"], t_ns) & (rows["state"] == 0)
+        waking = (event == SchedEvent.WAKING) | (event == SchedEvent.WAKEUP)
+        move = event == SchedEvent.MIGRATE
+        recorder = np.isin(rows["next_tid"], np.array(sorted(self._own)))
+        ours: npt.NDArray[np.bool_] = ~(waking | move) | (done_to | waking & done_by) & ~recorder
+        return ours

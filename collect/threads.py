@@ -1,0 +1,102 @@
+"""Which threads are recorded: those that live in the scope now, and for each time, those that lived then.
+
+Found at the start and looked for again and again: the kernel follows forks by itself, but not what is moved
+into a cgroup later. Thread ids are those of the initial pid namespace, as the kernel's tracing has them.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.collect.base import Scope
+from kdtool.collect.living import descendants
+from kdtool.errors import CapabilityError
+
+__all__ = ["Lifetimes", "check_pid_namespace", "identify", "living_threads", "own_threads"]
+
+PID_LIMIT = 1 << 22
+"""No thread id is higher (PID_MAX_LIMIT)."""
+INITIAL_PID_NAMESPACE = "pid:[4026531836]"
+"""PROC_PID_INIT_INO, the same on every Linux machine."""
+
+Ints = npt.NDArray[np.int64]
+
+
+class Lifetimes:
+    """When each thread id belonged to the scope; 16 bytes an id, in memory only where ids are used.
+
+    Only an id's last owner is known: the kernel hands out all others before one comes again, which takes
+    longer than the second within which rows are written.
+    """
+
+    def __init__(self) -> None:
+        self._born_ns = np.zeros(PID_LIMIT + 1, np.int64)
+        self._died_ns = np.zeros(PID_LIMIT + 1, np.int64)
+
+    def born(self, tids: npt.NDArray[np.int32], t_ns: Ints) -> None:
+        """Take in threads from `t_ns` on."""
+        self._born_ns[tids], self._died_ns[tids] = t_ns, 0
+
+    def died(self, tids: npt.NDArray[np.int32], t_ns: Ints) -> None:
+        """Let threads go at `t_ns`, unless their id was taken again after it."""
+        last = self._born_ns[tids] <= t_ns
+        self._died_ns[tids[last]] = t_ns[last]
+
+    def alive(self, tids: npt.NDArray[np.int32], t_ns: Ints) -> npt.NDArray[np.bool_]:
+        """Return for each thread whether it belonged to the scope at `t_ns`."""
+        born_ns, died_ns = self._born_ns[tids], self._died_ns[tids]
+        alive: npt.NDArray[np.bool_] = (
+            (born_ns > 0) & (born_ns <= t_ns) & ((died_ns == 0) | (t_ns <= died_ns))
+        )
+        return alive
+
+
+def living_threads(scope: Scope, pids: list[int]) -> set[int]:
+    """Return the threads in the scope now, ours excepted: of its cgroup and those below, or of processes."""
+    if scope.cgroup is not None:
+        return _in_cgroup(scope.cgroup) - own_threads()
+    if scope.request.pid is not None:
+        pids = descendants(scope.request.pid)
+    return {tid for pid in pids for tid in _of_process(pid)} - own_threads()
+
+
+def own_threads() -> set[int]:
+    """Return the threads of this process."""
+    return _of_process(os.getpid())
+
+
+def identify(tid: int) -> tuple[int, str] | None:
+    """Return the process and the name of a thread; None when it has ended."""
+    try:
+        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{tid}/status").read_text().splitlines())
+        return int(lines["Tgid"]), lines["Name"]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def check_pid_namespace() -> None:
+    """Raise CapabilityError where thread ids are not those that the kernel's tracing has."""
+    if os.readlink("/proc/self/ns/pid") != INITIAL_PID_NAMESPACE:
+        raise CapabilityError(
+            "in a container the kernel's tracing knows processes by other ids than /proc does here: "
+            "run kdtool on the host, or the container with --pid=host"
+        )
+
+
+def _in_cgroup(cgroup: Path) -> set[int]:
+    tids: set[int] = set()
+    for folder, _, _ in os.walk(cgroup):
+        try:
+            tids.update(int(word) for word in Path(folder, "cgroup.threads").read_text().split())
+        except (FileNotFoundError, OSError):
+            continue  # removed while we walked
+    return tids
+
+
+def _of_process(pid: int) -> set[int]:
+    try:
+        return {int(name) for name in os.listdir(f"/proc/{pid}/task")}
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
