@@ -8,7 +8,9 @@ State: two buffers a CPU, 56 bytes a switch.
 Kernel counterpart: include/trace/events/sched.h; event_filter_pid_sched_*() in kernel/trace/trace_events.c.
 Not used: perf sampling, which drops wakings from interrupts in silence. Not seen: threads that come in other
 ways than by a fork (moved into the cgroup, io_uring's workers), until they are found, every 0.25 s; renames
-by another process. Migrations that found no room are counted as lost, whosever they were.
+by another process; switches that the kernel does not report (seen: from threads of some PID 1 to any other),
+which leave a thread's switches in and out unpaired: `unpaired` in the facts counts these. Migrations that
+found no room are counted as lost, whosever they were.
 """
 
 import time
@@ -79,6 +81,7 @@ class SchedSource:
             self._ours = stack.enter_context(Instance(buffer_bytes=asked, options={"event-fork": True}))
             room = max((asked or BUFFER_BYTES) // MIGRATE_SHARE, 64 << 10)
             moves = stack.enter_context(Instance(buffer_bytes=min(room, self._ours.buffer_bytes)))
+            self._ours.follow(set())  # nobody yet, and never everybody
             formats = [self._ours.enable(event) for event in THREAD_EVENTS]
             formats.append(moves.enable(MIGRATE_EVENT))
             self._rows = SchedRows(formats, writer)
@@ -118,7 +121,7 @@ class SchedSource:
 
     def facts(self) -> dict[str, Any]:
         """Return the events, buffers and losses, and how many records were not the scope's."""
-        return {**self._stream.facts(), "foreign": self._rows.foreign, "joined_later": self.joined}
+        return {**self._stream.facts(), **self._rows.facts(), "joined_later": self.joined}
 
     def close(self) -> None:
         """Take the instances down."""
@@ -132,6 +135,8 @@ class SchedSource:
         if not unknown:
             return 0
         new = unknown - self._ours.followed()
+        if not new:
+            return 0
         t_ns = time.monotonic_ns()
         self._ours.follow(new)
         for tid in sorted(new):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.collect.threads import Lifetimes, own_threads
+from kdtool.collect.threads import PID_LIMIT, Lifetimes, own_threads
 from kdtool.collect.tracestream import Rows
 from kdtool.errors import TraceError
 from kdtool.kernel.event_format import EventFormat
@@ -42,6 +42,8 @@ IN_INTERRUPT = 0x08 | 0x10 | 0x40
 DEAD = (0x10, 0x20)
 """`state` of a thread that is switched from for the last time: X or Z."""
 NONE = -1
+IN, OUT = 1, 2
+"""Of a thread's last switch; 0: none was seen."""
 
 # Event and, for tid, next_tid, prio, target_cpu, the field of each tracepoint; None: there is none.
 SHAPES: dict[str, tuple[int, str, str | None, str | None, str | None]] = {
@@ -64,6 +66,7 @@ class SchedRows:
     rows : written to `sched`
     foreign : records that are not the scope's
     told : records that tell of threads
+    unpaired : switches to a thread that runs already, or from one that does not: one between was not reported
     """
 
     def __init__(self, formats: Sequence[EventFormat], writer: TraceWriter) -> None:
@@ -73,7 +76,8 @@ class SchedRows:
         self._names: dict[int, int] = {}
         self._joined: deque[tuple[int, int, int, str]] = deque()
         self._own: set[int] = set()
-        self.rows = self.foreign = self.told = 0
+        self.rows = self.foreign = self.told = self.unpaired = 0
+        self._on_cpu = np.zeros(PID_LIMIT + 1, np.int8)
         for fmt in formats:
             needed = [field for field in SHAPES[fmt.name][1:] if field is not None]
             fmt.require("common_pid", "common_flags", *needed)
@@ -105,12 +109,17 @@ class SchedRows:
         rows = rows[~about]
         last = rows[(rows["event"] == SchedEvent.SWITCH) & np.isin(rows["state"], DEAD)]
         self._lifetimes.died(last["tid"], last["ts_ns"])
+        self._pair(rows[rows["event"] == SchedEvent.SWITCH])
         ours = self._are_ours(rows)
         self.foreign += int((~ours).sum())
         rows = rows[ours]
         if len(rows):
             self._writer.append("sched", {name: rows[name] for name in ROW.names or () if name != "name_id"})
             self.rows += len(rows)
+
+    def facts(self) -> dict[str, int]:
+        """Return what became of the records that made no row, and the switches that do not pair."""
+        return {"foreign": self.foreign, "told": self.told, "unpaired": self.unpaired}
 
     def balance(self, decoded: int) -> None:
         """Raise TraceError unless every decoded record became a row, was foreign, or told of a thread."""
@@ -167,6 +176,23 @@ class SchedRows:
         if new:
             columns = zip(("ts_ns", "pid", "tid", "name_id"), zip(*new, strict=True), strict=True)
             self._writer.append("tasks", {name: np.array(values) for name, values in columns})
+
+    def _pair(self, switches: Rows) -> None:
+        """Count switches of our threads that do not alternate, in and out."""
+        tids = np.concatenate((switches["next_tid"], switches["tid"]))
+        t_ns = np.concatenate((switches["ts_ns"], switches["ts_ns"]))
+        into = np.repeat(np.array([IN, OUT], np.int8), len(switches))
+        mine = self._lifetimes.alive(tids, t_ns)
+        tids, t_ns, into = tids[mine], t_ns[mine], into[mine]
+        order = np.lexsort((t_ns, tids))
+        tids, into = tids[order], into[order]
+        first = np.ones(len(tids), bool)
+        first[1:] = tids[1:] != tids[:-1]
+        before = np.concatenate((into[:1], into[:-1]))
+        before[first] = self._on_cpu[tids[first]]
+        self.unpaired += int((before == into).sum())
+        last = np.append(first[1:], True)[: len(tids)]
+        self._on_cpu[tids[last]] = into[last]
 
     def _are_ours(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Return which rows are events of the scope's threads.

@@ -14,7 +14,7 @@ from kdtool.collect.base import Scope
 from kdtool.collect.living import descendants
 from kdtool.errors import CapabilityError
 
-__all__ = ["Lifetimes", "check_pid_namespace", "identify", "living_threads", "own_threads"]
+__all__ = ["PID_LIMIT", "Lifetimes", "check_pid_namespace", "identify", "living_threads", "own_threads"]
 
 PID_LIMIT = 1 << 22
 """No thread id is higher (PID_MAX_LIMIT)."""

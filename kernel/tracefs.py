@@ -34,7 +34,7 @@ BUFFERS_BYTES = 512 << 20
 """What all buffers may take together, on machines with many CPUs."""
 MIN_BUFFER_BYTES = 64 << 10
 NOBODY = 1 << 22
-"""No thread has this id (PID_MAX_LIMIT); while it is followed, the selection is never empty, which means all."""
+"""No thread has this id (PID_MAX_LIMIT). It is followed too: an empty selection would mean all threads."""
 _numbers = itertools.count()
 
 

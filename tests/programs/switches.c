@@ -1,4 +1,5 @@
-// Known numbers of scheduler events. Prints: tid t0_ns t1_ns voluntary involuntary other_tid, of what lies between.
+// Known numbers of scheduler events. Prints: tid t0_ns t1_ns voluntary involuntary other_tid, where the numbers
+// are its own switches between the two times.
 //   switches sleep N         N sleeps on one CPU: each one switch away and one waking from a timer's interrupt
 //   switches pipe N          N round trips of a byte between two threads on one CPU, first in first out
 //   switches move N          N moves between CPU 0 and 1
