@@ -96,7 +96,7 @@ class SchedRows:
             at = np.flatnonzero(types == number)
             if len(at):
                 known[at] = True
-                rows[at] = self._of_event(fmt, records.buffer, records.starts[at], rows[at])
+                self._fill(fmt, records, at, rows)
         if not known.all():
             raise TraceError(f"{instance.path.name}: a record of an event never enabled: record it again")
         return rows
@@ -105,14 +105,16 @@ class SchedRows:
         """Write rows that are in order of time."""
         about = rows["event"] >= NEWTASK
         self._learn(rows[about], int(rows["ts_ns"][-1]))
-        self.told += int(about.sum())
-        rows = rows[~about]
+        if about.any():
+            self.told += int(about.sum())
+            rows = rows[~about]
         last = rows[(rows["event"] == SchedEvent.SWITCH) & np.isin(rows["state"], DEAD)]
         self._lifetimes.died(last["tid"], last["ts_ns"])
         self._pair(rows[rows["event"] == SchedEvent.SWITCH])
         ours = self._are_ours(rows)
-        self.foreign += int((~ours).sum())
-        rows = rows[ours]
+        if not ours.all():
+            self.foreign += int((~ours).sum())
+            rows = rows[ours]
         if len(rows):
             self._writer.append("sched", {name: rows[name] for name in ROW.names or () if name != "name_id"})
             self.rows += len(rows)
@@ -130,23 +132,22 @@ class SchedRows:
                 f"of threads: records vanished: record it again"
             )
 
-    def _of_event(
-        self, fmt: EventFormat, buffer: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], rows: Rows
-    ) -> Rows:
-        """Fill in rows of one tracepoint."""
+    def _fill(self, fmt: EventFormat, records: Records, at: npt.NDArray[np.int64], rows: Rows) -> None:
+        """Fill in the rows `at` which a record of one tracepoint is."""
+        buffer, starts = records.buffer, records.starts[at]
         event, *fields = SHAPES[fmt.name]
-        rows["event"] = event
+        rows["event"][at] = event
         for column, field in zip(("tid", "next_tid", "prio", "target_cpu"), fields, strict=True):
-            rows[column] = NONE if field is None else fmt.numbers(buffer, starts, field)
+            rows[column][at] = NONE if field is None else fmt.numbers(buffer, starts, field)
         if event == SchedEvent.SWITCH:
             state = fmt.numbers(buffer, starts, "prev_state")
-            rows["state"] = np.where(state > 0xFF, PREEMPTED, state & 0xFF)
+            rows["state"][at] = np.where(state > 0xFF, PREEMPTED, state & 0xFF)
         elif event in (SchedEvent.WAKING, SchedEvent.WAKEUP, SchedEvent.MIGRATE):
-            rows["state"] = fmt.numbers(buffer, starts, "common_flags") & IN_INTERRUPT != 0
+            rows["state"][at] = fmt.numbers(buffer, starts, "common_flags") & IN_INTERRUPT != 0
         elif event >= NEWTASK:
             names = fmt.texts(buffer, starts, NAMES[fmt.name])
-            rows["name_id"] = [self._writer.name_id(name.decode(errors="replace")) for name in names.tolist()]
-        return rows
+            ids = [self._writer.name_id(name.decode(errors="replace")) for name in names.tolist()]
+            rows["name_id"][at] = ids
 
     def _learn(self, rows: Rows, until_ns: int | None) -> None:
         """Learn of threads made and renamed, and of those that joined up to a time (None: all)."""

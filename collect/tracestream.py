@@ -7,9 +7,11 @@ Unit of work: what a CPU's buffer holds. The sources say what a record is (`deco
 not keep, plus what came so late that its second was written.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ MANY_ROWS = 4_000_000
 SHORT_HOLD_NS = 20_000_000
 FILL_BYTES_S = 64e6
 """A CPU writes less than this in a second: 1.2 M switches."""
+NICE = -15
+"""Of the thread that drains: as many busy threads as there may be, its turn comes before a buffer is full."""
 MIN_POLL_S, MAX_POLL_S = 0.005, 0.25
 
 Rows = npt.NDArray[np.void]
@@ -132,6 +136,8 @@ class TraceStream:
 
     def _work(self) -> None:
         """Drain until told to stop, and once more after that; write whenever enough time has passed."""
+        with suppress(PermissionError):  # not root's: then it takes its turn as every thread does
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while not self._stopping.wait(self._poll_s):
             before_ns = time.monotonic_ns()
             self._drain(rest=False)
@@ -165,8 +171,8 @@ class TraceStream:
         self.late += int(late.sum())
         ready = ~late if until_ns is None else ~late & (times < until_ns)
         self._held = [rows[~ready & ~late]]
-        rows = rows[ready]
-        rows = rows[np.argsort(rows["ts_ns"], kind="stable")]
+        chosen = np.flatnonzero(ready)
+        rows = rows[chosen[np.argsort(times[chosen], kind="stable")]]
         if len(rows):
             self._written_ns = int(rows["ts_ns"][-1])
             self._write(rows)

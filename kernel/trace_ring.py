@@ -134,11 +134,12 @@ class RingReader:
     def read(self, cpu: int, *, rest: bool = False) -> tuple[Records, bool]:
         """Return what CPU number `cpu` of the instance's list holds, and whether there is more to read now.
 
-        rest : also read what trickles in while we read; else stop at the first sub-buffer that is not full,
-            which the CPU is writing to
+        rest : also read what trickles in while we read; else stop at two sub-buffers in turn that are not
+            full: one may be the rest of what was read before, the CPU is writing to the other
         The records stand in memory that the next `read` fills anew.
         """
         full = self.layout.size - self.layout.data
+        short = 0
         for number, view in enumerate(self._views):
             try:
                 got = os.readv(self._fds[cpu], [view])
@@ -151,7 +152,8 @@ class RingReader:
                     f"trace_pipe_raw gave {got} bytes of a sub-buffer of {self.layout.size}: record it again"
                 )
             used = int.from_bytes(view[self.layout.commit : self.layout.commit + 4], "little") & USED
-            if not rest and used < full // 2:
+            short = short + 1 if used < full // 2 else 0
+            if short == 2 and not rest:
                 return self._decode(number + 1), False
         return self._decode(len(self._views)), True
 
