@@ -8,9 +8,10 @@ State: two buffers a CPU, 56 bytes a switch.
 Kernel counterpart: include/trace/events/sched.h; event_filter_pid_sched_*() in kernel/trace/trace_events.c.
 Not used: perf sampling, which drops wakings from interrupts in silence. Not seen: threads that come in other
 ways than by a fork (moved into the cgroup, io_uring's workers), until they are found, every 0.25 s; renames
-by another process; switches that the kernel does not report (seen: from threads of some PID 1 to any other),
-which leave a thread's switches in and out unpaired: `unpaired` in the facts counts these. Migrations that
-found no room are counted as lost, whosever they were.
+by another process. Migrations that found no room are counted as lost, whosever they were.
+Incomplete where the kernel's own tracing is: a 6.18 guest was seen to drop, in no count of its own, at times
+all events of one CPU's idle task, and so switches from it to a thread of ours. Then that thread's switches in
+and out do not alternate; `unpaired` in the facts counts how often.
 """
 
 import time
