@@ -98,7 +98,7 @@ def test_every_sleep_is_a_switch_away_a_waking_by_an_interrupt_and_a_switch_back
     assert said.voluntary == PRIME, "the kernel's own count"
     assert int((away & (rows["state"] == 1)).sum()) == PRIME
     assert int((away & (rows["state"] == PREEMPTED)).sum()) == said.involuntary
-    # Some kernels drop switches from an idle task (collect/sched.py): that is told, and no others are missing.
+    # Some kernels drop switches from an idle task (collect/sched.py): told, and no others are missing.
     unpaired = trace.manifest.collector["sources"]["sched"]["unpaired"]
     assert PRIME + said.involuntary - unpaired <= int(back.sum()) <= PRIME + said.involuntary
     assert unpaired < PRIME // 50
