@@ -5,6 +5,7 @@ into a cgroup later. Thread ids are those of the initial pid namespace, as the k
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,9 @@ def own_threads() -> set[int]:
 def identify(tid: int) -> tuple[int, str] | None:
     """Return the process and the name of a thread; None when it has ended."""
     try:
-        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{tid}/status").read_text().splitlines())
-        return int(lines["Tgid"]), lines["Name"]
+        name = Path(f"/proc/{tid}/comm").read_text().removesuffix("\n")
+        process = re.search(r"^Tgid:\t(\d+)", Path(f"/proc/{tid}/status").read_text(), re.MULTILINE)
+        return None if process is None else (int(process[1]), name)
     except (FileNotFoundError, ProcessLookupError):
         return None
 

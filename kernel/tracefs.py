@@ -185,7 +185,7 @@ class Instance:
 
     def stats(self) -> list[CpuStats]:
         """Return the counts of each CPU of `cpus`."""
-        return [_parse_stats((self.path / f"per_cpu/cpu{cpu}/stats").read_text()) for cpu in self.cpus]
+        return [_read_stats(self.path / f"per_cpu/cpu{cpu}/stats") for cpu in self.cpus]
 
     def close(self) -> None:
         """Remove it; its readers must have been closed before."""
@@ -222,7 +222,12 @@ class Instance:
             raise _refusal(path, error, text) from None
 
 
-def _parse_stats(text: str) -> CpuStats:
+def _read_stats(path: Path) -> CpuStats:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        text = os.read(fd, 4096).decode()  # once: each read makes the text anew, and it may have grown
+    finally:
+        os.close(fd)
     values = dict(line.split(":", 1) for line in text.splitlines())
     return CpuStats(
         entries=int(values["entries"]),

@@ -95,12 +95,13 @@ def test_every_sleep_is_a_switch_away_a_waking_by_an_interrupt_and_a_switch_back
     away = inside & (event == SWITCH) & (rows["tid"] == said.tid)
     back = inside & (event == SWITCH) & (rows["next_tid"] == said.tid)
     waking = inside & (event == WAKING) & (rows["next_tid"] == said.tid)
-    assert said.voluntary == PRIME, "the kernel's own count"
-    assert int((away & (rows["state"] == 1)).sum()) == PRIME
-    assert int((away & (rows["state"] == PREEMPTED)).sum()) == said.involuntary
+    assert PRIME - 9 <= said.voluntary <= PRIME, "a timer may be faster than the switch away"
+    assert int((away & (rows["state"] == 1)).sum()) == said.voluntary, "the kernel's own count"
+    assert int((away & np.isin(rows["state"], (0, PREEMPTED))).sum()) == said.involuntary
     # Some kernels drop switches from an idle task (collect/sched.py): told, and no others are missing.
     unpaired = trace.manifest.collector["sources"]["sched"]["unpaired"]
-    assert PRIME + said.involuntary - unpaired <= int(back.sum()) <= PRIME + said.involuntary
+    switched = said.voluntary + said.involuntary
+    assert switched - unpaired <= int(back.sum()) <= switched
     assert unpaired < PRIME // 50
     assert (
         int(waking.sum()) == int((inside & (event == WAKEUP) & (rows["next_tid"] == said.tid)).sum()) == PRIME
@@ -144,7 +145,11 @@ def test_perf_counts_the_same_switches(
     ended_ns = int(rows["ts_ns"][(rows["event"] == EXIT) & (rows["tid"] == said.tid)][0])
     from_exec = (rows["ts_ns"] > began_ns) & (rows["ts_ns"] < ended_ns)
     counted = int(re.search(r"^(\d+),", counts.read_text(), re.MULTILINE)[1])  # type: ignore[index]
-    assert int((from_exec & (rows["event"] == SWITCH) & (rows["tid"] == said.tid)).sum()) == counted >= PRIME
+    assert (
+        int((from_exec & (rows["event"] == SWITCH) & (rows["tid"] == said.tid)).sum())
+        == counted
+        >= said.voluntary
+    )
 
 
 def test_wakings_by_a_task_outside_are_recorded_with_its_id(
@@ -264,7 +269,7 @@ def test_scheduling_and_faults_are_recorded_at_once_on_one_clock(
     assert int(faults["ts_ns"].min()) < said.t0_ns < said.t1_ns < ended_ns
     assert int(faults["ts_ns"].max()) < ended_ns
     slept = during(rows, said) & (rows["event"] == SWITCH) & (rows["tid"] == said.tid) & (rows["state"] == 1)
-    assert int(slept.sum()) == 101
+    assert int(slept.sum()) == said.voluntary > 90
 
 
 # ------------------------------------------------------------------------------------- what lives already

@@ -34,7 +34,7 @@ NO_TIME = -1
 
 
 PREEMPTED = 255
-"""`sched.state` of a thread that was switched from while it could have run on."""
+"""`sched.state` of a thread that was switched from inside the kernel while it could have run on."""
 
 
 class RefKind(IntEnum):
@@ -63,8 +63,9 @@ class SchedEvent(IntEnum):
     SWITCH from tid (in `state`) to next_tid, WAKING and WAKEUP of next_tid by tid, MIGRATE of next_tid to
     target_cpu, FORK of next_tid, EXIT of tid. `prio` is the kernel's (120: nice 0) of next_tid (EXIT: of tid;
     FORK: -1). A WAKEUP happens on the CPU that takes next_tid in: tid is often its idle task, 0; who woke it
-    is in the WAKING before. `state`: SWITCH: 0 yielded, 1 S, 2 D, 4 T, 8 t, 16 X, 32 Z, 64 P, 128 I, 255
-    preempted; WAKING, WAKEUP and MIGRATE: 1 when an interrupt did it, which tid only lent its CPU.
+    is in the WAKING before. `state`: SWITCH: what tid became: 1 S, 2 D, 4 T, 8 t, 16 X, 32 Z, 64 P, 128 I;
+    or it could have run on: 255 preempted in the kernel, 0 on its way to user mode or by yielding.
+    WAKING, WAKEUP and MIGRATE: 1 when an interrupt did it, to which tid only lent its CPU.
     """
 
     SWITCH = 0
