@@ -24,7 +24,7 @@ from kdtool.collect.schedrows import SchedRows
 from kdtool.collect.threads import check_pid_namespace, identify, living_threads
 from kdtool.collect.tracestream import TraceStream
 from kdtool.errors import CapabilityError
-from kdtool.kernel.tracefs import BUFFER_BYTES, Instance, find_tracefs, reap_stale
+from kdtool.kernel.tracefs import Instance, find_tracefs, reap_stale
 from kdtool.traces import TraceWriter
 
 __all__ = ["Sched", "SchedSource", "probe_tracefs"]
@@ -80,8 +80,8 @@ class SchedSource:
         asked = scope.request.buffer_bytes
         with ExitStack() as stack:
             self._ours = stack.enter_context(Instance(buffer_bytes=asked, options={"event-fork": True}))
-            room = max((asked or BUFFER_BYTES) // MIGRATE_SHARE, 64 << 10)
-            moves = stack.enter_context(Instance(buffer_bytes=min(room, self._ours.buffer_bytes)))
+            room = self._ours.buffer_bytes // MIGRATE_SHARE
+            moves = stack.enter_context(Instance(buffer_bytes=room))
             self._ours.follow(set())  # nobody yet, and never everybody
             formats = [self._ours.enable(event) for event in THREAD_EVENTS]
             formats.append(moves.enable(MIGRATE_EVENT))

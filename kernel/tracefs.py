@@ -241,11 +241,10 @@ def _read_stats(path: Path) -> CpuStats:
 def _refusal(path: Path, error: OSError, text: str = "") -> CapabilityError:
     """Return the error that says what was refused, and what to do."""
     if error.errno in (errno.EACCES, errno.EPERM):
-        reason = "refused to this user"
         fix = "run as root, or mount -o remount,gid=GROUP tracefs for a group of yours"
-        if Path("/sys/kernel/security/lockdown").exists() and os.geteuid() == 0:
-            fix = "boot without lockdown=confidentiality, which forbids tracing even to root"
-        return CapabilityError(f"{path}: {reason}: {fix}")
+        if os.geteuid() == 0:
+            fix = "give the container CAP_SYS_ADMIN, or boot without lockdown=confidentiality"
+        return CapabilityError(f"{path}: refused to this user: {fix}")
     if error.errno == errno.ENOENT:
         return CapabilityError(
             f"{path}: this kernel does not have it: use a kernel with CONFIG_FTRACE and CONFIG_EVENT_TRACING"

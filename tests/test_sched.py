@@ -1,5 +1,6 @@
 """The collector of scheduling, against programs with known numbers of switches, wakings, moves and forks."""
 
+import json
 import os
 import re
 import shutil
@@ -369,6 +370,20 @@ def test_a_fast_ring_of_processes_loses_nothing(
     assert int((switches & (rows["tid"] == said.tid)).sum()) == said.voluntary == trips
 
 
+@two_cpus
+def test_rows_that_come_too_late_to_be_in_order_are_counted_as_lost(
+    program: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracestream, "HOLD_NS", -1_000_000_000)
+    monkeypatch.setattr(tracestream, "FLUSH_NS", 0)
+    trace, rows, _ = record(tmp_path, capfd, program, "move", "20011")
+
+    info, facts = trace.manifest.tables["sched"], trace.manifest.collector["sources"]["sched"]
+    assert info.lost == facts["late"] > 0
+    assert info.counted == info.rows + info.lost
+    assert (np.diff(rows["ts_ns"]) >= 0).all()
+
+
 def test_the_instances_of_a_killed_recorder_go_with_the_next_recording(program: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kdtool", "collect", "--events", "sched"]
     command += ["-o", str(tmp_path / "killed.kdt"), "--", program, "sleep", "30011"]
@@ -377,12 +392,17 @@ def test_the_instances_of_a_killed_recorder_go_with_the_next_recording(program: 
     while len(own_instances(recorder.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(own_instances(recorder.pid)) == 2
+    time.sleep(2)
     recorder.send_signal(signal.SIGKILL)
     recorder.wait()
 
     session.record(Request(("true",), tmp_path / "next.kdt"), [Sched()])
 
     assert own_instances(recorder.pid) == []
+    info = [sys.executable, "-m", "kdtool", "info", "--json", str(tmp_path / "killed.kdt")]
+    found = json.loads(subprocess.run(info, check=True, capture_output=True, text=True).stdout)
+    assert found["state"] == "interrupted"
+    assert found["tables"]["sched"]["rows"] > 2000 and found["tables"]["tasks"]["rows"] >= 1
 
 
 def test_what_does_not_balance_is_refused(
