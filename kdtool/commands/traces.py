@@ -7,6 +7,8 @@ import typer
 
 __all__ = ["register"]
 
+_FORMATS = "csv, perf, oracle-general, lackey, blkparse, nsight or kineto."
+
 
 def register(app: typer.Typer) -> None:
     """Add the room's commands."""
@@ -27,12 +29,23 @@ def register(app: typer.Typer) -> None:
 
     @app.command(name="import")
     def import_(
-        form: str = typer.Argument(metavar="FORMAT", help="csv.", show_default=False),
+        form: str = typer.Argument(metavar="FORMAT", help=_FORMATS, show_default=False),
         file: Path = typer.Argument(help="The file to read.", show_default=False),
         output: Path = typer.Option(..., "--output", "-o", help="T.kdt to write.", show_default=False),
     ) -> None:
         """Turn another tool's recording into a trace."""
+        from kdtool.collect.summary import print_recording
         from kdtool.traces.importers import import_trace
 
-        trace = import_trace(form, file, output)
-        print(f"{trace.path}: {trace.rows('refs')} references")
+        print_recording(import_trace(form, file, output))
+
+    @app.command()
+    def export(
+        form: str = typer.Argument(metavar="FORMAT", help="oracle-general.", show_default=False),
+        trace: Path = typer.Argument(help="A trace with page references (T.kdt).", show_default=False),
+        output: Path = typer.Option(..., "--output", "-o", help="The file to write.", show_default=False),
+    ) -> None:
+        """Write a trace's references in another tool's format."""
+        from kdtool.traces.exporters import export_trace
+
+        print(f"{output}: {export_trace(form, trace, output):,} records")

@@ -7,7 +7,10 @@ from kdtool.errors import TraceError, unknown_name
 from kdtool.traces.importers.base import Imported
 from kdtool.traces.importers.csv import CsvImporter
 from kdtool.traces.importers.kineto import KinetoImporter
+from kdtool.traces.importers.lackey import LackeyImporter
 from kdtool.traces.importers.nsight import NsightImporter
+from kdtool.traces.importers.oracle import OracleGeneralImporter
+from kdtool.traces.importers.perf import PerfImporter
 from kdtool.traces.io import Trace
 from kdtool.traces.manifest import Manifest
 from kdtool.traces.writer import TraceWriter
@@ -29,7 +32,14 @@ class Importer(Protocol):
         """
 
 
-IMPORTERS: tuple[Importer, ...] = (CsvImporter(), NsightImporter(), KinetoImporter())
+IMPORTERS: tuple[Importer, ...] = (
+    CsvImporter(),
+    PerfImporter(),
+    OracleGeneralImporter(),
+    LackeyImporter(),
+    NsightImporter(),
+    KinetoImporter(),
+)
 
 
 def import_trace(form: str, file: Path, output: Path) -> Trace:

@@ -53,7 +53,7 @@ def _read(file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error}") from None
     except pa.ArrowInvalid as error:
-        raise TraceError(f"{file}: not the CSV it should be ({str(error).splitlines()[0]})") from None
+        raise TraceError(f"{file}: not the CSV it should be ({str(error).splitlines()[0][:200]})") from None
 
 
 def _check_header(file: Path, names: list[str]) -> None:
