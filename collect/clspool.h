@@ -22,7 +22,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -90,6 +92,14 @@ static int spool_refused(const char *folder) {
     return -1;
 }
 
+// Allocate room on disk, 0 when it is there. Beyond the program's own limit the kernel would end it by SIGXFSZ.
+static int spool_room(off_t at, off_t bytes) {
+    struct rlimit limit;
+    if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur != RLIM_INFINITY && (rlim_t)(at + bytes) > limit.rlim_cur)
+        return EFBIG;
+    return posix_fallocate(spool.fd, at, bytes);
+}
+
 static int spool_create(const char *folder) {
     char path[4096];
     for (int i = 0; i < 1000; i++) {           // a process that executes another program keeps its pid
@@ -99,8 +109,9 @@ static int spool_create(const char *folder) {
         if (spool.names_fd < 0) return spool_refused(folder);
         snprintf(path, sizeof path, "%s/%d-%d.cl", folder, getpid(), i);
         spool.fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        errno = spool.fd < 0 ? errno : posix_fallocate(spool.fd, 0, HEADER_BYTES);
+        errno = spool.fd < 0 ? errno : spool_room(0, HEADER_BYTES);
         if (spool.fd < 0 || errno) return spool_refused(folder);
+        flock(spool.fd, LOCK_EX | LOCK_NB);    // held as long as this process lives: the reader asks
         spool.head = mmap(NULL, HEADER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, spool.fd, 0);
         if (spool.head == MAP_FAILED) return spool_refused(folder);
         spool.head->slot_bytes = sizeof(slot);
@@ -149,7 +160,7 @@ static slot *spool_chunk(uint64_t which) {
     chunk = atomic_load(&spool.chunks[which]);
     if (!chunk && !atomic_load(&spool.full)) {
         off_t bytes = CHUNK_SLOTS * sizeof(slot), at = HEADER_BYTES + which * bytes;
-        if (!posix_fallocate(spool.fd, at, bytes))
+        if (!spool_room(at, bytes))
             chunk = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, spool.fd, at);
         if (!chunk || chunk == MAP_FAILED) {
             chunk = NULL;

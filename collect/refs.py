@@ -18,12 +18,14 @@ from typing import Any
 
 from kdtool.collect import reftrace
 from kdtool.collect.base import Problem, Progress, Request, Scope
+from kdtool.collect.compiled import build
 from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
 from kdtool.traces import Reduction, TraceWriter
 
 __all__ = ["References"]
 
 QEMU = "qemu-x86_64"
+PACKAGES = "qemu-user gcc libc6-dev"
 MAX_K = 1 << 20
 ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
 
@@ -39,7 +41,7 @@ class References:
         """Return what is missing: qemu-user or gcc."""
         for program in (QEMU, "gcc"):
             if shutil.which(program) is None:
-                return Problem(f"{program} is not installed", "apt-get install qemu-user gcc libc6-dev")
+                return Problem(f"{program} is not installed", f"apt-get install {PACKAGES}")
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> "Tracer":
@@ -65,7 +67,7 @@ class Tracer:
 
     def __init__(self, request: Request, writer: TraceWriter) -> None:
         self._program = resolve_command(request.command)
-        self._plugin, self._digest = reftrace.build_plugin()
+        self._plugin, self._digest = build(reftrace.SOURCES, PACKAGES)
         self._writer = writer
         folder = (writer.spool / References.name).resolve()  # the program may change its directory
         self._options = f"{self._plugin},state={folder}/state,spool={folder}/records,self={self._plugin}"

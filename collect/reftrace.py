@@ -1,29 +1,25 @@
-"""The reference tracer's machinery: the compiled plugin, its shared state, and the rows it left behind.
+"""The reference tracer's machinery: the plugin's shared state, and the rows it left behind.
 
-    pgtrace.c + sad.h --gcc--> cache/pgtrace-HASH.so --qemu-x86_64 -plugin--> spool (records, not in order)
-                                                                              state (what was pending)
+    pgtrace.c + sad.h --compiled.py--> cache/pgtrace-HASH.so --qemu-x86_64 -plugin--> spool (records, not in order)
+                                                                                      state (what was pending)
 
 The layouts here mirror `sad_record`, `sad_node` and `sad_state` in sad.h. The state file outlives every
 traced process, a killed one too, so that pending references are read from it and nothing is lost.
 """
 
-import hashlib
 import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from kdtool.errors import CapabilityError, TraceError
+from kdtool.errors import TraceError
 from kdtool.traces import TraceWriter
 
-__all__ = ["RECORD", "Spool", "build_plugin", "gcc_version", "write_rows"]
+__all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
 SOURCES = ("pgtrace.c", "pgexec.h", "sad.h")
-CFLAGS = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20
@@ -187,46 +183,3 @@ def _append_vmas(
         "row": rows.astype(np.int64),
     }
     writer.append("vmas", columns)
-
-
-def gcc_version() -> str:
-    """Return the first line of `gcc --version`."""
-    done = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()[0]
-
-
-def build_plugin() -> tuple[Path, str]:
-    """Compile the plugin unless the cache has it; return its path and the sha256 it is kept under.
-
-    Raises
-    ------
-    CapabilityError
-        gcc refused it, or the cache folder cannot be written.
-    """
-    folder = Path(__file__).resolve().parent
-    digest = hashlib.sha256("\0".join([gcc_version(), *CFLAGS]).encode())
-    for name in SOURCES:
-        digest.update((folder / name).read_bytes())
-    key = digest.hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtool"
-    plugin = cache / f"pgtrace-{key[:16]}.so"
-    if not plugin.exists():
-        _compile(folder / SOURCES[0], plugin)
-    return plugin, key
-
-
-def _compile(source: Path, plugin: Path) -> None:
-    try:
-        plugin.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=plugin.parent) as folder:
-            made = Path(folder) / plugin.name
-            done = subprocess.run(
-                ["gcc", *CFLAGS, "-o", made, source], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise CapabilityError(f"gcc cannot compile {source}: {done.stderr.strip().splitlines()[-1]}")
-            made.rename(plugin)
-    except OSError as error:
-        raise CapabilityError(
-            f"{plugin.parent}: {error.strerror}: set XDG_CACHE_HOME to a folder of yours"
-        ) from None
