@@ -2,8 +2,8 @@
 
 Idea: an OpenCL layer in the program sees every command it enqueues (`cllayer.c`, `opencl.py`).
 State: spool files of 96 bytes a command, read about once a second and kept until the trace is sealed.
-Differs from a profiler of one vendor: any OpenCL driver, times of all devices on CLOCK_MONOTONIC. Not seen: other
-interfaces (CUDA, Level Zero, Vulkan); what one vendor's own profiler wrote is imported instead.
+Differs from a vendor's profiler: any OpenCL driver, and the times of all devices on CLOCK_MONOTONIC.
+Not seen: other interfaces (CUDA, Level Zero, Vulkan); what a vendor's own profiler wrote is imported instead.
 """
 
 import ctypes
@@ -49,7 +49,7 @@ class Accel:
         """Compile the layer unless that was done; CapabilityError or ParameterError when it cannot record."""
         if not scope.request.command:
             raise ParameterError(
-                "accel: an OpenCL layer enters a program when it starts, not one that runs already: give -- COMMAND"
+                "accel: an OpenCL layer enters a program when it starts, not while it runs: give -- COMMAND"
             )
         return AccelSource(writer)
 

@@ -1,13 +1,13 @@
 """From the clock of a device to CLOCK_MONOTONIC, in ns.
 
-Idea: a command is queued during the call that enqueues it and ends before its completion is seen, and both are
-known in CLOCK_MONOTONIC. So every command bounds the offset (monotonic - device) from below and above:
+Idea: a command is queued during the call that enqueues it and ends before its completion is seen, and both
+are known in CLOCK_MONOTONIC. So every command bounds the offset (monotonic - device) on both sides:
 
     before - queued <= offset <= min(after - queued, done - end)
 
-A device whose times are those of a clock of the system (PoCL: CLOCK_MONOTONIC_RAW) satisfies the bounds of all
-commands with the offset of that clock, which is measured: then that is used. Otherwise the bounds of all
-commands of a second are intersected, and the offset is their middle; half their width is the uncertainty.
+A device whose times are those of a clock of the system (PoCL: CLOCK_MONOTONIC_RAW) satisfies the bounds of
+all commands with the offset of that clock, which is measured: then that is used. Otherwise the bounds of
+all commands of a second are intersected; the offset is their middle, half their width the uncertainty.
 clGetDeviceAndHostTimer, where the driver has it, gives one more bound a second.
 Does not happen: an assumption about a driver.
 """
@@ -29,16 +29,20 @@ CLOCKS = {
     "CLOCK_REALTIME": time.CLOCK_REALTIME,
 }
 WINDOW_NS = 1_000_000_000
-"""Over so long two clocks of a machine drift by at most 0.5 ms (NTP slews by 500 ppm), mostly by microseconds."""
+"""Over so long two clocks of a machine drift apart by 0.5 ms at most (NTP slews by 500 ppm)."""
 TOLERANCE_NS = 1_000
-"""By how much a system clock may miss a bound: the offset is measured once a second and interpolated."""
+"""By how much a system clock may miss a bound, besides the error of measuring it: it is interpolated."""
 TRIES = 5
 
 
 class SystemClocks:
-    """The offsets of the system's clocks from CLOCK_MONOTONIC, sampled now and then."""
+    """The offsets of the system's clocks from CLOCK_MONOTONIC, sampled now and then.
+
+    error_ns : by how much a measured offset may be wrong
+    """
 
     def __init__(self) -> None:
+        self.error_ns = 0
         self._at_ns: list[int] = []
         self._offsets: dict[str, list[int]] = {name: [] for name in CLOCKS}
 
@@ -46,7 +50,9 @@ class SystemClocks:
         """Measure all offsets once."""
         self._at_ns.append(time.monotonic_ns())
         for name, clock in CLOCKS.items():
-            self._offsets[name].append(min((_measure(clock) for _ in range(TRIES)), key=lambda m: m[1])[0])
+            offset, took_ns = min((_measure(clock) for _ in range(TRIES)), key=lambda measured: measured[1])
+            self._offsets[name].append(offset)
+            self.error_ns = max(self.error_ns, took_ns)
 
     def offset(self, name: str, at_ns: Times) -> Times:
         """Return the offset of clock `name` at times of CLOCK_MONOTONIC, interpolated between samples."""
@@ -71,7 +77,7 @@ class DeviceClock:
         self.uncertainty_ns = 0
 
     def offsets(self, slots: "np.ndarray[Any, Any]") -> Times:
-        """Return what to add to the device's times of each slot (`before_ns`, `queued` ... as in clspool.h)."""
+        """Return what to add to the device's times of each slot (clspool.h)."""
         low, high = offset_bounds(slots)
         system = self._of_system(slots["before_ns"], low, high)
         if system is not None:
@@ -87,12 +93,13 @@ class DeviceClock:
         return offsets
 
     def _of_system(self, at_ns: Times, low: Times, high: Times) -> Times | None:
-        """Return the offsets of the system clock that satisfies all bounds, now and before; None if none does."""
+        """Return the offsets of the system clock that has satisfied all bounds so far, None if none has."""
         found = {name: self._system.offset(name, at_ns) for name in self._candidates}
+        near = TOLERANCE_NS + self._system.error_ns
         found = {
             name: offset
             for name, offset in found.items()
-            if np.all(offset >= low - TOLERANCE_NS) and np.all(offset <= high + TOLERANCE_NS)
+            if np.all(offset >= low - near) and np.all(offset <= high + near)
         }
         self._candidates = list(found)
         if not found:
@@ -100,7 +107,7 @@ class DeviceClock:
         self.method = self._candidates[0]
         chosen = found[self.method]
         apart = max(int(np.abs(offset - chosen).max()) for offset in found.values())
-        self.uncertainty_ns = max(self.uncertainty_ns, apart + TOLERANCE_NS)
+        self.uncertainty_ns = max(self.uncertainty_ns, apart + near)
         return chosen
 
 

@@ -3,8 +3,8 @@
     folder/PID-N.cl     header | slots ...    (clspool.h)
     folder/PID-N.names  kind, id, bytes, text ...
 
-A slot is taken when its command and all before it are settled; what is unsettled when the process has gone was
-lost. `counted` of a process = rows + lost: every call that enqueued and was not refused.
+A slot is taken when its command and all before it are settled; what is unsettled when the process has gone
+was lost. `counted` of a process = rows + lost: every call that enqueued and was not refused.
 The files are written by the recorded program: nothing in them is believed beyond the files' own sizes.
 """
 

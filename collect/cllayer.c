@@ -259,7 +259,7 @@ static void ask_timer(uint16_t device, int64_t t_ns) {
     if (!s) return;
     s->device = device;
     s->before_ns = before_ns, s->after_ns = s->done_ns = after_ns;
-    s->queued = device_ns;
+    s->queued = s->end = device_ns;
     set_state(s, CLOCK);
 }
 

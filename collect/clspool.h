@@ -46,7 +46,7 @@ typedef struct {
     uint64_t bytes, address;
     uint64_t event;                            // handle that the layer holds from PENDING to TAKEN
     int64_t before_ns, after_ns, done_ns;      // CLOCK_MONOTONIC around the call and when completion was seen
-    uint64_t queued, submit, start, end;       // clock of the device; of a CLOCK slot only `queued`
+    uint64_t queued, submit, start, end;       // clock of the device; of a CLOCK slot queued = end
 } slot;
 _Static_assert(sizeof(slot) == 96, "accelspool.py reads 96 bytes");
 

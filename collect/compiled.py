@@ -1,6 +1,6 @@
-"""What we compile on first use: C sources that ship beside this file, made into a library in the cache folder.
+"""What is compiled on first use: C sources that ship beside this file, into a library in the cache folder.
 
-    sources + compiler + flags --sha256--> cache/NAME-HASH.so --absent--> gcc, beside, renamed into place
+sources + compiler + flags --sha256--> cache/NAME-HASH.so --absent--> gcc, beside, renamed into place
 """
 
 import hashlib

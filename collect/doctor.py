@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from kdtool.collect import COLLECTORS, collector
 from kdtool.collect.faults import probe_events
 from kdtool.collect.limited import MIN_MEMORY_BYTES, memory_of
+from kdtool.collect.opencl import device_names
 from kdtool.collect.refs import References
 from kdtool.collect.sched import probe_tracefs
 from kdtool.errors import CapabilityError
@@ -149,6 +150,13 @@ def _compiler() -> str:
     return "gcc compiles and links"
 
 
+def _opencl() -> str:
+    names = device_names()
+    if not names:
+        raise CapabilityError("no OpenCL device: apt-get install pocl-opencl-icd, or the driver of your GPU")
+    return f"OpenCL devices: {', '.join(names)}"
+
+
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("events cgroup", _events_cgroup),
     ("page-fault events", _perf_events),
@@ -159,4 +167,5 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("page-cluster", _page_cluster),
     ("references (qemu-user)", _references),
     ("gcc", _compiler),
+    ("OpenCL", _opencl),
 )

@@ -2,13 +2,15 @@
 
     OPENCL_LAYERS=cllayer.so --> spool files (a process each) --take--> slots --clock, numbering--> rows
 
-Kernel counterpart: none; the driver's user-space half is watched. `address` is the host's address where one is
-given; a kernel has 0 bytes. What is a row and what is not is said at the head of cllayer.c.
-Not seen: a program that was started before, one that links a driver without a loader, and one that clears its
+Kernel counterpart: none; the driver's user-space half is watched. `address` is the host's address where one
+is given; a kernel has 0 bytes. What is a row and what is not is said at the head of cllayer.c.
+Not seen: a program that was started before, one that links a driver without a loader, one that clears its
 environment.
 """
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ from kdtool.collect.compiled import build
 from kdtool.errors import CapabilityError
 from kdtool.traces import TraceWriter
 
-__all__ = ["Columns", "OpenCl", "build_layer"]
+__all__ = ["Columns", "OpenCl", "build_layer", "device_names"]
 
 Columns = dict[str, "np.ndarray[Any, Any]"]
 
@@ -39,6 +41,30 @@ def build_layer() -> Path:
     if ":" in str(layer):
         raise CapabilityError(f"{layer}: {LAYERS} takes no path with a colon: set XDG_CACHE_HOME to another")
     return layer
+
+
+# In a process of its own: a driver brings along threads and a compiler, and may crash.
+PROBE = """
+import ctypes as c
+cl = c.CDLL("libOpenCL.so.1")
+def each(get, *before):
+    n = c.c_uint()
+    get(*before, 0, None, c.byref(n))
+    found = (c.c_void_p * n.value)()
+    get(*before, n.value, found, None)
+    return [c.c_void_p(handle) for handle in found]
+for platform in each(cl.clGetPlatformIDs):
+    for device in each(cl.clGetDeviceIDs, platform, c.c_ulong(0xFFFFFFFF)):
+        name = c.create_string_buffer(1024)
+        cl.clGetDeviceInfo(device, 0x102B, c.c_size_t(1024), name, None)
+        print(name.value.decode(errors="replace"))
+"""
+
+
+def device_names() -> list[str]:
+    """Return what the devices are called that OpenCL programs find here; empty when there is none."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 class OpenCl:
@@ -136,7 +162,9 @@ class OpenCl:
             **self._times(slots, offsets),
             "pid": np.full(len(slots), spool.pid, np.int32),
             "device": np.full(len(slots), device, np.int16),
-            "queue": self._numbered(slots["queue"], lambda i: self._queues.setdefault((path, i), len(self._queues))),
+            "queue": self._numbered(
+                slots["queue"], lambda i: self._queues.setdefault((path, i), len(self._queues))
+            ),
             "kind": slots["kind"],
             "bytes": slots["bytes"],
             "address": slots["address"],

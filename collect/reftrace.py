@@ -1,7 +1,7 @@
 """The reference tracer's machinery: the plugin's shared state, and the rows it left behind.
 
-    pgtrace.c + sad.h --compiled.py--> cache/pgtrace-HASH.so --qemu-x86_64 -plugin--> spool (records, not in order)
-                                                                                      state (what was pending)
+    pgtrace.c + sad.h --compiled.py--> plugin --qemu-x86_64 -plugin--> spool (records, not in order)
+                                                                       state (what was pending)
 
 The layouts here mirror `sad_record`, `sad_node` and `sad_state` in sad.h. The state file outlives every
 traced process, a killed one too, so that pending references are read from it and nothing is lost.

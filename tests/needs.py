@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from kdtool.collect.accel import Accel
 from kdtool.collect.faults import Faults
 from kdtool.collect.refs import References
 from kdtool.errors import CapabilityError
 from kdtool.kernel.tracefs import Instance
 
-__all__ = ["SWAP", "compiled", "faults", "gcc", "qemu", "root", "swap_up", "tracefs"]
+__all__ = ["POCL", "SWAP", "compiled", "faults", "gcc", "opencl", "qemu", "root", "swap_up", "tracefs"]
 
 SWAP = Path(__file__).parent.parent / "scripts" / "swap"
 PROGRAMS = Path(__file__).parent / "programs"
+POCL = Path("/etc/OpenCL/vendors/pocl.icd")
 
 
 def _missing(program: str) -> pytest.MarkDecorator:
@@ -35,13 +37,15 @@ def _tracefs() -> str:
 
 
 _no_tracefs = _tracefs()
-_faults, _refs = Faults().unavailable(), References().unavailable()
+_faults, _refs, _accel = Faults().unavailable(), References().unavailable(), Accel().unavailable()
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 gcc = _missing("gcc")
 faults = pytest.mark.skipif(_faults is not None, reason=f"{_faults and _faults.reason}")
 tracefs = pytest.mark.skipif(bool(_no_tracefs), reason=_no_tracefs)
 qemu = pytest.mark.skipif(_refs is not None, reason=f"{_refs and _refs.reason}")
+_no_device = _accel.reason if _accel else "" if POCL.exists() else "pocl-opencl-icd is not installed"
+opencl = pytest.mark.skipif(bool(_no_device), reason=_no_device)
 
 
 @contextmanager
@@ -61,8 +65,8 @@ def swap_up() -> Iterator[None]:
         subprocess.run([sys.executable, SWAP, "down", *file], check=True, capture_output=True)
 
 
-def compiled(folder: Path, name: str) -> str:
+def compiled(folder: Path, name: str, *libraries: str) -> str:
     """Compile tests/programs/NAME.c into `folder` and return the program's path."""
     target = folder / name
-    subprocess.run(["gcc", "-O1", "-Wall", "-o", target, PROGRAMS / f"{name}.c"], check=True)
+    subprocess.run(["gcc", "-O1", "-Wall", "-o", target, PROGRAMS / f"{name}.c", *libraries], check=True)
     return str(target)

@@ -101,7 +101,7 @@ static void *worker(void *data) {
     static char zeros[BYTES];
     char *host = malloc(BYTES);
     cl_event event;
-    for (int i = 0; i < w->writes; i++, w->written += 1000 + i) {
+    for (int i = 0; i < w->writes; w->written += 1000 + i++) {
         int own = i % 3 == 0;
         CHECK(clEnqueueWriteBuffer(queue, buffer, i % 2, 0, 1000 + i, zeros, 0, NULL, own ? &event : NULL));
         if (own) count(w, event);
@@ -110,7 +110,7 @@ static void *worker(void *data) {
         run(queue, kernel, NULL, i % 5 ? NULL : &event);
         if (i % 5 == 0) count(w, event);
     }
-    for (int i = 0; i < w->reads; i++, w->read += 3000 + i)
+    for (int i = 0; i < w->reads; w->read += 3000 + i++)
         CHECK(clEnqueueReadBuffer(queue, buffer, i % 2, 0, 3000 + i, host, 0, NULL, NULL));
     CHECK(clFinish(queue));
     return NULL;
