@@ -41,8 +41,11 @@ def build(sources: Sequence[str], packages: str) -> tuple[Path, str]:
     key = digest.hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtool"
     library = cache / f"{Path(sources[0]).stem}-{key[:16]}.so"
-    if not library.exists():
-        _compile(folder / sources[0], library, packages)
+    try:
+        if not library.exists():
+            _compile(folder / sources[0], library, packages)
+    except OSError as error:
+        raise CapabilityError(f"{cache}: {error.strerror}: set XDG_CACHE_HOME to a folder of yours") from None
     return library, key
 
 
@@ -55,23 +58,17 @@ def _gcc_version(packages: str) -> str:
 
 
 def _compile(source: Path, library: Path, packages: str) -> None:
-    try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
-            done = subprocess.run(
-                ["gcc", *CFLAGS, "-o", made, source], capture_output=True, text=True, check=False
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        done = subprocess.run(
+            ["gcc", *CFLAGS, "-o", made, source], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise CapabilityError(
+                f"gcc cannot compile {source.name} ({_first_error(done.stderr)}): apt-get install {packages}"
             )
-            if done.returncode:
-                raise CapabilityError(
-                    f"gcc cannot compile {source.name} ({_first_error(done.stderr)}): "
-                    f"apt-get install {packages}"
-                )
-            made.rename(library)
-    except OSError as error:
-        raise CapabilityError(
-            f"{library.parent}: {error.strerror}: set XDG_CACHE_HOME to a folder of yours"
-        ) from None
+        made.rename(library)
 
 
 def _first_error(stderr: str) -> str:

@@ -62,25 +62,36 @@ for platform in each(cl.clGetPlatformIDs):
 
 
 def device_names() -> list[str]:
-    """Return what the devices are called that OpenCL programs find here; empty when there is none."""
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    """Return what the devices are called that OpenCL programs find here; empty when there is none.
+
+    Raises CapabilityError where this user may not start Python.
+    """
+    try:
+        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CapabilityError(
+            f"{sys.executable}: {error.strerror}: install Python where this user may run it"
+        ) from None
     return done.stdout.splitlines()
 
 
 class OpenCl:
     """The commands of all processes that find the layer in their environment.
 
+    devices : numbers of devices by name, shared with the other parts of the recording
     lost : commands without a row so far, by reason
     """
 
-    def __init__(self, folder: Path, writer: TraceWriter) -> None:
+    name = "opencl"
+
+    def __init__(self, folder: Path, writer: TraceWriter, devices: dict[str, int]) -> None:
         self._layer = build_layer()
         self._folder, self._writer = folder.resolve(), writer
         self._folder.mkdir()
         self._spools: dict[Path, ProcessSpool] = {}
         self._system = SystemClocks()
         self._clocks: dict[tuple[Path, int], DeviceClock] = {}
-        self._devices: dict[str, int] = {}
+        self._devices = devices
         self._queues: dict[tuple[Path, int], int] = {}
         self._name_ids: dict[str, int] = {}
         self._moved = 0
@@ -119,11 +130,12 @@ class OpenCl:
             for (kind, _), text in spool.names.items()
             if kind == EXTENSION
         }
+        mine = {self._device_name(path, index) for path, index in self._clocks} & set(self._devices)
         facts: dict[str, Any] = {
             "layer": self._layer.name,
             "processes": sum(spool.pid > 0 for spool in self._spools.values()),
             "queues": len(self._queues),
-            "devices": [self._device_facts(name) for name in self._devices],
+            "devices": [self._device_facts(name) for name in sorted(mine, key=self._devices.__getitem__)],
             "lost": dict(self.lost),
             "times_moved": self._moved,
             "extension_commands_looked_up": sorted(looked_up),

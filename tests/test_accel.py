@@ -21,7 +21,8 @@ from kdtool.collect.accel import Accel, Merger
 from kdtool.collect.accelclock import CLOCKS, DeviceClock, SystemClocks
 from kdtool.collect.accelspool import HEADER, HEADER_BYTES, MAGIC, NAME, SLOT, ProcessSpool, State
 from kdtool.collect.base import Request
-from kdtool.errors import CapabilityError, ParameterError
+from kdtool.collect.recovery import recover
+from kdtool.errors import CapabilityError
 from kdtool.kernel.cgroup import find_layout
 from kdtool.traces import AccelKind, Manifest, Trace, TraceWriter
 
@@ -270,14 +271,17 @@ def test_a_killed_recorder_leaves_what_was_spooled(tmp_path: Path, clprime: str)
     command = [sys.executable, "-m", "kdtool", "collect", "--events", "accel", "-o", str(path), "--"]
     recorder = subprocess.Popen([*command, clprime, "bench", "100000000"], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
-    while not any(each.stat().st_size > 50_000 for each in path.glob("spool/accel-*.arrows")):
+    sizes = [0]
+    while sizes[-1] < 50_000 or sizes[-1] != sizes[-2]:  # a batch is on its way as long as the file grows
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
+        sizes.append(sum(each.stat().st_size for each in path.glob("spool/accel-*.arrows")))
     (program,) = {int(each.name.partition("-")[0]) for each in path.glob("spool/accel/*.cl")}
     recorder.kill()
     recorder.wait()
     os.kill(program, signal.SIGKILL)
 
+    assert recover(path)
     trace = Trace(path)
 
     assert trace.manifest.state == "interrupted"
@@ -293,7 +297,7 @@ def test_a_killed_recorder_leaves_what_was_spooled(tmp_path: Path, clprime: str)
 def test_a_living_cgroup_is_refused_since_a_layer_cannot_enter_it(tmp_path: Path) -> None:
     request = Request((), tmp_path / "t.kdt", pid=os.getpid(), duration_s=0.1)
 
-    with pytest.raises(ParameterError, match="give -- COMMAND"):
+    with pytest.raises(CapabilityError, match="or give -- COMMAND"):
         session.record(request, [Accel()])
 
 
@@ -321,7 +325,7 @@ def test_a_missing_compiler_or_header_names_the_packages(
 def test_the_users_own_layers_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENCL_LAYERS", "/opt/theirs.so")
     with TraceWriter(tmp_path / "t.kdt") as writer:
-        source = opencl.OpenCl(writer.spool / "accel", writer)
+        source = opencl.OpenCl(writer.spool / "accel", writer, {})
         assert source.environment["OPENCL_LAYERS"] == f"/opt/theirs.so:{opencl.build_layer()}"
 
 
