@@ -8,7 +8,6 @@ Differs from a vendor's profiler: any OpenCL driver, and the times of all device
 Not seen: other interfaces (CUDA, Level Zero, Vulkan); what a vendor's own profiler wrote is imported instead.
 """
 
-import ctypes
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from kdtool.collect.accelspool import NEVER_NS
 from kdtool.collect.base import Problem, Progress, Scope
 from kdtool.collect.drmrecord import DrmJobs
-from kdtool.collect.opencl import Columns, OpenCl, build_layer
+from kdtool.collect.opencl import Columns, OpenCl, probe
 from kdtool.errors import CapabilityError
 from kdtool.traces import AccelKind, TraceWriter
 
@@ -42,16 +41,12 @@ class Accel:
     clock = "monotonic"
 
     def unavailable(self) -> Problem | None:
-        """Return what is missing: a compiler, the headers of OpenCL, or its loader."""
+        """Return what is missing: a compiler, the headers of OpenCL, or a loader that loads layers."""
         try:
-            build_layer()
+            probe()
         except CapabilityError as error:
             reason, _, fix = str(error).rpartition(": ")
             return Problem(reason, fix)
-        try:
-            ctypes.CDLL("libOpenCL.so.1")
-        except OSError:
-            return Problem("no OpenCL loader (libOpenCL.so.1)", "apt-get install ocl-icd-libopencl1")
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> "AccelSource":

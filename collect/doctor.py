@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from kdtool.collect import COLLECTORS, collector
+from kdtool.collect.drmrecord import find_jobs
 from kdtool.collect.faults import probe_events
 from kdtool.collect.limited import MIN_MEMORY_BYTES, memory_of
-from kdtool.collect.opencl import device_names
+from kdtool.collect.opencl import probe
 from kdtool.collect.refs import References
 from kdtool.collect.sched import probe_tracefs
 from kdtool.errors import CapabilityError
@@ -19,6 +20,7 @@ from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
 from kdtool.kernel.host import PAGE_CLUSTER
 from kdtool.kernel.swap import free_swap_bytes, swap_devices
+from kdtool.kernel.tracefs import find_tracefs
 
 __all__ = ["CHECKS", "Check", "examine", "print_checks"]
 
@@ -151,10 +153,14 @@ def _compiler() -> str:
 
 
 def _opencl() -> str:
-    names = device_names()
+    names = probe()
     if not names:
         raise CapabilityError("no OpenCL device: apt-get install pocl-opencl-icd, or the driver of your GPU")
     return f"OpenCL devices: {', '.join(names)}"
+
+
+def _gpu_jobs() -> str:
+    return f"jobs of GPUs by {', '.join(find_jobs(find_tracefs()).names)}"
 
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
@@ -168,4 +174,5 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("references (qemu-user)", _references),
     ("gcc", _compiler),
     ("OpenCL", _opencl),
+    ("GPU tracepoints", _gpu_jobs),
 )

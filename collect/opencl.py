@@ -11,6 +11,7 @@ environment.
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from kdtool.collect.compiled import build
 from kdtool.errors import CapabilityError
 from kdtool.traces import TraceWriter
 
-__all__ = ["Columns", "OpenCl", "build_layer", "device_names"]
+__all__ = ["Columns", "OpenCl", "build_layer", "probe"]
 
 Columns = dict[str, "np.ndarray[Any, Any]"]
 
@@ -61,18 +62,28 @@ for platform in each(cl.clGetPlatformIDs):
 """
 
 
-def device_names() -> list[str]:
-    """Return what the devices are called that OpenCL programs find here; empty when there is none.
+def probe() -> list[str]:
+    """Return what the devices are called that OpenCL programs find here, seen with the layer in between.
 
-    Raises CapabilityError where this user may not start Python.
+    Raises CapabilityError when the layer cannot be made, there is no loader, or it does not load layers.
     """
-    try:
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise CapabilityError(
-            f"{sys.executable}: {error.strerror}: install Python where this user may run it"
-        ) from None
-    return done.stdout.splitlines()
+    layer = build_layer()
+    with tempfile.TemporaryDirectory() as folder:
+        environment = dict(os.environ) | {LAYERS: str(layer), SPOOL: folder}
+        command = [sys.executable, "-c", PROBE]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        except OSError as error:
+            raise CapabilityError(
+                f"{sys.executable}: {error.strerror}: install Python where this user may run it"
+            ) from None
+        if "libOpenCL.so.1" in done.stderr:
+            raise CapabilityError("no OpenCL loader (libOpenCL.so.1): apt-get install ocl-icd-libopencl1")
+        if not list(Path(folder).glob("*.cl")):
+            raise CapabilityError(
+                f"the OpenCL loader does not heed {LAYERS}: install ocl-icd-libopencl1 2.3 or later"
+            )
+        return done.stdout.splitlines()
 
 
 class OpenCl:

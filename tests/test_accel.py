@@ -322,6 +322,16 @@ def test_a_missing_compiler_or_header_names_the_packages(
 
 
 @needs.opencl
+def test_a_loader_that_loads_no_layers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opencl, "LAYERS", "AN_OLD_LOADER_HEEDS_NONE")
+
+    problem = Accel().unavailable()
+
+    assert problem is not None
+    assert "2.3 or later" in problem.fix
+
+
+@needs.opencl
 def test_the_users_own_layers_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENCL_LAYERS", "/opt/theirs.so")
     with TraceWriter(tmp_path / "t.kdt") as writer:
@@ -432,7 +442,7 @@ def commands(
 def test_a_device_on_a_clock_of_the_system_is_recognised(name: str) -> None:
     system = SystemClocks()
     system.sample()
-    offset = min(time.monotonic_ns() - time.clock_gettime_ns(CLOCKS[name]) for _ in range(100))
+    offset = max(time.monotonic_ns() - time.clock_gettime_ns(CLOCKS[name]) for _ in range(100))
     clock = DeviceClock(system)
 
     offsets = clock.offsets(commands(lambda t: t - offset, 1000))
