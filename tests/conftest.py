@@ -2,6 +2,9 @@
 
 import signal
 
+# Programs that tests run, not modules with doctests.
+collect_ignore = ["programs"]
+
 # A shell starts background jobs with SIGINT ignored, and what we start would inherit that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
