@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdtool.errors import CapabilityError
 from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, Side
 from kdtool.traces import NO_ROW, TraceWriter, VmaFlag
 
@@ -84,11 +85,18 @@ class Mappings:
 
 
 def read_maps(pid: int, t_ns: int) -> list[Row]:
-    """Return what process `pid` has mapped now; empty if it has just ended."""
+    """Return what process `pid` has mapped now; empty if it has just ended.
+
+    Raises CapabilityError for a process whose memory this user may not look at.
+    """
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return []
+    except PermissionError:
+        raise CapabilityError(
+            f"/proc/{pid}/maps: refused to this user: run as the process's owner, or with CAP_SYS_PTRACE"
+        ) from None
     rows = []
     for line in lines:
         addresses, permissions, _, _, _, *path = line.split(maxsplit=5)

@@ -611,3 +611,15 @@ def test_attaches_to_a_living_process_and_what_it_starts(program: str, tmp_path:
     assert trace.manifest.workload["ended_by"] == "process"
     assert trace.manifest.tables["faults"].lost == 0
     assert "scope" not in trace.manifest.collector["sources"]["faults"]
+
+
+def test_the_mappings_of_another_users_process_are_refused_in_one_line() -> None:
+    script = (
+        "import os\nfrom kdtool.collect.mappings import read_maps\n"
+        "os.setuid(65534)\nread_maps(os.getppid(), 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    said = f"CapabilityError: /proc/{os.getpid()}/maps: refused to this user: run as"
+    assert said in done.stderr
