@@ -61,7 +61,7 @@ class Run:
 
 
 class PerfFile:
-    """A perf.data file, mapped; TraceError for one that is not, is damaged, or is of a kind not read."""
+    """A perf.data file; TraceError for one that is not, is damaged, or is of a kind not read."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -84,28 +84,31 @@ class PerfFile:
         """Yield all records in the order of the file."""
         if self._data_at % 8:
             raise self._damaged("its records do not begin at a multiple of 8 bytes")
-        words = self._bytes[self._data_at : self._data_at + self._data_bytes // 8 * 8].view(np.uint64)
+        at, n_words = 0, self._data_bytes // 8
+        with self.file.open("rb") as stream:  # not the mapping: what was looked at would stay in memory
+            while at < n_words:
+                stream.seek(self._data_at + 8 * at)
+                words = np.fromfile(stream, np.uint64, min(CHUNK_WORDS, n_words - at))
+                start = at
+                for run in self._runs_of(words, at):
+                    yield run
+                    at += run.records.size
+                if at == start:
+                    raise self._damaged(f"the record at byte {self._data_at + 8 * at} is cut")
+
+    def _runs_of(self, words: Words, first: int) -> Iterator[Run]:
+        """Yield runs of the whole records of `words`, which stand at word `first` of the data."""
         at = 0
         while at < len(words):
-            start = at
-            for run in self._runs_of(words, start, min(start + CHUNK_WORDS, len(words))):
-                yield run
-                at += run.records.size
-            if at == start:
-                raise self._damaged(f"the record at byte {self._data_at + 8 * at} is cut")
-
-    def _runs_of(self, words: Words, at: int, stop: int) -> Iterator[Run]:
-        """Yield runs of whole records of words[at:stop]."""
-        while at < stop:
             header = int(words[at])
             kind, n_words = header & 0xFFFF_FFFF, header >> 51
             if kind in (COMPRESSED, COMPRESSED2):
                 raise TraceError(f"{self.file}: compressed (perf record -z): record without -z")
             if n_words == 0 or header >> 48 & 7:
-                raise self._damaged(f"the record at byte {self._data_at + 8 * at} has no length")
-            n = _equal_headers(words[at:stop], header, n_words)
+                raise self._damaged(f"the record at byte {self._data_at + 8 * (first + at)} has no length")
+            n = _equal_headers(words[at:], header, n_words)
             if n == 0:
-                return  # the chunk ends inside it
+                return  # it goes on after these words
             yield Run(kind, words[at : at + n * n_words].reshape(n, n_words))
             at += n * n_words
             if kind == AUXTRACE:
