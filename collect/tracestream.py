@@ -10,18 +10,19 @@ not keep, plus what came so late that its second was written.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.collect.threads import check_pid_namespace
 from kdtool.errors import TraceError
 from kdtool.kernel.trace_ring import Records, RingReader
 from kdtool.kernel.tracefs import CpuStats, Instance
 
-__all__ = ["Decode", "Rows", "TraceStream", "Write"]
+__all__ = ["Decode", "Rows", "TraceStream", "Write", "probe_events"]
 
 HOLD_NS = 500_000_000
 """How long before a drain a row is surely out of its CPU's hands, unless a hypervisor stops that CPU."""
@@ -176,6 +177,15 @@ class TraceStream:
         if len(rows):
             self._written_ns = int(rows["ts_ns"][-1])
             self._write(rows)
+
+
+def probe_events(events: Iterable[str]) -> str:
+    """Make an instance, enable events in it, and remove it; return where. CapabilityError where refused."""
+    check_pid_namespace()
+    with Instance(buffer_bytes=4096, options={"event-fork": True}) as instance:
+        for event in events:
+            instance.enable(event)
+        return str(instance.root)
 
 
 def _total(instance: Instance) -> CpuStats:
