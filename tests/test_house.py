@@ -110,7 +110,7 @@ def test_functions_stay_small_and_modules_too():
 
 
 def test_every_collector_names_its_tables_and_says_what_it_lacks():
-    assert [name for name, _ in COLLECTORS] == ["faults", "refs", "sched", "accel"]
+    assert [name for name, _ in COLLECTORS] == ["faults", "refs", "sched", "blockio", "accel"]
     for name, _ in COLLECTORS:
         made = collector(name)
         assert made.name == name

@@ -38,7 +38,7 @@ DEVICE_FLUSH = 0x0F
 EVENT = np.dtype(
     [
         ("ts_ns", "i8"),
-        ("kind", "u1"),
+        ("event", "u1"),
         ("dev", "u4"),
         ("sector", "u8"),
         ("nr_sectors", "u4"),

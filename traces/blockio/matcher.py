@@ -100,8 +100,8 @@ class RequestMatcher:
 
     def _without_partitions(self, events: Events) -> Events:
         """Drop what tells that a bio goes from a partition to its disk, where it is queued after that."""
-        self._queued.update(np.unique(events["dev"][events["kind"] == BlockEvent.QUEUE]).tolist())
-        moves = events["kind"] == BlockEvent.REMAP
+        self._queued.update(np.unique(events["dev"][events["event"] == BlockEvent.QUEUE]).tolist())
+        moves = events["event"] == BlockEvent.REMAP
         if not moves.any():
             return events
         moves &= ~np.isin(events["old_dev"], np.array(sorted(self._queued), np.uint32))
@@ -114,8 +114,8 @@ class RequestMatcher:
         keys = zip(*(column.tolist() for column in places), strict=True)
         fields = zip(keys, *(events[name].tolist() for name in FIELDS), strict=True)
         handlers = self._handlers
-        for kind, event in zip(events["kind"].tolist(), fields, strict=True):
-            handlers[kind](*event)
+        for number, event in zip(events["event"].tolist(), fields, strict=True):
+            handlers[number](*event)
         self._bios.bound(MAX_OPEN)
         while len(self._requests) > MAX_OPEN:
             self._give_up(self._requests.oldest())

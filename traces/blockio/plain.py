@@ -71,7 +71,7 @@ class _Groups:
         operation = events["op"] & OPERATION
         special = (operation == BlockOp.FLUSH) | (operation == DEVICE_FLUSH)
         special |= events["op"] & (PREFLUSH | BlockOp.FUA) != 0
-        kind = np.append(np.where(special, OPEN, events["kind"]), np.full(len(marks), OPEN))
+        kind = np.append(np.where(special, OPEN, events["event"]), np.full(len(marks), OPEN))
         place = events["dev"].astype(np.int64) << 4 | operation
         place = np.append(place, (marks[:, 0] << 4 | marks[:, 2]).astype(np.int64))
         sector = np.append(events["sector"], marks[:, 1])
