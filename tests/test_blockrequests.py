@@ -13,7 +13,7 @@ from kdtool.traces import NO_TID, NO_TIME, BlockOp, TraceWriter
 from kdtool.traces.blockio import EVENT, BlockEvent, RequestMatcher, matcher, op_of, waiting
 from kdtool.traces.blockio.plain import Plain, blockio_columns, find_plain
 
-QUEUE, REMAP, SPLIT, GETRQ, BACK, FRONT, MERGE, ISSUE, REQUEUE, COMPLETE = BlockEvent
+QUEUE, REMAP, SPLIT, GETRQ, BACK, FRONT, MERGE, ISSUE, REQUEUE, COMPLETE, ANY_MERGE = BlockEvent
 DISK, OTHER_DISK = 8 << 20, 8 << 20 | 16
 EIO = -5
 
@@ -99,6 +99,23 @@ def test_a_request_merged_into_another_is_no_row() -> None:
 
     assert rows == [(0, 24, BlockOp.WRITE, 4, 5, 16, 17, 0)]
     assert made.adopted == 1 and made.stray == 0
+
+
+def test_a_merge_of_which_it_is_not_said_is_that_of_the_bio_or_request_that_waits_there() -> None:
+    rows, made = match(
+        *(event(t, kind, 0, tid=3) for t, kind in ((10, QUEUE), (11, GETRQ))),
+        *(event(t, kind, 8, tid=4) for t, kind in ((5, QUEUE), (12, GETRQ))),
+        event(13, QUEUE, 16, tid=4),
+        event(14, ANY_MERGE, 16, tid=4),
+        event(15, ANY_MERGE, 8, 16, tid=4),
+        event(16, QUEUE, 24, tid=4),
+        event(17, ANY_MERGE, 24, tid=4),
+        event(18, ISSUE, 0, 32),
+        event(19, COMPLETE, 0, 32),
+    )
+
+    assert rows == [(0, 32, BlockOp.WRITE, 4, 5, 18, 19, 0)]
+    assert made.stray == 0
 
 
 def test_the_parts_of_a_split_bio_are_requests_that_arrived_together() -> None:
@@ -459,7 +476,7 @@ def interleaved(draw):
     return sorted(events), rows, draw(st.lists(st.integers(0, 30), max_size=6))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(interleaved())
 def test_every_request_comes_out_once_with_its_times(drawn) -> None:
     events, expected, sizes = drawn
@@ -474,7 +491,7 @@ def nothing_plain(events, taken) -> Plain:
     return Plain(np.zeros(len(events), bool), blockio_columns([()] * 9), 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(interleaved())
 def test_what_is_found_at_once_is_what_is_found_one_by_one(drawn) -> None:
     events, _, sizes = drawn
@@ -509,7 +526,7 @@ def test_plain_requests_and_what_was_merged_behind_them_are_found_at_once() -> N
     assert int(found.used.sum()) == len(grown) + len(again) and found.adopted == 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_events_are_all_accounted_for(data) -> None:
     kinds = data.draw(st.lists(st.sampled_from(list(BlockEvent)), max_size=60))

@@ -61,7 +61,10 @@ TWO_LETTERS = ("DE", "WZ", "ZA", "ZR", "ZF", "ZO", "ZC")
 
 
 class BlockEvent(IntEnum):
-    """What happened. Events of bios happen in the task that submits them, others wherever it is."""
+    """What happened. Events of bios happen in the task that submits them, others wherever it is.
+
+    ANY_MERGE : BACKMERGE or MERGE, of a source that does not tell which (blktrace)
+    """
 
     QUEUE = 0
     REMAP = 1
@@ -73,6 +76,7 @@ class BlockEvent(IntEnum):
     ISSUE = 7
     REQUEUE = 8
     COMPLETE = 9
+    ANY_MERGE = 10
 
 
 def op_of(rwbs: str, *, empty: bool) -> int:

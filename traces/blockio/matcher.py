@@ -65,6 +65,7 @@ class RequestMatcher:
             self._issue,
             self._requeue,
             self._complete,
+            self._any_merge,
         )
 
     @property
@@ -163,6 +164,13 @@ class RequestMatcher:
         else:
             self._absorb(stays, gone.nr_sectors, (gone.queue_ns, gone.tid, gone.op, gone.events))
         self._requests.can_grow(stays)
+
+    def _any_merge(self, key: Key, t_ns: int, nr: int, op: int, tid: int, *_: int) -> None:
+        request = None if self._bios.waits(key) else self._requests.waiting(key)
+        if request is not None and request.nr_sectors == nr:
+            self._merge(key, t_ns, nr)
+        else:
+            self._backmerge(key, t_ns, nr, op, tid)
 
     def _absorb(self, request: Request, nr: int, bio: Bio) -> None:
         self.adopted += bio[1] != request.tid

@@ -23,7 +23,7 @@ __all__ = ["BlockColumns", "Plain", "blockio_columns", "find_plain"]
 QUAD = np.array([BlockEvent.QUEUE, BlockEvent.GETRQ, BlockEvent.ISSUE, BlockEvent.COMPLETE], np.uint8)
 PAIR = np.array([BlockEvent.QUEUE, BlockEvent.BACKMERGE], np.uint8)
 OPEN = np.uint8(255)
-"""`kind` of what is not looked at here, and of what is open already: a group with it is not plain."""
+"""Of what is not looked at here, and of what is open already: a group with it is not plain."""
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -71,7 +71,9 @@ class _Groups:
         operation = events["op"] & OPERATION
         special = (operation == BlockOp.FLUSH) | (operation == DEVICE_FLUSH)
         special |= events["op"] & (PREFLUSH | BlockOp.FUA) != 0
-        kind = np.append(np.where(special, OPEN, events["event"]), np.full(len(marks), OPEN))
+        # Of a bio that waits, which a PAIR has, any merge is a back merge.
+        kind = np.where(events["event"] == BlockEvent.ANY_MERGE, BlockEvent.BACKMERGE, events["event"])
+        kind = np.append(np.where(special, OPEN, kind).astype(np.uint8), np.full(len(marks), OPEN))
         place = events["dev"].astype(np.int64) << 4 | operation
         place = np.append(place, (marks[:, 0] << 4 | marks[:, 2]).astype(np.int64))
         sector = np.append(events["sector"], marks[:, 1])

@@ -32,6 +32,10 @@ class Bios:
         """Return where bios wait."""
         return self._waiting.keys() | self._remapped.keys()
 
+    def waits(self, key: Key) -> bool:
+        """Return whether a bio waits at `key`."""
+        return key in self._waiting
+
     def queue(self, key: Key, t_ns: int, _nr: int, op: int, tid: int, *_: int) -> None:
         """Take in a bio that arrives."""
         if self._remapped and key in self._remapped:
@@ -189,8 +193,9 @@ class Requests:
             self._open[key] = after
 
     def can_grow(self, request: Request) -> None:
-        """Have it found by its end, until `take_end` or `cannot_grow`."""
-        self._ends[request.end()] = request
+        """Have it found by its end, until `take_end` or `cannot_grow`; without sectors it has none."""
+        if request.nr_sectors:
+            self._ends[request.end()] = request
 
     def take_end(self, key: Key) -> Request | None:
         """Return the request that ends where `key` begins, which is not found by that any more."""
