@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.collect.threadrows import NEWTASK, ThreadRows
-from kdtool.collect.tracestream import Rows
+from kdtool.collect.tracestream import Rows, rows_of
 from kdtool.errors import TraceError
 from kdtool.kernel.event_format import EventFormat
 from kdtool.kernel.trace_ring import Records
@@ -67,20 +67,9 @@ class BlockRows:
             elif not self.threads.knows(fmt):
                 fmt.require("prev_pid")
 
-    def decode(self, instance: Instance, cpu: int, records: Records) -> Rows:
+    def decode(self, instance: Instance, _cpu: int, records: Records) -> Rows:
         """Return a row for each record that a CPU wrote, in the same order."""
-        rows = np.zeros(len(records), ROW)
-        rows["ts_ns"] = records.t_ns
-        types = records.types()
-        known = np.zeros(len(records), bool)
-        for number, fmt in instance.formats.items():
-            at = np.flatnonzero(types == number)
-            if len(at):
-                known[at] = True
-                self._fill(fmt, records, at, rows)
-        if not known.all():
-            raise TraceError(f"{instance.path.name}: a record of an event never enabled: record it again")
-        return rows
+        return rows_of(instance, records, ROW, self._fill)
 
     def write(self, rows: Rows) -> None:
         """Take in rows that are in order of time, and write the requests that they end."""

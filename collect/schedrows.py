@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kdtool.collect.threadrows import DEAD, NEWTASK, ThreadRows
 from kdtool.collect.threads import PID_LIMIT, own_threads
-from kdtool.collect.tracestream import Rows
+from kdtool.collect.tracestream import Rows, rows_of
 from kdtool.errors import TraceError
 from kdtool.kernel.event_format import EventFormat
 from kdtool.kernel.trace_ring import Records
@@ -74,17 +74,8 @@ class SchedRows:
 
     def decode(self, instance: Instance, cpu: int, records: Records) -> Rows:
         """Return a row for each record that a CPU wrote, in the same order."""
-        rows = np.zeros(len(records), ROW)
-        rows["ts_ns"], rows["cpu"] = records.t_ns, cpu
-        types = records.types()
-        known = np.zeros(len(records), bool)
-        for number, fmt in instance.formats.items():
-            at = np.flatnonzero(types == number)
-            if len(at):
-                known[at] = True
-                self._fill(fmt, records, at, rows)
-        if not known.all():
-            raise TraceError(f"{instance.path.name}: a record of an event never enabled: record it again")
+        rows = rows_of(instance, records, ROW, self._fill)
+        rows["cpu"] = cpu
         return rows
 
     def write(self, rows: Rows) -> None:

@@ -320,6 +320,23 @@ def test_the_device_below_a_loop_device_is_not_the_tasks_own(
     assert facts_of(trace)["devices"] == {} and facts_of(trace)["foreign_requests"] >= 101
 
 
+def test_pages_that_a_task_swaps_in_are_read_by_it(tmp_path: Path) -> None:
+    faults = needs.compiled(tmp_path, "faults")
+    with needs.swap_up():
+        request = Request((faults, "again", "6000"), tmp_path / "t.kdt", memory_bytes=12 << 20)
+        trace = session.record(request, [BlockIO()])
+
+    rows, memory = trace.columns("blockio"), trace.manifest.workload["memory_stat"]
+    swaps = [swap["path"] for swap in trace.manifest.host["swap"] if swap["kind"] != "file"]
+    on_swap = np.isin(rows["dev"], list(find_disks(swaps).values()))
+    reads, writes = (on_swap & (rows["op"] & OPERATION == op) for op in (BlockOp.READ, BlockOp.WRITE))
+    assert (
+        int(rows["nr_sectors"][reads].sum()) == memory["workingset_refault_anon"] * SECTORS > 3000 * SECTORS
+    )
+    assert int(rows["nr_sectors"][writes].sum()) > 3000 * SECTORS, "reclaimed by the task itself"
+    assert loses_nothing(trace)
+
+
 def test_a_living_process_is_recorded(program: str, tmp_path: Path, disk: Disk) -> None:
     process = subprocess.Popen([program, disk.path, "depth", "2000003", str(BLOCK), "2"])
     try:
