@@ -1,4 +1,4 @@
-"""What recording costs, loses and leaves on disk: python bench/collect.py [faults] [pipeline] [sched] [kill]
+"""What recording costs, loses and leaves on disk: python bench/collect.py [faults] [sched] [blockio] ...
 
 Both sides of every comparison run in turn, so that what else the machine does hits all alike; medians are
 printed, and the median of the differences of neighbouring runs. Needs root and gcc.
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,10 +32,13 @@ from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.fault_events import CPU, IP, PAGE, TASK, TIME, PerfFaults
 from kdtool.kernel.perf import Counts
 from kdtool.traces import Manifest, Trace, TraceWriter
+from kdtool.traces.blockio import EVENT, BlockEvent, RequestMatcher
 
 PROGRAMS = Path(__file__).parent.parent / "tests" / "programs"
 RUNS = 9
 FAULTS = 1_000_003
+REQUESTS, QUEUE_DEPTH = 9973, 32
+DISK_BYTES, BLOCK_BYTES = 256 << 20, 4096
 KILLS = 20
 
 
@@ -182,6 +186,78 @@ def bench_sched(folder: Path, console: Console) -> None:
     console.print(f"sched: {median(rates):,.0f} events/s recorded, {lost:,} lost")
 
 
+@contextmanager
+def loop_disk(folder: Path) -> Iterator[str]:
+    """Give a loop device of our own, with direct I/O."""
+    file = folder / "kdtool-disk.img"
+    with file.open("wb") as made:
+        os.posix_fallocate(made.fileno(), 0, DISK_BYTES)
+    attach = ["losetup", "-f", "--show", "--direct-io=on", str(file)]
+    path = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield path
+    finally:
+        subprocess.run(["losetup", "-d", path], check=True)
+
+
+def request_ns(said: str, requests: int) -> float:
+    """Return the time a request took, of what the program printed."""
+    _, t0_ns, t1_ns, failed = map(int, said.split())
+    assert not failed
+    return (t1_ns - t0_ns) / requests
+
+
+def bench_blockio(folder: Path, console: Console) -> None:
+    """Added time a request, one after another; requests a second, many at once; the matcher alone."""
+    program, added, plain, lost, cpu_ns = compiled(folder, "blocks"), [], [], 0, []
+    with loop_disk(folder) as disk:
+        command = (program, disk, "read", str(REQUESTS), str(BLOCK_BYTES))
+        for _ in range(RUNS):
+            before = request_ns(output_of(partial(run_limited, command, None))[0], REQUESTS)
+            said, trace = output_of(partial(record, folder, command, collector("blockio")))
+            assert isinstance(trace, Trace)
+            info = trace.manifest.tables["blockio"]
+            plain.append(before)
+            added.append(request_ns(said, REQUESTS) - before)
+            cpu_ns.append(sum(trace.manifest.collector["overhead"].values()) / info.rows)
+            lost += info.lost
+        console.print(
+            f"blockio: {median(plain):,.0f} ns a request, {median(added):,.0f} ns added, {lost:,} lost, "
+            f"{median(cpu_ns):,.0f} ns of the recorder's CPU ({REQUESTS:,} a run, medians of {RUNS} pairs)"
+        )
+        deep = (program, disk, "depth", str(REQUESTS // 4), str(BLOCK_BYTES), str(QUEUE_DEPTH))
+        said, trace = output_of(partial(record, folder, deep, collector("blockio")))
+        assert isinstance(trace, Trace)
+        info, total = trace.manifest.tables["blockio"], REQUESTS // 4 * QUEUE_DEPTH
+        console.print(
+            f"blockio: {1e9 / request_ns(said, total):,.0f} requests/s at queue depth {QUEUE_DEPTH}, "
+            f"{info.rows - total:+,} rows of {total:,}, {info.lost:,} lost"
+        )
+    plain_s, others_s = (matcher_seconds(kinds) for kinds in ((0, 3, 7, 9), (0, 3, 7, 8)))
+    console.print(
+        f"blockio: {1 / plain_s / 1e6:.2f} M events/s matched of plain requests, "
+        f"{1 / others_s / 1e6:.2f} M one by one"
+    )
+
+
+def matcher_seconds(kinds: tuple[int, ...]) -> float:
+    """Return the seconds of CPU an event of requests that go through some kinds of events, 32 at once."""
+    n = 50_000
+    events = np.zeros(n * len(kinds), EVENT)
+    events["event"], events["sector"] = np.tile(kinds, n), np.repeat(np.arange(n) * 8, len(kinds))
+    events["nr_sectors"], events["tid"] = 8, 7
+    late = np.where(np.isin(events["event"], (BlockEvent.COMPLETE, BlockEvent.REQUEUE)), 32 * 10, 0)
+    events["ts_ns"] = np.repeat(np.arange(n) * 10, len(kinds)) + np.tile(range(len(kinds)), n) + late
+    events = events[np.argsort(events["ts_ns"], kind="stable")]
+    seconds = []
+    for _ in range(3):
+        matcher, begin_s = RequestMatcher(), time.process_time()
+        for start in range(0, len(events), 40_000):
+            matcher.match(events[start : start + 40_000])
+        seconds.append((time.process_time() - begin_s) / len(events))
+    return median(seconds)
+
+
 def bench_kill(folder: Path, console: Console) -> None:
     """kill -9 at random moments: rows left, and how long ago the last of them was."""
     program, behind_s = compiled(folder, "million"), []
@@ -206,7 +282,13 @@ def bench_kill(folder: Path, console: Console) -> None:
     )
 
 
-BENCHES = {"faults": bench_faults, "pipeline": bench_pipeline, "sched": bench_sched, "kill": bench_kill}
+BENCHES = {
+    "faults": bench_faults,
+    "pipeline": bench_pipeline,
+    "sched": bench_sched,
+    "blockio": bench_blockio,
+    "kill": bench_kill,
+}
 
 
 def main() -> None:

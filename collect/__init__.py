@@ -15,6 +15,7 @@ COLLECTORS: tuple[tuple[str, str], ...] = (
     ("faults", "kdtool.collect.faults:Faults"),
     ("refs", "kdtool.collect.refs:References"),
     ("sched", "kdtool.collect.sched:Sched"),
+    ("blockio", "kdtool.collect.blockio:BlockIO"),
     ("accel", "kdtool.collect.accel:Accel"),
 )
 

@@ -5,14 +5,14 @@ it is known which threads are the scope's. A record makes one row, or is not the
 thread: that it was made (task_newtask) or renamed (task_rename).
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.collect.threads import PID_LIMIT, Lifetimes, own_threads
-from kdtool.collect.tracestream import Rows
+from kdtool.collect.threadrows import DEAD, NEWTASK, ThreadRows
+from kdtool.collect.threads import PID_LIMIT, own_threads
+from kdtool.collect.tracestream import Rows, rows_of
 from kdtool.errors import TraceError
 from kdtool.kernel.event_format import EventFormat
 from kdtool.kernel.trace_ring import Records
@@ -34,13 +34,8 @@ ROW = np.dtype(
         ("name_id", "u4"),
     ]
 )
-NEWTASK, RENAME = 100, 101
-"""`event` of rows that tell of threads."""
-CLONE_THREAD = 0x10000
 IN_INTERRUPT = 0x08 | 0x10 | 0x40
 """`common_flags`: hard interrupt, soft interrupt, NMI (enum trace_flag_type)."""
-DEAD = (0x10, 0x20)
-"""`state` of a thread that is switched from for the last time: X or Z."""
 NONE = -1
 IN, OUT = 1, 2
 """Of a thread's last switch; 0: none was seen."""
@@ -54,10 +49,7 @@ SHAPES: dict[str, tuple[int, str, str | None, str | None, str | None]] = {
     "sched_migrate_task": (SchedEvent.MIGRATE, "common_pid", "pid", "prio", "dest_cpu"),
     "sched_process_fork": (SchedEvent.FORK, "parent_pid", "child_pid", None, None),
     "sched_process_exit": (SchedEvent.EXIT, "pid", None, "prio", None),
-    "task_newtask": (NEWTASK, "common_pid", "pid", "clone_flags", None),
-    "task_rename": (RENAME, "common_pid", "pid", None, None),
 }
-NAMES = {"task_newtask": "comm", "task_rename": "newcomm"}
 
 
 class SchedRows:
@@ -65,51 +57,35 @@ class SchedRows:
 
     rows : written to `sched`
     foreign : records that are not the scope's
-    told : records that tell of threads
+    threads : what the records say of threads
     unpaired : switches to a thread that runs already, or from one that does not: one between was not reported
     """
 
     def __init__(self, formats: Sequence[EventFormat], writer: TraceWriter) -> None:
         self._writer = writer
-        self._lifetimes = Lifetimes()
-        self._processes: dict[int, int] = {}
-        self._names: dict[int, int] = {}
-        self._joined: deque[tuple[int, int, int, str]] = deque()
         self._own: set[int] = set()
-        self.rows = self.foreign = self.told = self.unpaired = 0
+        self.threads = ThreadRows(writer)
+        self.rows = self.foreign = self.unpaired = 0
         self._on_cpu = np.zeros(PID_LIMIT + 1, np.int8)
         for fmt in formats:
-            needed = [field for field in SHAPES[fmt.name][1:] if field is not None]
-            fmt.require("common_pid", "common_flags", *needed)
-
-    def join(self, t_ns: int, tid: int, pid: int, name: str) -> None:
-        """Take in a thread that lives already; from any thread."""
-        self._joined.append((t_ns, tid, pid, name))
+            if not self.threads.knows(fmt):
+                needed = [field for field in SHAPES[fmt.name][1:] if field is not None]
+                fmt.require("common_pid", "common_flags", *needed)
 
     def decode(self, instance: Instance, cpu: int, records: Records) -> Rows:
         """Return a row for each record that a CPU wrote, in the same order."""
-        rows = np.zeros(len(records), ROW)
-        rows["ts_ns"], rows["cpu"] = records.t_ns, cpu
-        types = records.types()
-        known = np.zeros(len(records), bool)
-        for number, fmt in instance.formats.items():
-            at = np.flatnonzero(types == number)
-            if len(at):
-                known[at] = True
-                self._fill(fmt, records, at, rows)
-        if not known.all():
-            raise TraceError(f"{instance.path.name}: a record of an event never enabled: record it again")
+        rows = rows_of(instance, records, ROW, self._fill)
+        rows["cpu"] = cpu
         return rows
 
     def write(self, rows: Rows) -> None:
         """Write rows that are in order of time."""
         about = rows["event"] >= NEWTASK
-        self._learn(rows[about], int(rows["ts_ns"][-1]))
+        self.threads.learn(rows[about], int(rows["ts_ns"][-1]))
         if about.any():
-            self.told += int(about.sum())
             rows = rows[~about]
         last = rows[(rows["event"] == SchedEvent.SWITCH) & np.isin(rows["state"], DEAD)]
-        self._lifetimes.died(last["tid"], last["ts_ns"])
+        self.threads.lifetimes.died(last["tid"], last["ts_ns"])
         self._pair(rows[rows["event"] == SchedEvent.SWITCH])
         ours = self._are_ours(rows)
         if not ours.all():
@@ -121,19 +97,23 @@ class SchedRows:
 
     def facts(self) -> dict[str, int]:
         """Return what became of the records that made no row, and the switches that do not pair."""
-        return {"foreign": self.foreign, "told": self.told, "unpaired": self.unpaired}
+        return {"foreign": self.foreign, "told": self.threads.told, "unpaired": self.unpaired}
 
     def balance(self, decoded: int) -> None:
         """Raise TraceError unless every decoded record became a row, was foreign, or told of a thread."""
-        self._learn(np.empty(0, ROW), None)
-        if decoded != self.rows + self.foreign + self.told:
+        self.threads.learn(np.empty(0, ROW), None)
+        told = self.threads.told
+        if decoded != self.rows + self.foreign + told:
             raise TraceError(
-                f"{decoded} records decoded, {self.rows} rows, {self.foreign} not of the scope, {self.told} "
+                f"{decoded} records decoded, {self.rows} rows, {self.foreign} not of the scope, {told} "
                 f"of threads: records vanished: record it again"
             )
 
     def _fill(self, fmt: EventFormat, records: Records, at: npt.NDArray[np.int64], rows: Rows) -> None:
         """Fill in the rows `at` which a record of one tracepoint is."""
+        if self.threads.knows(fmt):
+            self.threads.fill(fmt, records, at, rows)
+            return
         buffer, starts = records.buffer, records.starts[at]
         event, *fields = SHAPES[fmt.name]
         rows["event"][at] = event
@@ -144,46 +124,13 @@ class SchedRows:
             rows["state"][at] = np.where(state > 0xFF, PREEMPTED, state & 0xFF)
         elif event in (SchedEvent.WAKING, SchedEvent.WAKEUP, SchedEvent.MIGRATE):
             rows["state"][at] = fmt.numbers(buffer, starts, "common_flags") & IN_INTERRUPT != 0
-        elif event >= NEWTASK:
-            names = fmt.texts(buffer, starts, NAMES[fmt.name])
-            ids = [self._writer.name_id(name.decode(errors="replace")) for name in names.tolist()]
-            rows["name_id"][at] = ids
-
-    def _learn(self, rows: Rows, until_ns: int | None) -> None:
-        """Learn of threads made and renamed, and of those that joined up to a time (None: all)."""
-        named = []
-        while self._joined and (until_ns is None or self._joined[0][0] <= until_ns):
-            t_ns, tid, pid, name = self._joined.popleft()
-            self._processes[tid] = pid
-            self._lifetimes.born(np.array([tid], np.int32), np.array([t_ns]))
-            named.append((t_ns, tid, self._writer.name_id(name)))
-        made = rows[rows["event"] == NEWTASK]
-        self._lifetimes.born(made["next_tid"], made["ts_ns"])
-        for t_ns, parent, tid, clone_flags, *_, event, _, name_id in rows.tolist():
-            if event == NEWTASK:
-                shares = clone_flags & CLONE_THREAD
-                self._processes[tid] = self._processes.get(parent, parent) if shares else tid
-                self._names.pop(tid, None)
-            named.append((t_ns, tid, name_id))
-        self._name(sorted(named))
-
-    def _name(self, named: Sequence[tuple[int, int, int]]) -> None:
-        """Write names that are new or changed."""
-        new = []
-        for t_ns, tid, name_id in named:
-            if self._names.get(tid) != name_id:
-                self._names[tid] = name_id
-                new.append((t_ns, self._processes.get(tid, tid), tid, name_id))
-        if new:
-            columns = zip(("ts_ns", "pid", "tid", "name_id"), zip(*new, strict=True), strict=True)
-            self._writer.append("tasks", {name: np.array(values) for name, values in columns})
 
     def _pair(self, switches: Rows) -> None:
         """Count switches of our threads that do not alternate, in and out."""
         tids = np.concatenate((switches["next_tid"], switches["tid"]))
         t_ns = np.concatenate((switches["ts_ns"], switches["ts_ns"]))
         into = np.repeat(np.array([IN, OUT], np.int8), len(switches))
-        mine = self._lifetimes.alive(tids, t_ns)
+        mine = self.threads.lifetimes.alive(tids, t_ns)
         tids, t_ns, into = tids[mine], t_ns[mine], into[mine]
         order = np.lexsort((t_ns, tids))
         tids, into = tids[order], into[order]
@@ -203,8 +150,8 @@ class SchedRows:
         """
         self._own |= own_threads()
         event, t_ns = rows["event"], rows["ts_ns"]
-        done_to = self._lifetimes.alive(np.maximum(rows["next_tid"], 0), t_ns)
-        done_by = self._lifetimes.alive(rows["tid"], t_ns) & (rows["state"] == 0)
+        done_to = self.threads.lifetimes.alive(np.maximum(rows["next_tid"], 0), t_ns)
+        done_by = self.threads.lifetimes.alive(rows["tid"], t_ns) & (rows["state"] == 0)
         waking = (event == SchedEvent.WAKING) | (event == SchedEvent.WAKEUP)
         move = event == SchedEvent.MIGRATE
         recorder = np.isin(rows["next_tid"], np.array(sorted(self._own)))

@@ -204,6 +204,10 @@ def _check_request(request: Request, collectors: Sequence[Collector]) -> None:
         )
     if request.duration_s is not None and request.duration_s <= 0:
         raise ParameterError(f"duration {request.duration_s:g} s, allowed: more than 0")
+    if request.devices and "blockio" not in [each.name for each in collectors]:
+        raise ParameterError(
+            f"collect: --device {request.devices[0]} selects what blockio records: add --events blockio"
+        )
     clocks = {each.clock: each.name for each in collectors}
     if len(clocks) > 1:
         raise ParameterError(

@@ -10,18 +10,20 @@ not keep, plus what came so late that its second was written.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.collect.threads import check_pid_namespace
 from kdtool.errors import TraceError
+from kdtool.kernel.event_format import EventFormat
 from kdtool.kernel.trace_ring import Records, RingReader
 from kdtool.kernel.tracefs import CpuStats, Instance
 
-__all__ = ["Decode", "Rows", "TraceStream", "Write"]
+__all__ = ["Decode", "Fill", "Rows", "TraceStream", "Write", "probe_events", "rows_of"]
 
 HOLD_NS = 500_000_000
 """How long before a drain a row is surely out of its CPU's hands, unless a hypervisor stops that CPU."""
@@ -40,6 +42,8 @@ Rows = npt.NDArray[np.void]
 """A structured array with a field `ts_ns` (int64)."""
 Decode = Callable[[Instance, int, Records], Rows]
 """Makes rows of the records that a CPU of an instance wrote."""
+Fill = Callable[[EventFormat, Records, npt.NDArray[np.int64], Rows], None]
+"""Fills in those rows (by their number) that records of one event are."""
 Write = Callable[[Rows], None]
 """Takes rows in order of time; those of one call come after those of the calls before."""
 
@@ -176,6 +180,31 @@ class TraceStream:
         if len(rows):
             self._written_ns = int(rows["ts_ns"][-1])
             self._write(rows)
+
+
+def rows_of(instance: Instance, records: Records, dtype: np.dtype[np.void], fill: Fill) -> Rows:
+    """Return a row for each record, in the same order; TraceError for one of an event never enabled."""
+    rows = np.zeros(len(records), dtype)
+    rows["ts_ns"] = records.t_ns
+    types = records.types()
+    known = np.zeros(len(records), bool)
+    for number, fmt in instance.formats.items():
+        at = np.flatnonzero(types == number)
+        if len(at):
+            known[at] = True
+            fill(fmt, records, at, rows)
+    if not known.all():
+        raise TraceError(f"{instance.path.name}: a record of an event never enabled: record it again")
+    return rows
+
+
+def probe_events(events: Iterable[str]) -> str:
+    """Make an instance, enable events in it, and remove it; return where. CapabilityError where refused."""
+    check_pid_namespace()
+    with Instance(buffer_bytes=4096, options={"event-fork": True}) as instance:
+        for event in events:
+            instance.enable(event)
+        return str(instance.root)
 
 
 def _total(instance: Instance) -> CpuStats:

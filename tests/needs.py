@@ -16,7 +16,20 @@ from kdtool.collect.refs import References
 from kdtool.errors import CapabilityError
 from kdtool.kernel.tracefs import Instance
 
-__all__ = ["POCL", "SWAP", "compiled", "faults", "gcc", "opencl", "qemu", "root", "swap_up", "tracefs"]
+__all__ = [
+    "POCL",
+    "SWAP",
+    "compiled",
+    "faults",
+    "gcc",
+    "loop",
+    "loop_disk",
+    "opencl",
+    "qemu",
+    "root",
+    "swap_up",
+    "tracefs",
+]
 
 SWAP = Path(__file__).parent.parent / "scripts" / "swap"
 PROGRAMS = Path(__file__).parent / "programs"
@@ -41,6 +54,7 @@ _faults, _refs, _accel = Faults().unavailable(), References().unavailable(), Acc
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 gcc = _missing("gcc")
+loop = _missing("losetup")
 faults = pytest.mark.skipif(_faults is not None, reason=f"{_faults and _faults.reason}")
 tracefs = pytest.mark.skipif(bool(_no_tracefs), reason=_no_tracefs)
 qemu = pytest.mark.skipif(_refs is not None, reason=f"{_refs and _refs.reason}")
@@ -63,6 +77,27 @@ def swap_up() -> Iterator[None]:
         yield
     finally:
         subprocess.run([sys.executable, SWAP, "down", *file], check=True, capture_output=True)
+
+
+@contextmanager
+def loop_disk(size_bytes: int) -> Iterator[tuple[str, Path]]:
+    """Give a loop device of this process's own, with direct I/O, and the file behind it."""
+    file = Path(f"/var/tmp/kdtool-test-disk-{os.getpid()}.img")
+    with file.open("wb") as made:
+        os.posix_fallocate(made.fileno(), 0, size_bytes)
+    try:
+        attach = ["losetup", "-P", "-f", "--show", "--direct-io=on", str(file)]
+        done = subprocess.run(attach, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no loop device: {done.stderr.strip()}")
+        yield done.stdout.strip(), file
+    finally:
+        listed = subprocess.run(
+            ["losetup", "-j", str(file)], capture_output=True, text=True, check=True
+        ).stdout
+        for line in listed.splitlines():
+            subprocess.run(["losetup", "-d", line.split(":")[0]], check=True)
+        file.unlink()
 
 
 def compiled(folder: Path, name: str, *libraries: str) -> str:

@@ -110,7 +110,7 @@ def test_functions_stay_small_and_modules_too():
 
 
 def test_every_collector_names_its_tables_and_says_what_it_lacks():
-    assert [name for name, _ in COLLECTORS] == ["faults", "refs", "sched", "accel"]
+    assert [name for name, _ in COLLECTORS] == ["faults", "refs", "sched", "blockio", "accel"]
     for name, _ in COLLECTORS:
         made = collector(name)
         assert made.name == name
@@ -133,7 +133,7 @@ def test_every_policy_can_be_loaded_by_its_name():
 
 def test_every_learner_importer_check_feature_set_and_device_has_a_name():
     assert [find_learner(learner.name) for learner in LEARNERS] == list(LEARNERS)
-    names = ["csv", "perf", "oracle-general", "lackey", "nsight", "kineto"]
+    names = ["csv", "perf", "oracle-general", "lackey", "blkparse", "nsight", "kineto"]
     assert [importer.name for importer in IMPORTERS] == names
     assert len({check.__name__ for check in CHECKS}) == len(CHECKS)
     assert len({features.name for features in FEATURE_SETS}) == len(FEATURE_SETS) == 4

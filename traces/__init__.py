@@ -4,6 +4,7 @@ from kdtool.traces.io import Columns, Trace
 from kdtool.traces.manifest import Manifest, Reduction, Segment, TableInfo, canonical_json
 from kdtool.traces.schema import (
     NO_ROW,
+    NO_TID,
     NO_TIME,
     PREEMPTED,
     SCHEMA_VERSION,
@@ -20,6 +21,7 @@ from kdtool.traces.writer import ResumedWriter, TraceWriter
 
 __all__ = [
     "NO_ROW",
+    "NO_TID",
     "NO_TIME",
     "PAGE_BYTES",
     "PREEMPTED",

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 __all__ = [
     "NO_ROW",
+    "NO_TID",
     "NO_TIME",
     "PREEMPTED",
     "SCHEMA_VERSION",
@@ -31,6 +32,10 @@ NO_ROW = -1
 
 NO_TIME = -1
 """A time that the source does not know, such as the completion of a request still in flight."""
+
+
+NO_TID = -1
+"""`blockio.tid` of a request whose arrival the source did not see."""
 
 
 PREEMPTED = 255
@@ -77,7 +82,10 @@ class SchedEvent(IntEnum):
 
 
 class BlockOp(IntFlag):
-    """`blockio.op`: the operation in the low four bits, how it was asked for above them."""
+    """`blockio.op`: the operation in the low four bits, how it was asked for above them.
+
+    FLUSH is a flush alone; a write that flushes before is a WRITE. OTHER: zeroes, zones, passed through.
+    """
 
     READ = 0
     WRITE = 1
@@ -146,6 +154,8 @@ TABLES: dict[str, pa.Schema] = {
         state=pa.uint8(),
         target_cpu=pa.int16(),
     ),
+    # `dev` is major << 20 | minor of the disk, also where a partition was meant. Sectors are 512 bytes.
+    # `error` is 0 or a negative errno. What the times and `tid` are of: blockio/matcher.py.
     "blockio": _schema(
         dev=pa.uint32(),
         sector=pa.uint64(),

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from kdtool.errors import TraceError, unknown_name
 from kdtool.traces.importers.base import Imported
+from kdtool.traces.importers.blkparse import BlkparseImporter
 from kdtool.traces.importers.csv import CsvImporter
 from kdtool.traces.importers.kineto import KinetoImporter
 from kdtool.traces.importers.lackey import LackeyImporter
@@ -37,6 +38,7 @@ IMPORTERS: tuple[Importer, ...] = (
     PerfImporter(),
     OracleGeneralImporter(),
     LackeyImporter(),
+    BlkparseImporter(),
     NsightImporter(),
     KinetoImporter(),
 )
