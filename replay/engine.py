@@ -52,6 +52,7 @@ from kdtool.rmt.numba_vm import DECIDE
 from kdtool.rmt.program import CONTEXT_FIELDS
 
 __all__ = [
+    "CTX_NOW_NS",
     "CTX_PROCESS",
     "CTX_ROW",
     "CTX_SLOT",
