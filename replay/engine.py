@@ -45,12 +45,14 @@ from kdtool.replay.memory import (
     WORKED_NS,
     read_page,
 )
-from kdtool.replay.reclaim import add_page, forget_page, free_slot, make_room, touch
+from kdtool.replay.reclaim import add_page, forget_page, make_room, touch
+from kdtool.replay.slots import free_slot
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 from kdtool.rmt.program import CONTEXT_FIELDS
 
 __all__ = [
+    "CTX_NOW_NS",
     "CTX_PROCESS",
     "CTX_ROW",
     "CTX_SLOT",
@@ -82,7 +84,7 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
-_MEMORY = types.Tuple((_U1, _U1, _I4_2, _I8, _I8, _I8, _I8, _I8, _U1, _I8))  # type: ignore[no-untyped-call]
+_MEMORY = types.Tuple((_U1, _I4_2, _I4_2, _I4, _I4, _I8, _I8, _I8, _U1, _I8))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 
@@ -90,7 +92,7 @@ _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     """Forget the pages that were unmapped before row `until`."""
     free_row, free_page = trace[9], trace[10]
-    status, dirty, _, slot, page_of_slot, _, scalars, counters, _, evicted_at = memory
+    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, evicted_at = memory
     at = scalars[FREE_AT]
     while at < len(free_row) and free_row[at] <= until:
         page = free_page[at]
@@ -100,9 +102,8 @@ def _release(until, trace, memory):  # type: ignore[no-untyped-def]
         if status[page] == PREFETCHED:
             counters[WASTED] += 1
             scalars[PREFETCHED_NOW] -= 1
-        free_slot(page, slot, page_of_slot)
+        free_slot(page, slot, page_of_slot, clusters)
         status[page] = NEVER
-        dirty[page] = 0
         evicted_at[page] = -1
     scalars[FREE_AT] = at
 
@@ -238,7 +239,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     of the run without prefetching, or empty while that run is the one being made.
     """
     page, insns, store = trace[0], trace[1], trace[2]
-    status, dirty, _, slot, page_of_slot, _, scalars, counters, _, _ = memory
+    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, _ = memory
     free_row = trace[9]
     for row in range(start, stop):
         p = page[row]
@@ -259,18 +260,18 @@ def replay_range(  # type: ignore[no-untyped-def]
                 if len(shadow_missed) and not shadow_missed[row]:
                     counters[POLLUTION] += 1
                 _major_fault(decide, row, p, compute_ns, capacity, trace, memory, policy, device)
+                if store[row] or device[SYNCHRONOUS]:
+                    free_slot(p, slot, page_of_slot, clusters)
             elif status[p] == PREFETCHED:
                 _first_touch(decide, row, p, compute_ns, capacity, trace, memory, policy, device)
+                if store[row]:
+                    free_slot(p, slot, page_of_slot, clusters)
             else:
                 counters[COLD] += 1
                 make_room(capacity, memory, device)
                 scalars[WORKED_NS] += device[COLD_NS]
                 status[p] = RESIDENT
-                dirty[p] = 1
                 add_page(p, True, memory)
-        if store[row] and not dirty[p] and status[p] == RESIDENT:
-            dirty[p] = 1
-            free_slot(p, slot, page_of_slot)
     if stop > start:
         compute_ns = insns[stop - 1] * device[INSN_PS] // 1000
         scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]

@@ -9,10 +9,11 @@ can stop after any reference and go on later.
                 the one LRU, through entry n_pages + 1 the active list
     marks[p]    accessed, referenced and active bits, see reclaim.py
     evicted_at[p] the lists' age when it was evicted, -1 never: what Linux keeps as a shadow entry
-    slot[p]     where on the device it was written, -1 when it never was or was dirtied since
+    slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
+                memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18)
     ready_ns[p] when its read ends, while PREFETCHED
 
-Differs from the kernel: a page whose read has not ended may be evicted; slots are handed out in rising order.
+Differs from the kernel: a page whose read has not ended may be evicted.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.slots import new_clusters, new_page_of_slot
 from kdtool.rmt.jit import jit
 
 __all__ = [
@@ -41,7 +43,7 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
 """How memory gives pages up, by name."""
 
 # Indexes into Memory.scalars.
-(COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, SLOT_CURSOR, FREE_AT, PREFETCHED_NOW, NOW_NS,
+(COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
  START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS,
  STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, N_SCALARS) = range(22)  # fmt: skip
 
@@ -72,10 +74,10 @@ class Memory:
     """The arrays of one replay, see the module's docstring; `counters` as indexed above."""
 
     status: npt.NDArray[np.uint8]
-    dirty: npt.NDArray[np.uint8]
+    clusters: npt.NDArray[np.int32]
     links: npt.NDArray[np.int32]
-    slot: npt.NDArray[np.int64]
-    page_of_slot: npt.NDArray[np.int64]
+    slot: npt.NDArray[np.int32]
+    page_of_slot: npt.NDArray[np.int32]
     ready_ns: npt.NDArray[np.int64]
     scalars: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]
@@ -89,17 +91,16 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
     links[n_pages + 1] = n_pages + 1
     scalars = np.zeros(N_SCALARS, np.int64)
     scalars[LAST_SLOT] = -2
-    scalars[SLOT_CURSOR] = 1
     scalars[RECLAIM_KIND] = RECLAIMS[reclaim]
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
+    page_of_slot = new_page_of_slot(n_pages)
     return Memory(
         status=np.zeros(n_pages, np.uint8),
-        dirty=np.zeros(n_pages, np.uint8),
+        clusters=new_clusters(len(page_of_slot)),
         links=links,
-        slot=np.full(n_pages, -1, np.int64),
-        # Twice the pages: a free slot is near the cursor. Slot 0 is the swap header.
-        page_of_slot=np.full(2 * n_pages + 2, -1, np.int64),
+        slot=np.full(n_pages, -1, np.int32),
+        page_of_slot=page_of_slot,
         ready_ns=np.zeros(n_pages, np.int64),
         scalars=scalars,
         counters=np.zeros(N_COUNTERS, np.int64),

@@ -26,13 +26,13 @@ from kdtool.replay.memory import (
     FLUSH_AT_NS,
     FLUSH_PERIOD_NS,
     LINUX,
+    NEXT_SLOT,
     NOW_NS,
     PREFETCHED,
     PREFETCHED_NOW,
     RECLAIM_KIND,
     RECLAIM_NS,
     RECLAIMED,
-    SLOT_CURSOR,
     SNAPSHOT_ACTIVATIONS,
     STAT_ACTIVATIONS,
     STAT_ACTIVE,
@@ -41,9 +41,10 @@ from kdtool.replay.memory import (
     WASTED,
     WORKED_NS,
 )
+from kdtool.replay.slots import take_slot
 from kdtool.rmt.jit import jit
 
-__all__ = ["add_page", "forget_page", "free_slot", "make_room", "touch"]
+__all__ = ["add_page", "forget_page", "make_room", "touch"]
 
 ACCESSED, REFERENCED, ACTIVE = 1, 2, 4
 """Bits of Memory.marks: the PTE's accessed bit, PG_referenced and PG_active."""
@@ -128,14 +129,6 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
 
 
 @jit(inline="always")
-def free_slot(page, slot, page_of_slot):  # type: ignore[no-untyped-def]
-    """Give the page's swap slot back: its content there is stale."""
-    if slot[page] >= 0:
-        page_of_slot[slot[page]] = -1
-        slot[page] = -1
-
-
-@jit(inline="always")
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page."""
     links, scalars = memory[2], memory[6]
@@ -149,8 +142,8 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
 
 @jit(inline="always")
 def _evict(page, memory, device):  # type: ignore[no-untyped-def]
-    """Unmap a page, write it out unless its slot still holds its content, and remember when."""
-    status, dirty, links, slot, page_of_slot, _, scalars, counters, marks, evicted_at = memory
+    """Unmap a page, give it a slot unless it has one, and remember when."""
+    status, clusters, links, slot, page_of_slot, _, scalars, counters, marks, evicted_at = memory
     _unlink(links, page)
     scalars[COUNT] -= 1
     scalars[WORKED_NS] += device[RECLAIM_NS]
@@ -159,14 +152,10 @@ def _evict(page, memory, device):  # type: ignore[no-untyped-def]
         counters[WASTED] += 1
         scalars[PREFETCHED_NOW] -= 1
     if slot[page] < 0:
-        cursor = scalars[SLOT_CURSOR]
-        while page_of_slot[cursor] >= 0:
-            cursor = cursor + 1 if cursor + 1 < len(page_of_slot) else 1
-        slot[page] = cursor
-        page_of_slot[cursor] = page
-        scalars[SLOT_CURSOR] = cursor + 1 if cursor + 1 < len(page_of_slot) else 1
+        taken, scalars[NEXT_SLOT] = take_slot(scalars[NEXT_SLOT], page_of_slot, clusters)
+        slot[page] = taken
+        page_of_slot[taken] = page
     status[page] = SWAPPED
-    dirty[page] = 0
     marks[page] = 0
     evicted_at[page] = scalars[AGE]
     scalars[AGE] += 1

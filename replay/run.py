@@ -173,7 +173,7 @@ def _run(
     )  # fmt: skip
     s = state
     arrays = (
-        s.status, s.dirty, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters, s.marks,
+        s.status, s.clusters, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters, s.marks,
         s.evicted_at,
     )  # fmt: skip
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)

@@ -63,13 +63,14 @@ opencl = pytest.mark.skipif(bool(_no_device), reason=_no_device)
 
 
 @contextmanager
-def swap_up() -> Iterator[None]:
+def swap_up(*, rotational: bool = False) -> Iterator[None]:
     """Set up swap of this process's own for the block; skip where that cannot be done.
 
     Also beside other swap: that may be taken down by its owner, such as another worker, at any time.
     """
     file = ["--file", f"/var/tmp/kdtool-test-{os.getpid()}.img"]
     up = [sys.executable, SWAP, "up", "--force", "--size", "512M", *file]
+    up += ["--rotational"] if rotational else []
     done = subprocess.run(up, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no swap: {done.stderr.strip()}")

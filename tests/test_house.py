@@ -123,7 +123,10 @@ def test_every_collector_names_its_tables_and_says_what_it_lacks():
 
 def test_every_policy_can_be_loaded_by_its_name():
     names = [policy.name for policy in POLICIES]
-    assert names == ["none", "linux-vma", "linux-cluster", "leap-paper", "oracle"]
+    assert names == [
+        "none", "linux-vma", "linux-cluster", "leap-paper", "leap-repo", "stride", "best-offset", "markov",
+        "ghb", "oracle",
+    ]  # fmt: skip
     for name in names:
         policy = load_policy(name)
         assert policy.name == name

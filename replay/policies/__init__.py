@@ -2,17 +2,36 @@
 
 from kdtool.errors import unknown_name
 from kdtool.replay.policies.base import Policy, Prepared, Setting
+from kdtool.replay.policies.best_offset import BestOffset
+from kdtool.replay.policies.ghb import Ghb
 from kdtool.replay.policies.leap import LeapPaper
+from kdtool.replay.policies.leap_repo import LeapRepo
 from kdtool.replay.policies.linux_cluster import LinuxCluster
 from kdtool.replay.policies.linux_vma import LinuxVma
+from kdtool.replay.policies.markov import Markov
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.policies.oracle import Oracle
 from kdtool.replay.policies.program import ProgramPolicy
+from kdtool.replay.policies.stride import Stride
 from kdtool.rmt import read_program
 
-__all__ = ["POLICIES", "Policy", "Prepared", "ProgramPolicy", "Setting", "load_policy"]
+__all__ = ["BOUNDS", "POLICIES", "Policy", "Prepared", "ProgramPolicy", "Setting", "load_policy"]
 
-POLICIES: tuple[Policy, ...] = (NoPrefetch(), LinuxVma(), LinuxCluster(), LeapPaper(), Oracle())
+BOUNDS: tuple[Policy, ...] = (Oracle(),)
+"""Baselines that look ahead: what no policy can reach, to compare with."""
+
+POLICIES: tuple[Policy, ...] = (
+    NoPrefetch(),
+    LinuxVma(),
+    LinuxCluster(),
+    LeapPaper(),
+    LeapRepo(),
+    Stride(),
+    BestOffset(),
+    Markov(),
+    Ghb(),
+    *BOUNDS,
+)
 
 
 def load_policy(name: str) -> Policy:

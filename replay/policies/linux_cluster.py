@@ -42,12 +42,13 @@ class LinuxCluster:
     """Read the aligned group of swap slots around the fault's.
 
     State: three words for the whole machine. Kernel counterpart: swap_cluster_readahead() and
-    swapin_nr_pages() (mm/swap_state.c, v6.18). Differs: slots are handed out in rising order of
-    eviction, not by per-CPU clusters. A synchronous device reads nothing ahead. Versions: 1 (6.18).
+    swapin_nr_pages() (mm/swap_state.c, v6.18). A synchronous device reads nothing ahead. What lies
+    around a slot is replay/slots.py's matter. Versions: 6.18; 6.18-2 with Linux's slots, before that
+    slots were handed out in rising order.
     """
 
     name = "linux-cluster"
-    version = "6.18"
+    version = "6.18-2"
     degree_pages = WINDOW_MAX
     decide = staticmethod(decide)
 
