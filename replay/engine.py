@@ -12,8 +12,10 @@ favours no policy. `mm.swapin` is asked at a major fault and at the first touch 
 import numpy as np
 from numba import types
 
+from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.memory import (
     ACCESSES,
+    CACHE_HITS,
     COLD,
     COLD_NS,
     DECISIONS,
@@ -39,11 +41,12 @@ from kdtool.replay.memory import (
     STEP_PS,
     SWAPPED,
     SYNCHRONOUS,
+    UNMAPPED,
     USED,
     WAITED_NS,
     WASTED,
     WORKED_NS,
-    read_page,
+    WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, forget_page, make_room, touch
 from kdtool.replay.slots import free_slot
@@ -84,20 +87,20 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
-_MEMORY = types.Tuple((_U1, _I4_2, _I4_2, _I4, _I4, _I8, _I8, _I8, _U1, _I8))  # type: ignore[no-untyped-call]
+_MEMORY = types.Tuple((_U1, _I4_2, _I4_2, _I4, _I4, _I8, _I8, _I8, _U1, _I8, _I8_2))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 
-@jit(inline="always")
+@jit()
 def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     """Forget the pages that were unmapped before row `until`."""
     free_row, free_page = trace[9], trace[10]
-    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, evicted_at = memory
+    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, evicted_at, _ = memory
     at = scalars[FREE_AT]
     while at < len(free_row) and free_row[at] <= until:
         page = free_page[at]
         at += 1
-        if status[page] == RESIDENT or status[page] == PREFETCHED:
+        if status[page] != NEVER and status[page] != SWAPPED:
             forget_page(page, memory)
         if status[page] == PREFETCHED:
             counters[WASTED] += 1
@@ -108,7 +111,7 @@ def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     scalars[FREE_AT] = at
 
 
-@jit(inline="always")
+@jit()
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
     _, _, _, tid, ip, keys, pids, vma_of_page, vma_bounds, _, _ = trace
@@ -128,7 +131,7 @@ def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-unt
     ctx[CTX_NOW_NS] = now_ns
 
 
-@jit(inline="always")
+@jit()
 def _page_id(answer, process, keys, page_of_slot):  # type: ignore[no-untyped-def]
     """Return the dense id of a page that a policy named, -1 if there is none."""
     if answer <= NAMED_SLOT:
@@ -141,16 +144,16 @@ def _page_id(answer, process, keys, page_of_slot):  # type: ignore[no-untyped-de
     return at if at < len(keys) and keys[at] == key else -1
 
 
-@jit(inline="always")
+@jit()
 def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
     """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
-    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _ = memory
+    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _, _ = memory
     for i in range(n):
         page = _page_id(out[i], process, keys, page_of_slot)
         if page < 0 or status[page] != SWAPPED:
             continue
         make_room(capacity, memory, device)
-        done = read_page(slot[page], now_ns, scalars, device)
+        done = submit_io(slot[page], now_ns, scalars, device)
         scalars[WORKED_NS] += device[PREFETCH_NS]
         if device[SYNCHRONOUS]:
             # The faulting thread itself does the work of a synchronous device.
@@ -158,12 +161,12 @@ def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type:
             done = now_ns
         ready_ns[page] = done
         status[page] = PREFETCHED
-        add_page(page, False, memory)
+        add_page(page, False, 0, memory)
         scalars[PREFETCHED_NOW] += 1
         counters[ISSUED] += 1
 
 
-@jit(inline="always")
+@jit()
 def _ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """Ask the policy at one event of the hook and start its prefetches."""
     params, state, ctx, out = policy
@@ -177,14 +180,14 @@ def _ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, devi
     _prefetch(n, ctx[CTX_PROCESS], now_ns, capacity, trace[5], out, memory, device)
 
 
-@jit(inline="always")
+@jit()
 def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A prefetched page is touched: a minor fault, and a wait if its read has not ended."""
     ready_ns, scalars, counters = memory[5], memory[6], memory[7]
     counters[MINOR] += 1
     counters[USED] += 1
     memory[0][page] = RESIDENT
-    touch(page, memory)
+    touch(page, trace[2][row], memory)
     scalars[PREFETCHED_NOW] -= 1
     scalars[WORKED_NS] += device[MINOR_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
@@ -194,27 +197,44 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns[page] > now_ns:
         scalars[WAITED_NS] += ready_ns[page] - now_ns
+    if trace[2][row] and memory[0][page] == RESIDENT:  # the policy's pages may have pushed it out again
+        free_slot(page, memory[3], memory[4], memory[1])
 
 
-@jit(inline="always")
+@jit()
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: submit its read, ask the policy, then wait."""
-    status, _, _, slot, _, _, scalars, counters, _, _ = memory
+    status, _, _, slot, _, _, scalars, counters, _, _, _ = memory
     counters[MAJOR] += 1
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    done = read_page(slot[page], now_ns, scalars, device)
+    done = submit_io(slot[page], now_ns, scalars, device)
     # Being read already: a policy that asks for the page itself gets nothing.
     status[page] = RESIDENT
     _ask(decide, row, page, 1, now_ns, capacity, trace, memory, policy, device)
-    add_page(page, True, memory)
+    add_page(page, True, trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if done > now_ns:
         scalars[WAITED_NS] += done - now_ns
+    if trace[2][row] or device[SYNCHRONOUS]:
+        free_slot(page, slot, memory[4], memory[1])
 
 
-@jit(inline="always")
+@jit()
+def _cache_hit(row, page, trace, memory, device):  # type: ignore[no-untyped-def]
+    """A page is touched that reclaim unmapped and has not freed yet: a minor fault, do_swap_page()."""
+    store = trace[2][row]
+    memory[7][MINOR] += 1
+    memory[7][CACHE_HITS] += 1
+    memory[6][WORKED_NS] += device[MINOR_NS]
+    memory[0][page] = RESIDENT
+    touch(page, store, memory)
+    if store and not memory[8][page] & WRITEBACK:
+        free_slot(page, memory[3], memory[4], memory[1])
+
+
+@jit()
 def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
     """Zero the counters; prefetched pages that are still untouched count as issued."""
     scalars, counters = memory[6], memory[7]
@@ -239,7 +259,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     of the run without prefetching, or empty while that run is the one being made.
     """
     page, insns, store = trace[0], trace[1], trace[2]
-    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, _ = memory
+    status, scalars, counters = memory[0], memory[6], memory[7]
     free_row = trace[9]
     for row in range(start, stop):
         p = page[row]
@@ -251,7 +271,7 @@ def replay_range(  # type: ignore[no-untyped-def]
         counters[ACCESSES] += 1
         if status[p] == RESIDENT:
             counters[HITS] += 1
-            touch(p, memory)
+            touch(p, store[row], memory)
         else:
             compute_ns = insns[row] * device[INSN_PS] // 1000
             scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
@@ -260,18 +280,16 @@ def replay_range(  # type: ignore[no-untyped-def]
                 if len(shadow_missed) and not shadow_missed[row]:
                     counters[POLLUTION] += 1
                 _major_fault(decide, row, p, compute_ns, capacity, trace, memory, policy, device)
-                if store[row] or device[SYNCHRONOUS]:
-                    free_slot(p, slot, page_of_slot, clusters)
             elif status[p] == PREFETCHED:
                 _first_touch(decide, row, p, compute_ns, capacity, trace, memory, policy, device)
-                if store[row]:
-                    free_slot(p, slot, page_of_slot, clusters)
+            elif status[p] == UNMAPPED:
+                _cache_hit(row, p, trace, memory, device)
             else:
                 counters[COLD] += 1
                 make_room(capacity, memory, device)
                 scalars[WORKED_NS] += device[COLD_NS]
                 status[p] = RESIDENT
-                add_page(p, True, memory)
+                add_page(p, True, 1, memory)
     if stop > start:
         compute_ns = insns[stop - 1] * device[INSN_PS] // 1000
         scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]

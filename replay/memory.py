@@ -4,16 +4,18 @@ Unit of work: a page. All state is int32/int64 arrays that the engine's kernels 
 can stop after any reference and go on later.
 
     status[p]   NEVER (not touched yet) · RESIDENT (mapped) · PREFETCHED (read or being read, not
-                touched yet) · SWAPPED (its content is on the device)
-    links[p]    (older, newer) neighbours in a circular list: through entry n_pages the inactive list or
-                the one LRU, through entry n_pages + 1 the active list
-    marks[p]    accessed, referenced and active bits, see reclaim.py
-    evicted_at[p] the lists' age when it was evicted, -1 never: what Linux keeps as a shadow entry
+                touched yet) · UNMAPPED (by reclaim, and not freed yet) · SWAPPED (its content is on the
+                device)
+    links[p]    its neighbours on a list, see lists.py
+    marks[p]    bits of the page and its PTE, see below
+    evicted_at[p] twice the lists' age when it was freed, plus whether it had been active; -1 never: what
+                Linux keeps as a shadow entry
+    writes[i]   pages being written, see writeout.py
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18)
     ready_ns[p] when its read ends, while PREFETCHED
 
-Differs from the kernel: a page whose read has not ended may be evicted.
+Not here: file pages, large folios, several nodes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.slots import new_clusters, new_page_of_slot
-from kdtool.rmt.jit import jit
 
 __all__ = [
     "NEVER",
@@ -30,13 +31,16 @@ __all__ = [
     "RECLAIMS",
     "RESIDENT",
     "SWAPPED",
+    "UNMAPPED",
     "Flush",
     "Memory",
     "new_memory",
-    "read_page",
 ]
 
-NEVER, RESIDENT, PREFETCHED, SWAPPED = 0, 1, 2, 3
+NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED = range(5)
+
+ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK = 1, 2, 4, 8, 16, 32
+"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names."""
 
 LRU, LINUX = 0, 1
 RECLAIMS = {"linux": LINUX, "lru": LRU}
@@ -45,7 +49,8 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
 # Indexes into Memory.scalars.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
  START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS,
- STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, N_SCALARS) = range(22)  # fmt: skip
+ STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, ANON_COST, SKIPPED, WRITES_FIRST,
+ WRITES_SENT, WRITES_END, N_SCALARS) = range(27)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -53,7 +58,7 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED,
- N_COUNTERS) = range(13)  # fmt: skip
+ CACHE_HITS, N_COUNTERS) = range(14)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Memory:
     counters: npt.NDArray[np.int64]
     marks: npt.NDArray[np.uint8]
     evicted_at: npt.NDArray[np.int64]
+    writes: npt.NDArray[np.int64]
 
 
 def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
@@ -106,15 +112,5 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
         counters=np.zeros(N_COUNTERS, np.int64),
         marks=np.zeros(n_pages, np.uint8),
         evicted_at=np.full(n_pages, -1, np.int64),
+        writes=np.zeros((n_pages, 2), np.int64),
     )
-
-
-@jit(inline="always")
-def read_page(at_slot, now_ns, scalars, device):  # type: ignore[no-untyped-def]
-    """Submit a read and return when it ends; a slot right after the last one is merged with it."""
-    merged = at_slot == scalars[LAST_SLOT] + 1 and scalars[DEVICE_FREE_NS] > now_ns
-    gap = device[TRANSFER_NS] if merged else device[SERVICE_NS]
-    done = max(now_ns + device[LATENCY_NS], scalars[DEVICE_FREE_NS] + gap)
-    scalars[DEVICE_FREE_NS] = done
-    scalars[LAST_SLOT] = at_slot
-    return done

@@ -1,30 +1,39 @@
 """How memory gives pages up: one exact LRU, or Linux's two lists of anonymous pages.
 
-`linux` follows mm/vmscan.c, mm/swap.c and mm/workingset.c of v6.18 (classic LRU, not lru_gen) for one memory
-cgroup at its limit with nothing but anonymous pages:
+`linux` follows mm/vmscan.c, mm/swap.c, mm/workingset.c and mm/memcontrol.c of v6.18 (classic LRU, not
+lru_gen) for one memory cgroup of version 1 at its limit with nothing but anonymous pages:
 
     a new page      newest of the inactive list, accessed bit set once it is mapped
     a swapped-in    the same; newest of the active list if as many pages were evicted or activated since its
     page            own eviction as are active now, or fewer: workingset_refault()
-    reclaim         at least SWAP_CLUSTER_MAX pages at once, when one page more would pass the limit
+    reclaim         at least SWAP_CLUSTER_MAX pages at once, when one page more would pass the limit. Of each
+                    list a 2**-priority part is scanned, times what get_scan_count() grants anonymous pages
+                    beside file pages by their costs, more at each priority until enough are freed
     inactive, old   accessed: once back to the newest end, the second time activated; still being read:
-                    back as well, it is locked; else evicted: shrink_folio_list(), folio_check_references()
+                    back as well, it is locked; dirty: written first (writeout.py), freed when it comes
+                    around; else freed: shrink_folio_list(), folio_check_references()
     active, old     to the inactive list with its accessed bit cleared, 32 at a time, while the inactive list
                     is the shorter or pages were activated since the last reclaim: shrink_active_list()
     statistics      both decisions, refault activation and deactivation, go by the cgroup's statistics, which
-                    are up to date only every 2 s: lruvec_page_state(), flush_memcg_stats_dwork()
+                    are up to date only every 2 s (liststats.py)
 
-Differs from the kernel: write-out ends at once, where the kernel keeps a dirty page on the list until its
-write has ended; file pages and the kernel's own memory are not there, so give replay the limit without them.
+Differs from the kernel: up to 31 pages that just came wait in a CPU's batch before they are on a list, up to
+63 pages of the limit may lie in a CPU's stock; file pages and the kernel's own memory are not there, so give
+replay the limit without them. Where the kernel would call its OOM killer, the run waits for the device.
 """
 
+from kdtool.replay.lists import push_newest, unlink
+from kdtool.replay.liststats import SWAP_CLUSTER_MAX, flush_stats, inactive_is_low, note_cost, update_stats
 from kdtool.replay.memory import (
+    ACCESSED,
     ACTIVATIONS,
+    ACTIVE,
     ACTIVE_COUNT,
     AGE,
+    ANON_COST,
     COUNT,
-    FLUSH_AT_NS,
-    FLUSH_PERIOD_NS,
+    DEVICE_FREE_NS,
+    DIRTY,
     LINUX,
     NEXT_SLOT,
     NOW_NS,
@@ -33,161 +42,172 @@ from kdtool.replay.memory import (
     RECLAIM_KIND,
     RECLAIM_NS,
     RECLAIMED,
+    REFERENCED,
+    SKIPPED,
     SNAPSHOT_ACTIVATIONS,
     STAT_ACTIVATIONS,
     STAT_ACTIVE,
-    STAT_INACTIVE,
     SWAPPED,
+    SYNCHRONOUS,
+    UNMAPPED,
+    WAITED_NS,
     WASTED,
     WORKED_NS,
+    WORKINGSET,
+    WRITEBACK,
 )
 from kdtool.replay.slots import take_slot
+from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
 from kdtool.rmt.jit import jit
 
 __all__ = ["add_page", "forget_page", "make_room", "touch"]
 
-ACCESSED, REFERENCED, ACTIVE = 1, 2, 4
-"""Bits of Memory.marks: the PTE's accessed bit, PG_referenced and PG_active."""
-
-SWAP_CLUSTER_MAX = 32
 DEF_PRIORITY = 12
 MAX_RECLAIM_RETRIES = 16
+SWAPPINESS, MAX_SWAPPINESS = 60, 200
+"""vm.swappiness as Linux ships it."""
 
 
 @jit(inline="always")
-def _push_newest(links, end, page):  # type: ignore[no-untyped-def]
-    newest = links[end, 0]
-    links[page, 0] = newest
-    links[page, 1] = end
-    links[newest, 1] = page
-    links[end, 0] = page
-
-
-@jit(inline="always")
-def _unlink(links, page):  # type: ignore[no-untyped-def]
-    older, newer = links[page, 0], links[page, 1]
-    links[older, 1] = newer
-    links[newer, 0] = older
-
-
-@jit(inline="always")
-def touch(page, memory):  # type: ignore[no-untyped-def]
-    """Note an access to a resident page: LRU order, or the accessed bit that reclaim will see."""
+def touch(page, store, memory):  # type: ignore[no-untyped-def]
+    """Note an access to a mapped page: LRU order, or the bits that reclaim will see."""
     links, scalars, marks = memory[2], memory[6], memory[8]
     if scalars[RECLAIM_KIND] == LINUX:
-        marks[page] |= ACCESSED
+        marks[page] |= ACCESSED | store * DIRTY
         return
     end = links.shape[0] - 2
     if links[end, 0] != page:
-        _unlink(links, page)
-        _push_newest(links, end, page)
+        unlink(links, page)
+        push_newest(links, end, page)
 
 
-@jit(inline="always")
-def _update_stats(scalars):  # type: ignore[no-untyped-def]
-    scalars[STAT_ACTIVE] = scalars[ACTIVE_COUNT]
-    scalars[STAT_INACTIVE] = scalars[COUNT] - scalars[ACTIVE_COUNT]
-    scalars[STAT_ACTIVATIONS] = scalars[ACTIVATIONS]
-
-
-@jit(inline="always")
-def _flush_stats(scalars):  # type: ignore[no-untyped-def]
-    """Bring the statistics up to date if it is time."""
-    if scalars[NOW_NS] >= scalars[FLUSH_AT_NS]:
-        if scalars[FLUSH_PERIOD_NS]:
-            behind = scalars[NOW_NS] - scalars[FLUSH_AT_NS]
-            scalars[FLUSH_AT_NS] += (behind // scalars[FLUSH_PERIOD_NS] + 1) * scalars[FLUSH_PERIOD_NS]
-        _update_stats(scalars)
-
-
-@jit(inline="always")
-def add_page(page, mapped, memory):  # type: ignore[no-untyped-def]
+@jit()
+def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
     """Put a page that came into memory on its list; `mapped` pages have their accessed bit set."""
     links, scalars, marks, evicted_at = memory[2], memory[6], memory[8], memory[9]
     end = links.shape[0] - 2
     if scalars[RECLAIM_KIND] == LINUX:
-        marks[page] = ACCESSED if mapped else 0
-        _flush_stats(scalars)
-        if evicted_at[page] >= 0 and scalars[AGE] - evicted_at[page] <= scalars[STAT_ACTIVE]:
+        marks[page] = mapped * ACCESSED | dirty * DIRTY
+        flush_stats(scalars)
+        shadow = evicted_at[page]
+        if shadow >= 0 and scalars[AGE] - (shadow >> 1) <= scalars[STAT_ACTIVE]:
             marks[page] |= ACTIVE
             scalars[ACTIVE_COUNT] += 1
             scalars[AGE] += 1
             scalars[ACTIVATIONS] += 1
             end += 1
-    _push_newest(links, end, page)
+            if shadow & 1:
+                marks[page] |= WORKINGSET
+                note_cost(1, 0, scalars)
+    push_newest(links, end, page)
 
 
-@jit(inline="always")
+@jit()
 def forget_page(page, memory):  # type: ignore[no-untyped-def]
-    """Take a resident page that was unmapped out of memory."""
+    """Take a page in memory that the program unmapped out of it."""
     links, scalars, marks = memory[2], memory[6], memory[8]
-    _unlink(links, page)
+    if marks[page] & WRITEBACK:
+        drop_write(page, memory)
+    unlink(links, page)
     scalars[COUNT] -= 1
     if marks[page] & ACTIVE:
         scalars[ACTIVE_COUNT] -= 1
     marks[page] = 0
 
 
-@jit(inline="always")
+@jit()
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
-    """Give up pages if memory is full, then take room for one page."""
+    """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
     links, scalars = memory[2], memory[6]
     if scalars[COUNT] >= capacity:
         if scalars[RECLAIM_KIND] == LINUX:
-            _try_to_free_pages(memory, device)
+            _reclaim(capacity, memory, device)
         else:
-            _evict(links[links.shape[0] - 2, 1], memory, device)
+            _free(links[links.shape[0] - 2, 1], memory, device)
     scalars[COUNT] += 1
 
 
-@jit(inline="always")
-def _evict(page, memory, device):  # type: ignore[no-untyped-def]
-    """Unmap a page, give it a slot unless it has one, and remember when."""
-    status, clusters, links, slot, page_of_slot, _, scalars, counters, marks, evicted_at = memory
-    _unlink(links, page)
-    scalars[COUNT] -= 1
-    scalars[WORKED_NS] += device[RECLAIM_NS]
-    counters[RECLAIMED] += 1
-    if status[page] == PREFETCHED:
-        counters[WASTED] += 1
-        scalars[PREFETCHED_NOW] -= 1
+@jit()
+def _work(ns, scalars):  # type: ignore[no-untyped-def]
+    scalars[WORKED_NS] += ns
+    scalars[NOW_NS] += ns
+
+
+@jit()
+def _give_slot(page, memory):  # type: ignore[no-untyped-def]
+    """Give the page a place on the device unless it has one."""
+    clusters, slot, page_of_slot, scalars = memory[1], memory[3], memory[4], memory[6]
     if slot[page] < 0:
         taken, scalars[NEXT_SLOT] = take_slot(scalars[NEXT_SLOT], page_of_slot, clusters)
         slot[page] = taken
         page_of_slot[taken] = page
-    status[page] = SWAPPED
-    marks[page] = 0
-    evicted_at[page] = scalars[AGE]
-    scalars[AGE] += 1
 
 
 @jit()
-def _shrink_inactive_list(n_pages, spare_locked, memory, device):  # type: ignore[no-untyped-def]
-    """Look at the `n_pages` oldest inactive pages; return how many were evicted."""
+def _free(page, memory, device):  # type: ignore[no-untyped-def]
+    """Take a page that is on the device, or goes there at once, out of memory, and remember when."""
+    status, links, scalars, counters, marks = memory[0], memory[2], memory[6], memory[7], memory[8]
+    unlink(links, page)
+    scalars[COUNT] -= 1
+    counters[RECLAIMED] += 1
+    if status[page] != UNMAPPED:  # else it was paid for when it was written
+        _work(device[RECLAIM_NS], scalars)
+    if status[page] == PREFETCHED:
+        counters[WASTED] += 1
+        scalars[PREFETCHED_NOW] -= 1
+    _give_slot(page, memory)
+    status[page] = SWAPPED
+    memory[9][page] = scalars[AGE] << 1 | (marks[page] & WORKINGSET != 0)
+    scalars[AGE] += 1
+    marks[page] = 0
+
+
+@jit()
+def _spare(page, memory):  # type: ignore[no-untyped-def]
+    """Put an accessed inactive page back, or on the active list if it was found accessed before."""
+    links, scalars, marks = memory[2], memory[6], memory[8]
+    end = links.shape[0] - 2
+    unlink(links, page)
+    if marks[page] & REFERENCED:
+        marks[page] |= ACTIVE
+        scalars[ACTIVE_COUNT] += 1
+        scalars[AGE] += 1
+        end += 1
+    marks[page] = marks[page] & ~ACCESSED | REFERENCED
+    push_newest(links, end, page)
+
+
+@jit()
+def _shrink_inactive_list(n_pages, memory, device):  # type: ignore[no-untyped-def]
+    """Look at the `n_pages` oldest inactive pages; return how many were freed."""
     status, links, ready_ns, scalars, marks = memory[0], memory[2], memory[5], memory[6], memory[8]
     inactive = links.shape[0] - 2
-    evicted = 0
+    scanned, written, freed = 0, 0, 0
+    complete_writes(memory)
     for _ in range(n_pages):
         page = links[inactive, 1]
         if page == inactive:
             break  # the page being faulted in is counted already and on no list yet
-        locked = spare_locked and status[page] == PREFETCHED and ready_ns[page] > scalars[NOW_NS]
-        if not marks[page] & ACCESSED and not locked:
-            _evict(page, memory, device)
-            evicted += 1
-            continue
-        _unlink(links, page)
-        if locked:
-            _push_newest(links, inactive, page)
-        elif marks[page] & REFERENCED:
-            marks[page] = REFERENCED | ACTIVE
-            scalars[ACTIVE_COUNT] += 1
-            scalars[AGE] += 1
-            _push_newest(links, inactive + 1, page)
+        scanned += 1
+        if marks[page] & WRITEBACK:
+            wait_for_write(page, memory, device)
+        if status[page] == PREFETCHED and ready_ns[page] > scalars[NOW_NS]:
+            unlink(links, page)
+            push_newest(links, inactive, page)
+        elif marks[page] & ACCESSED:
+            _spare(page, memory)
+        elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
+            marks[page] &= ~REFERENCED
+            status[page] = UNMAPPED
+            _give_slot(page, memory)
+            _work(device[RECLAIM_NS], scalars)
+            begin_write(page, memory)
+            written += 1
         else:
-            marks[page] = REFERENCED
-            _push_newest(links, inactive, page)
-    return evicted
+            _free(page, memory, device)
+            freed += 1
+    note_cost(written, scanned - freed, scalars)
+    return freed
 
 
 @jit()
@@ -197,49 +217,77 @@ def _shrink_active_list(n_pages, memory):  # type: ignore[no-untyped-def]
     inactive = links.shape[0] - 2
     for _ in range(min(n_pages, scalars[ACTIVE_COUNT])):
         page = links[inactive + 1, 1]
-        _unlink(links, page)
+        unlink(links, page)
         scalars[ACTIVE_COUNT] -= 1
-        marks[page] &= REFERENCED
-        _push_newest(links, inactive, page)
+        marks[page] = marks[page] & (REFERENCED | DIRTY) | WORKINGSET
+        push_newest(links, inactive, page)
 
 
 @jit()
-def _shrink_lruvec(priority, spare_locked, memory, device):  # type: ignore[no-untyped-def]
-    """Scan a 2**-priority part of both lists, 32 pages at a time, until enough is evicted; return it."""
+def _scan_target(pages, priority, scalars):  # type: ignore[no-untyped-def]
+    """Return how many of a list's `pages` are to be scanned: get_scan_count(), without file pages."""
+    if priority == 0:
+        return pages
+    total = scalars[ANON_COST]
+    anon = SWAPPINESS * (3 * total + 1) // (2 * total + 1)
+    file = (MAX_SWAPPINESS - SWAPPINESS) * (3 * total + 1) // (total + 1)
+    return (pages >> priority) * anon // (anon + file)
+
+
+@jit()
+def _shrink_lruvec(priority, force, memory, device):  # type: ignore[no-untyped-def]
+    """Scan a part of both lists, 32 pages at a time, until enough is freed; return it."""
     scalars = memory[6]
-    active = scalars[ACTIVE_COUNT]
-    inactive = scalars[COUNT] - active
-    _flush_stats(scalars)
+    flush_stats(scalars)
     activated = scalars[STAT_ACTIVATIONS] != scalars[SNAPSHOT_ACTIVATIONS]
-    deactivate = activated or scalars[STAT_INACTIVE] < scalars[STAT_ACTIVE]
-    inactive >>= priority
-    active = active >> priority if deactivate else 0
-    evicted = 0
-    while (inactive or active) and evicted < SWAP_CLUSTER_MAX:
-        n_pages = min(inactive, SWAP_CLUSTER_MAX, scalars[COUNT] - scalars[ACTIVE_COUNT])
-        evicted += _shrink_inactive_list(n_pages, spare_locked, memory, device)
-        _shrink_active_list(min(active, SWAP_CLUSTER_MAX), memory)
-        inactive -= min(inactive, SWAP_CLUSTER_MAX)
-        active -= min(active, SWAP_CLUSTER_MAX)
-    _flush_stats(scalars)
-    if scalars[STAT_INACTIVE] < scalars[STAT_ACTIVE]:
+    deactivate = force or activated or inactive_is_low(scalars)
+    inactive = _scan_target(scalars[COUNT] - scalars[ACTIVE_COUNT], priority, scalars)
+    active = _scan_target(scalars[ACTIVE_COUNT], priority, scalars)
+    freed = 0
+    while inactive and freed < SWAP_CLUSTER_MAX:
+        n_pages = min(inactive, SWAP_CLUSTER_MAX)
+        inactive -= n_pages
+        freed += _shrink_inactive_list(n_pages, memory, device)
+        n_pages = min(active, SWAP_CLUSTER_MAX)
+        active -= n_pages
+        if deactivate:
+            _shrink_active_list(n_pages, memory)
+        elif n_pages:
+            scalars[SKIPPED] = 1
+    submit_writes(memory, device)
+    flush_stats(scalars)
+    if inactive_is_low(scalars):
         _shrink_active_list(SWAP_CLUSTER_MAX, memory)
-    return evicted
+    return freed
 
 
 @jit()
 def _try_to_free_pages(memory, device):  # type: ignore[no-untyped-def]
-    """Scan more and more until SWAP_CLUSTER_MAX pages, or at least one of all of them, are evicted.
-
-    Where nothing but locked or active pages is left and the statistics are too old to say so, the kernel
-    calls its OOM killer. Here the statistics are brought up to date and locked pages go: a run goes on.
-    """
+    """Scan more and more until SWAP_CLUSTER_MAX pages are freed; return how many: do_try_to_free_pages()."""
     scalars = memory[6]
-    evicted = 0
-    priority = DEF_PRIORITY
-    while evicted < SWAP_CLUSTER_MAX and (priority >= 0 or not evicted):
-        if priority == -MAX_RECLAIM_RETRIES:
-            _update_stats(scalars)
-        evicted += _shrink_lruvec(max(priority, 0), priority > -MAX_RECLAIM_RETRIES, memory, device)
-        priority -= 1
-    scalars[SNAPSHOT_ACTIVATIONS] = scalars[STAT_ACTIVATIONS]
+    freed = 0
+    for force in range(2):
+        scalars[SKIPPED] = 0
+        priority = DEF_PRIORITY
+        while priority >= 0 and freed < SWAP_CLUSTER_MAX:
+            freed += _shrink_lruvec(priority, force, memory, device)
+            priority -= 1
+        scalars[SNAPSHOT_ACTIVATIONS] = scalars[STAT_ACTIVATIONS]
+        if freed or not scalars[SKIPPED]:
+            break
+    return freed
+
+
+@jit()
+def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
+    """Free pages until there is room for one."""
+    scalars = memory[6]
+    vain = 0
+    while scalars[COUNT] >= capacity:
+        vain = 0 if _try_to_free_pages(memory, device) else vain + 1
+        if vain > MAX_RECLAIM_RETRIES:
+            # The kernel would kill now. What is locked is being read, and no read takes longer than this.
+            wait_ns = max(scalars[DEVICE_FREE_NS] - scalars[NOW_NS], 0)
+            scalars[WAITED_NS] += wait_ns
+            scalars[NOW_NS] += wait_ns
+            update_stats(scalars)

@@ -34,7 +34,8 @@ class Result:
     `exact_from_pages`: from this memory on, the trace's reduction changes nothing under `lru`, see
     exact_pages(); under `linux` a reduced trace is an approximation, since scans look at accessed bits.
 
-    Counts balance: accesses = hits + minor_faults + major_faults + cold_faults, and
+    Counts balance: accesses = hits + minor_faults + major_faults + cold_faults,
+    minor_faults = prefetch_used + cache_hits (pages that reclaim had unmapped and not freed yet), and
     prefetch_issued = prefetch_used + prefetch_wasted + prefetch_unresolved.
     """
 
@@ -52,6 +53,7 @@ class Result:
     minor_faults: int
     major_faults: int
     late_hits: int
+    cache_hits: int
     cold_faults: int
     prefetch_issued: int
     prefetch_used: int
@@ -174,7 +176,7 @@ def _run(
     s = state
     arrays = (
         s.status, s.clusters, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters, s.marks,
-        s.evicted_at,
+        s.evicted_at, s.writes,
     )  # fmt: skip
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
@@ -217,6 +219,7 @@ def _score(
         minor_faults=count[layout.MINOR],
         major_faults=major,
         late_hits=count[layout.LATE],
+        cache_hits=count[layout.CACHE_HITS],
         cold_faults=count[layout.COLD],
         prefetch_issued=count[layout.ISSUED],
         prefetch_used=used,

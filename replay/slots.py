@@ -135,7 +135,7 @@ def take_slot(next_slot, page_of_slot, clusters):  # type: ignore[no-untyped-def
     return slot, after if inside and not full else 0
 
 
-@jit(inline="always")
+@jit()
 def free_slot(page, slot, page_of_slot, clusters):  # type: ignore[no-untyped-def]
     """Give the page's slot back if it has one: swap_entries_free()."""
     if slot[page] >= 0:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kdtool.errors import KdtoolError, ParameterError, TraceError
 from kdtool.replay import POLICIES, ProgramPolicy, Setting, load_device, load_policy, replay, run_shadow
 from kdtool.replay import run as run_module
-from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT
+from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
 from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
 
@@ -70,11 +70,11 @@ def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
 
     assert r.accesses == r.hits + r.minor_faults + r.major_faults + r.cold_faults == len(vpns)
     assert r.prefetch_issued == r.prefetch_used + r.prefetch_wasted + r.prefetch_unresolved
-    assert r.late_hits <= r.minor_faults == r.prefetch_used
+    assert r.late_hits <= r.prefetch_used == r.minor_faults - r.cache_hits
     assert r.cold_faults == len(set(vpns))
     assert r.pollution_faults <= r.major_faults == missed.sum()
-    assert r.decisions == r.major_faults + r.minor_faults
-    in_memory = np.isin(state.status, [RESIDENT, PREFETCHED]).sum()
+    assert r.decisions == r.major_faults + r.prefetch_used
+    in_memory = np.isin(state.status, [RESIDENT, PREFETCHED, UNMAPPED]).sum()
     inactive, active = (list_length(state.links, len(state.links) - n) for n in (2, 1))
     assert in_memory == state.scalars[COUNT] == inactive + active <= pages
     assert active == state.scalars[ACTIVE_COUNT]

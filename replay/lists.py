@@ -1,0 +1,41 @@
+"""The lists that memory keeps pages on: circular, doubly linked, through two ends behind the last page.
+
+    links[p]             (older, newer) neighbours of page p
+    links[end]           (newest, oldest) page of the list through `end`; of an empty one, `end` itself
+    end = n_pages        the inactive list, or the one LRU
+    end = n_pages + 1    the active list
+
+Kernel counterpart: struct lruvec (include/linux/mmzone.h, v6.18), whose head is our newest.
+"""
+
+from kdtool.rmt.jit import jit
+
+__all__ = ["push_newest", "push_oldest", "unlink"]
+
+
+@jit(inline="always")
+def push_newest(links, end, page):  # type: ignore[no-untyped-def]
+    """Put a page that is on no list at the newest end: lruvec_add_folio()."""
+    newest = links[end, 0]
+    links[page, 0] = newest
+    links[page, 1] = end
+    links[newest, 1] = page
+    links[end, 0] = page
+
+
+@jit(inline="always")
+def push_oldest(links, end, page):  # type: ignore[no-untyped-def]
+    """Put a page that is on no list at the oldest end: lruvec_add_folio_tail()."""
+    oldest = links[end, 1]
+    links[page, 0] = end
+    links[page, 1] = oldest
+    links[oldest, 0] = page
+    links[end, 1] = page
+
+
+@jit(inline="always")
+def unlink(links, page):  # type: ignore[no-untyped-def]
+    """Take a page off its list."""
+    older, newer = links[page, 0], links[page, 1]
+    links[older, 1] = newer
+    links[newer, 0] = older

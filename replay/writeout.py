@@ -1,0 +1,88 @@
+"""Pages on their way to the swap device: unmapped, still in memory, freed once they are written.
+
+    begin_write   unmapped and queued, newest of the inactive list: pageout(), swap_writeout()
+    submit        what was queued goes to the device together: blk_finish_plug()
+    complete      oldest of the inactive list, so that reclaim meets it next: folio_rotate_reclaimable()
+
+    writes[i]     (page, when its write ends), a ring; scalars WRITES_FIRST, WRITES_SENT and WRITES_END count
+                  the entries that were completed, submitted and queued; a page that was unmapped is NO_PAGE
+
+Follows mm/page_io.c, mm/swap.c and shrink_folio_list() in mm/vmscan.c, v6.18. Reads share the device.
+"""
+
+from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.lists import push_newest, push_oldest, unlink
+from kdtool.replay.memory import (
+    DIRTY,
+    NOW_NS,
+    WAITED_NS,
+    WRITEBACK,
+    WRITES_END,
+    WRITES_FIRST,
+    WRITES_SENT,
+)
+from kdtool.replay.slots import NO_PAGE
+from kdtool.rmt.jit import jit
+
+__all__ = ["begin_write", "complete_writes", "drop_write", "submit_writes", "wait_for_write"]
+
+
+@jit()
+def begin_write(page, memory):  # type: ignore[no-untyped-def]
+    """Queue the write of an inactive page that has a slot, and spare it for another trip around the list."""
+    links, scalars, marks, writes = memory[2], memory[6], memory[8], memory[10]
+    marks[page] = (marks[page] & ~DIRTY) | WRITEBACK
+    writes[scalars[WRITES_END] % len(writes), 0] = page
+    scalars[WRITES_END] += 1
+    unlink(links, page)
+    push_newest(links, links.shape[0] - 2, page)
+
+
+@jit()
+def submit_writes(memory, device):  # type: ignore[no-untyped-def]
+    """Hand what was queued to the device."""
+    slot, scalars, writes = memory[3], memory[6], memory[10]
+    while scalars[WRITES_SENT] < scalars[WRITES_END]:
+        entry = scalars[WRITES_SENT] % len(writes)
+        page = writes[entry, 0]
+        writes[entry, 1] = submit_io(slot[page], scalars[NOW_NS], scalars, device)
+        scalars[WRITES_SENT] += 1
+
+
+@jit()
+def complete_writes(memory):  # type: ignore[no-untyped-def]
+    """Move the pages whose write has ended by now to the oldest end of the inactive list."""
+    links, scalars, marks, writes = memory[2], memory[6], memory[8], memory[10]
+    while scalars[WRITES_FIRST] < scalars[WRITES_SENT]:
+        entry = scalars[WRITES_FIRST] % len(writes)
+        if writes[entry, 1] > scalars[NOW_NS]:
+            break
+        scalars[WRITES_FIRST] += 1
+        page = writes[entry, 0]
+        if page != NO_PAGE:
+            marks[page] &= ~WRITEBACK
+            unlink(links, page)
+            push_oldest(links, links.shape[0] - 2, page)
+
+
+@jit()
+def wait_for_write(page, memory, device):  # type: ignore[no-untyped-def]
+    """Stand still until the page is written, as reclaim in a v1 cgroup does: folio_wait_writeback()."""
+    scalars, writes = memory[6], memory[10]
+    submit_writes(memory, device)
+    entry = scalars[WRITES_FIRST]
+    while writes[entry % len(writes), 0] != page:
+        entry += 1
+    wait_ns = max(writes[entry % len(writes), 1] - scalars[NOW_NS], 0)
+    scalars[WAITED_NS] += wait_ns
+    scalars[NOW_NS] += wait_ns
+    complete_writes(memory)
+
+
+@jit()
+def drop_write(page, memory):  # type: ignore[no-untyped-def]
+    """Forget a page that was unmapped for good while it was being written."""
+    scalars, writes = memory[6], memory[10]
+    for entry in range(scalars[WRITES_FIRST], scalars[WRITES_END]):
+        if writes[entry % len(writes), 0] == page:
+            writes[entry % len(writes), 0] = NO_PAGE

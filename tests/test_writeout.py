@@ -1,0 +1,115 @@
+"""Pages on their way to the device: the order in which they come back, and who waits."""
+
+import numpy as np
+import pytest
+from builders import ssd
+
+from kdtool.replay.lists import push_newest
+from kdtool.replay.memory import (
+    DEVICE_FREE_NS,
+    DIRTY,
+    LATENCY_NS,
+    NOW_NS,
+    SERVICE_NS,
+    TRANSFER_NS,
+    WAITED_NS,
+    WRITEBACK,
+    Flush,
+    new_memory,
+)
+from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
+
+N_PAGES = 6
+
+
+@pytest.fixture
+def memory():
+    """Six dirty pages with slots 10, 20, ..., page 0 the oldest of the inactive list."""
+    m = new_memory(N_PAGES, "linux", Flush())
+    for page in range(N_PAGES):
+        push_newest(m.links, N_PAGES, page)
+        m.marks[page] = DIRTY
+        m.slot[page] = 10 * (page + 1)
+    return tuple(vars(m).values())
+
+
+def oldest_first(memory):
+    links, page, pages = memory[2], int(memory[2][N_PAGES, 1]), []
+    while page != N_PAGES:
+        pages.append(page)
+        page = int(links[page, 1])
+    return pages
+
+
+def write(memory, *pages):
+    for page in pages:
+        begin_write(page, memory)
+
+
+def test_a_page_being_written_goes_around_and_comes_back_oldest_when_it_is_written(memory):
+    scalars, device = memory[6], ssd().values
+    write(memory, 0, 1)
+    assert oldest_first(memory) == [2, 3, 4, 5, 0, 1]
+    assert [int(mark) for mark in memory[8][:3]] == [WRITEBACK, WRITEBACK, DIRTY]
+
+    complete_writes(memory)
+    assert oldest_first(memory) == [2, 3, 4, 5, 0, 1], "not submitted"
+
+    submit_writes(memory, device)
+    scalars[NOW_NS] = device[LATENCY_NS]
+    complete_writes(memory)
+    assert oldest_first(memory) == [0, 2, 3, 4, 5, 1], "the second waits for the device"
+
+    scalars[NOW_NS] = device[LATENCY_NS] + device[SERVICE_NS]
+    complete_writes(memory)
+    assert oldest_first(memory) == [1, 0, 2, 3, 4, 5]
+    assert not memory[8][0] and not memory[8][1]
+
+
+def test_neighbouring_slots_are_written_in_one_go(memory):
+    scalars, device = memory[6], ssd().values
+    memory[3][:3] = (7, 8, 10)
+    write(memory, 0, 1, 2)
+    submit_writes(memory, device)
+
+    ends = memory[10][:3, 1].tolist()
+    assert ends[1] - ends[0] == device[TRANSFER_NS]
+    assert ends[2] - ends[1] == device[SERVICE_NS]
+    assert scalars[DEVICE_FREE_NS] == ends[2]
+
+
+def test_waiting_for_a_page_submits_it_and_stands_still_until_it_is_written(memory):
+    scalars, device = memory[6], ssd().values
+    write(memory, 0, 1, 2)
+
+    wait_for_write(1, memory, device)
+
+    waited_ns = device[LATENCY_NS] + device[SERVICE_NS]
+    assert scalars[WAITED_NS] == scalars[NOW_NS] == waited_ns
+    assert oldest_first(memory) == [1, 0, 3, 4, 5, 2]
+    assert memory[8][1] == 0 and memory[8][2] == WRITEBACK
+
+
+def test_a_page_that_is_unmapped_meanwhile_is_not_moved(memory):
+    scalars, device = memory[6], ssd().values
+    write(memory, 0, 1)
+    submit_writes(memory, device)
+    drop_write(0, memory)
+
+    scalars[NOW_NS] = 10**9
+    complete_writes(memory)
+
+    assert oldest_first(memory) == [1, 2, 3, 4, 5, 0]
+    assert memory[8][0] == WRITEBACK and memory[8][1] == 0
+
+
+def test_the_queue_goes_around(memory):
+    scalars, device = memory[6], ssd().values
+    for round_ in range(5):
+        memory[8][:] = DIRTY
+        write(memory, *oldest_first(memory)[:4])
+        submit_writes(memory, device)
+        scalars[NOW_NS] += 10**9
+        complete_writes(memory)
+        assert sorted(oldest_first(memory)) == list(range(N_PAGES)), round_
+        assert np.all(memory[8] & WRITEBACK == 0)
