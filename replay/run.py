@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,17 @@ from kdtool.replay.policies.base import OUT_WORDS
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.workload import Workload
 
-__all__ = ["Result", "Shadow", "check_memory", "exact_pages", "replay", "run_shadow"]
+__all__ = [
+    "Progress",
+    "Result",
+    "Shadow",
+    "check_from_row",
+    "check_memory",
+    "exact_pages",
+    "replay",
+    "replay_none",
+    "run_shadow",
+]
 
 CHUNK_ROWS = 4_000_000
 LATE_FLUSH = Flush()
@@ -106,6 +116,12 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
         )
 
 
+def check_from_row(workload: Workload, from_row: int) -> None:
+    """Refuse to count from a row that the trace does not have: ParameterError."""
+    if not 0 <= from_row < workload.n_refs:
+        raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
+
+
 def run_shadow(
     workload: Workload,
     memory_pages: int,
@@ -120,13 +136,34 @@ def run_shadow(
 
     Raises ParameterError for an unknown `reclaim` and for a memory that check_memory() refuses.
     """
+    return replay_none(workload, memory_pages, device, reclaim, flush, progress=progress)[0]
+
+
+def replay_none(
+    workload: Workload,
+    memory_pages: int,
+    device: Device,
+    reclaim: str = "linux",
+    flush: Flush = LATE_FLUSH,
+    *,
+    from_row: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Shadow, Result]:
+    """Run the shadow and score it too, which is the result of the policy `none`.
+
+    Raises ParameterError as run_shadow() and replay() do.
+    """
     if reclaim not in RECLAIMS:
         raise unknown_name("reclaim", reclaim, RECLAIMS)
     check_memory(workload, memory_pages, 0)
+    check_from_row(workload, from_row)
+    began = time.perf_counter()
     missed = np.zeros(workload.n_refs, np.uint8)
-    shadow = Shadow(memory_pages, reclaim, flush, np.empty(0, np.uint8))
-    _run(workload, NoPrefetch(), shadow, device, missed, 0, progress)
-    return Shadow(memory_pages, reclaim, flush, missed)
+    before = Shadow(memory_pages, reclaim, flush, np.empty(0, np.uint8))
+    state = _run(workload, NoPrefetch(), before, device, missed, from_row, progress)
+    replay_s = time.perf_counter() - began
+    shadow = replace(before, missed=missed)
+    return shadow, _score(workload, NoPrefetch(), shadow, device, state, from_row, replay_s)
 
 
 def replay(
@@ -145,14 +182,12 @@ def replay(
     Raises ParameterError for a memory that check_memory() refuses and for a `from_row` beyond the trace.
     """
     check_memory(workload, shadow.memory_pages, policy.degree_pages)
-    if not 0 <= from_row < workload.n_refs:
-        raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
+    check_from_row(workload, from_row)
     began = time.perf_counter()
     missed = np.zeros(workload.n_refs, np.uint8)
     state = _run(workload, policy, shadow, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
-    shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
-    return _score(workload, policy, shadow, device, state, from_row, shadow_major, replay_s)
+    return _score(workload, policy, shadow, device, state, from_row, replay_s)
 
 
 def _run(
@@ -196,9 +231,9 @@ def _score(
     device: Device,
     state: Memory,
     from_row: int,
-    shadow_major: int,
     replay_s: float,
 ) -> Result:
+    shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
     count = [int(value) for value in state.counters]
     scalars = [int(value) for value in state.scalars]
     major, used, wasted = count[layout.MAJOR], count[layout.USED], count[layout.WASTED]
