@@ -1,17 +1,20 @@
 """Miss-ratio curves: the faults of an LRU in every memory size at once, exactly."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import ParameterError
+from kdtool.replay.display import Display
 from kdtool.replay.distances import COLD, measure_range, new_stack
-from kdtool.replay.run import CHUNK_ROWS, Progress, check_from_row
-from kdtool.replay.workload import Workload
+from kdtool.replay.run import CHUNK_ROWS, Progress, check_from_row, first_row
+from kdtool.replay.workload import Workload, load_workload
+from kdtool.traces import Trace
 
-__all__ = ["MissCurve", "miss_curve"]
+__all__ = ["MissCurve", "measure_curves", "miss_curve"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,22 @@ def miss_curve(workload: Workload, *, from_row: int = 0, progress: Progress | No
         cold_faults=cold,
         major_by_pages=reused - np.cumsum(s.histogram, dtype=np.int64),
     )
+
+
+def measure_curves(paths: list[Path], start: str = "0", *, allow_loss: bool = False) -> list[MissCurve]:
+    """Return the curve of every trace, counted from `start` (a row or a percentage) on.
+
+    Shows on stderr how far it is. Raises a KdtoolError as load_workload() and first_row() do.
+    """
+    curves = []
+    with Display() as display:
+        for path in paths:
+            line = display.line(f"reading {path.name}")
+            workload = load_workload(Trace(path), allow_loss=allow_loss)
+            line.end()
+            display.expect(workload.n_refs)
+            line = display.line(f"{path.name} · every memory", workload.n_refs)
+            from_row = first_row(start, workload.n_refs)
+            curves.append(miss_curve(workload, from_row=from_row, progress=line.advance))
+            line.end()
+    return curves

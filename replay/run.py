@@ -17,6 +17,7 @@ from kdtool.replay.policies import Policy, Setting
 from kdtool.replay.policies.base import OUT_WORDS
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.workload import Workload
+from kdtool.traces import parse_fraction
 
 __all__ = [
     "Progress",
@@ -25,6 +26,7 @@ __all__ = [
     "check_from_row",
     "check_memory",
     "exact_pages",
+    "first_row",
     "replay",
     "replay_none",
     "run_shadow",
@@ -41,6 +43,9 @@ Progress = Callable[[int], None]
 class Result:
     """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
 
+    `flush_phase_ns`: when in its period the kernel's list statistics were first brought up to date, see
+    Flush; `lru` does not look at them.
+
     `exact_from_pages`: from this memory on, the trace's reduction changes nothing under `lru`, see
     exact_pages(); under `linux` a reduced trace is an approximation, since scans look at accessed bits.
 
@@ -54,6 +59,7 @@ class Result:
     memory_pages: int
     device: str
     reclaim: str
+    flush_phase_ns: int
     from_row: int
     k: int
     exact_from_pages: int
@@ -120,6 +126,21 @@ def check_from_row(workload: Workload, from_row: int) -> None:
     """Refuse to count from a row that the trace does not have: ParameterError."""
     if not 0 <= from_row < workload.n_refs:
         raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
+
+
+def first_row(start: str, n_refs: int) -> int:
+    """Return the row that `start`, a number or a percentage, means; ParameterError if there is none.
+
+    >>> first_row("60%", 200), first_row("7", 200)
+    (120, 7)
+    """
+    fraction = parse_fraction(start)
+    if fraction is None and not start.isdecimal():
+        raise ParameterError(f"--from {start}: give a row number or a percentage of the rows, such as 60%")
+    row = int(start) if fraction is None else int(fraction * n_refs)
+    if row >= n_refs:
+        raise ParameterError(f"--from {start}: the trace has rows 0 to {n_refs - 1}: give one of them")
+    return row
 
 
 def run_shadow(
@@ -244,6 +265,7 @@ def _score(
         memory_pages=shadow.memory_pages,
         device=device.name,
         reclaim=shadow.reclaim,
+        flush_phase_ns=shadow.flush.phase_ns,
         from_row=from_row,
         k=workload.k,
         exact_from_pages=exact_pages(workload, policy.degree_pages),
