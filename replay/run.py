@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,20 @@ from kdtool.replay.policies import Policy, Setting
 from kdtool.replay.policies.base import OUT_WORDS
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.workload import Workload
+from kdtool.traces import parse_fraction
 
-__all__ = ["Result", "Shadow", "check_memory", "exact_pages", "replay", "run_shadow"]
+__all__ = [
+    "Progress",
+    "Result",
+    "Shadow",
+    "check_from_row",
+    "check_memory",
+    "exact_pages",
+    "first_row",
+    "replay",
+    "replay_none",
+    "run_shadow",
+]
 
 CHUNK_ROWS = 4_000_000
 LATE_FLUSH = Flush()
@@ -30,6 +42,9 @@ Progress = Callable[[int], None]
 @dataclass(frozen=True)
 class Result:
     """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
+
+    `flush_phase_ns`: when in its period the kernel's list statistics were first brought up to date, see
+    Flush; `lru` does not look at them.
 
     `exact_from_pages`: from this memory on, the trace's reduction changes nothing under `lru`, see
     exact_pages(); under `linux` a reduced trace is an approximation, since scans look at accessed bits.
@@ -45,6 +60,7 @@ class Result:
     memory_pages: int
     device: str
     reclaim: str
+    flush_phase_ns: int
     from_row: int
     k: int
     exact_from_pages: int
@@ -108,6 +124,27 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
         )
 
 
+def check_from_row(workload: Workload, from_row: int) -> None:
+    """Refuse to count from a row that the trace does not have: ParameterError."""
+    if not 0 <= from_row < workload.n_refs:
+        raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
+
+
+def first_row(start: str, n_refs: int) -> int:
+    """Return the row that `start`, a number or a percentage, means; ParameterError if there is none.
+
+    >>> first_row("60%", 200), first_row("7", 200)
+    (120, 7)
+    """
+    fraction = parse_fraction(start)
+    if fraction is None and not start.isdecimal():
+        raise ParameterError(f"--from {start}: give a row number or a percentage of the rows, such as 60%")
+    row = int(start) if fraction is None else int(fraction * n_refs)
+    if row >= n_refs:
+        raise ParameterError(f"--from {start}: the trace has rows 0 to {n_refs - 1}: give one of them")
+    return row
+
+
 def run_shadow(
     workload: Workload,
     memory_pages: int,
@@ -122,13 +159,34 @@ def run_shadow(
 
     Raises ParameterError for an unknown `reclaim` and for a memory that check_memory() refuses.
     """
+    return replay_none(workload, memory_pages, device, reclaim, flush, progress=progress)[0]
+
+
+def replay_none(
+    workload: Workload,
+    memory_pages: int,
+    device: Device,
+    reclaim: str = "linux",
+    flush: Flush = LATE_FLUSH,
+    *,
+    from_row: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Shadow, Result]:
+    """Run the shadow and score it too, which is the result of the policy `none`.
+
+    Raises ParameterError as run_shadow() and replay() do.
+    """
     if reclaim not in RECLAIMS:
         raise unknown_name("reclaim", reclaim, RECLAIMS)
     check_memory(workload, memory_pages, 0)
+    check_from_row(workload, from_row)
+    began = time.perf_counter()
     missed = np.zeros(workload.n_refs, np.uint8)
-    shadow = Shadow(memory_pages, reclaim, flush, np.empty(0, np.uint8))
-    _run(workload, NoPrefetch(), shadow, device, missed, 0, progress)
-    return Shadow(memory_pages, reclaim, flush, missed)
+    before = Shadow(memory_pages, reclaim, flush, np.empty(0, np.uint8))
+    state = _run(workload, NoPrefetch(), before, device, missed, from_row, progress)
+    replay_s = time.perf_counter() - began
+    shadow = replace(before, missed=missed)
+    return shadow, _score(workload, NoPrefetch(), shadow, device, state, from_row, replay_s)
 
 
 def replay(
@@ -147,14 +205,12 @@ def replay(
     Raises ParameterError for a memory that check_memory() refuses and for a `from_row` beyond the trace.
     """
     check_memory(workload, shadow.memory_pages, policy.degree_pages)
-    if not 0 <= from_row < workload.n_refs:
-        raise ParameterError(f"counting from row {from_row}: the trace has rows 0 to {workload.n_refs - 1}")
+    check_from_row(workload, from_row)
     began = time.perf_counter()
     missed = np.zeros(workload.n_refs, np.uint8)
     state = _run(workload, policy, shadow, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
-    shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
-    return _score(workload, policy, shadow, device, state, from_row, shadow_major, replay_s)
+    return _score(workload, policy, shadow, device, state, from_row, replay_s)
 
 
 def _run(
@@ -198,9 +254,9 @@ def _score(
     device: Device,
     state: Memory,
     from_row: int,
-    shadow_major: int,
     replay_s: float,
 ) -> Result:
+    shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
     count = [int(value) for value in state.counters]
     scalars = [int(value) for value in state.scalars]
     major, used, wasted = count[layout.MAJOR], count[layout.USED], count[layout.WASTED]
@@ -211,6 +267,7 @@ def _score(
         memory_pages=shadow.memory_pages,
         device=device.name,
         reclaim=shadow.reclaim,
+        flush_phase_ns=shadow.flush.phase_ns,
         from_row=from_row,
         k=workload.k,
         exact_from_pages=exact_pages(workload, policy.degree_pages),

@@ -1,100 +1,41 @@
-"""Many replays in one call, and the table that a person reads."""
+"""The tables that a person reads: scores of policies, and the faults of an LRU by memory size."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fractions import Fraction
+from statistics import median_low
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from kdtool.errors import ParameterError
-from kdtool.replay.devices import Device
-from kdtool.replay.policies import Policy
-from kdtool.replay.run import Result, replay, run_shadow
-from kdtool.replay.workload import Workload, load_workload
-from kdtool.traces import Trace, memory_pages, parse_fraction
+from kdtool.replay.curve import MissCurve
+from kdtool.replay.run import Result
+from kdtool.traces import PAGE_BYTES
 
 __all__ = [
-    "Sweep",
-    "first_row",
+    "BOUNDS",
     "plain_console",
+    "policy_labels",
+    "print_curves",
     "print_scoreboard",
-    "replay_sweep",
     "score_table_box",
-    "score_traces",
 ]
 
+BOUNDS = frozenset({"oracle"})
+"""Policies that look ahead. Nobody can run them: they bound the others and are never marked."""
 
-@dataclass(frozen=True)
-class Sweep:
-    """What to replay: every policy at every memory on every device, counting from `from_row`.
+PLAIN_COLUMNS = 150
+"""Width of a table in a file or a pipe."""
 
-    `memories` are sizes or percentages of the trace's footprint; `start` is a row or a percentage of rows.
-    """
+score_table_box = SIMPLE_HEAD
 
-    policies: tuple[Policy, ...]
-    memories: tuple[str, ...]
-    devices: tuple[Device, ...]
-    start: str = "0"
-    reclaim: str = "linux"
-    allow_loss: bool = False
-
-
-def first_row(start: str, n_refs: int) -> int:
-    """Return the row that `start`, a number or a percentage, means.
-
-    >>> first_row("60%", 200), first_row("7", 200)
-    (120, 7)
-    """
-    fraction = parse_fraction(start)
-    if fraction is not None:
-        return int(fraction * n_refs)
-    if not start.isdecimal():
-        raise ParameterError(f"--from {start}: give a row number or a percentage of the rows, such as 60%")
-    return int(start)
-
-
-def replay_sweep(workload: Workload, sweep: Sweep, progress: Progress | None = None) -> Iterator[Result]:
-    """Yield a result for each memory, device and policy; the shadow is run once for a memory and device."""
-    start = first_row(sweep.start, workload.n_refs)
-    for memory in sweep.memories:
-        pages = memory_pages(memory, workload.footprint_pages)
-        for device in sweep.devices:
-            shadow = run_shadow(workload, pages, device, sweep.reclaim)
-            for policy in sweep.policies:
-                task = None
-                if progress is not None:
-                    task = progress.add_task(f"{workload.name} {memory} {policy.name}", total=workload.n_refs)
-
-                def advance(rows: int, task: object = task) -> None:
-                    if progress is not None:
-                        progress.advance(task, rows)  # type: ignore[arg-type]
-
-                yield replay(workload, policy, shadow, device, from_row=start, progress=advance)
-                if progress is not None and task is not None:
-                    progress.remove_task(task)
-
-
-def score_traces(paths: list[Path], sweep: Sweep) -> list[Result]:
-    """Replay every trace, with a progress bar on stderr; nothing is returned unless all succeed."""
-    results: list[Result] = []
-    with _progress() as progress:
-        for path in paths:
-            workload = load_workload(Trace(path), allow_loss=sweep.allow_loss)
-            results += replay_sweep(workload, sweep, progress)
-    return results
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    console = Console(file=sys.stderr)
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
+TIE_PERCENT = 1
+"""What is no further than this from the best is marked with it."""
 
 
 def plain_console() -> Console:
@@ -102,69 +43,178 @@ def plain_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS)
 
 
-def print_scoreboard(results: list[Result], console: Console | None = None) -> None:
-    """Print a table for each trace, memory and device; the best policy of each column is bold.
+def policy_labels(results: Sequence[Result]) -> dict[tuple[str, str], str]:
+    """Return what to call each (policy, version): its name, and part of the version where names clash."""
+    keys = dict.fromkeys((result.policy, result.policy_version) for result in results)
+    clashing = {name for name, n in Counter(name for name, _ in keys).items() if n > 1}
+    return {key: f"{key[0]}@{key[1][:6]}" if key[0] in clashing else key[0] for key in keys}
 
-    An oracle looks ahead and is not marked.
-    """
+
+def print_scoreboard(results: Sequence[Result], console: Console | None = None) -> None:
+    """Print a table for each trace, memory and device, and mark the best of each column: see _best_rows()."""
     console = console or plain_console()
-    groups: dict[tuple[str, int, str], list[Result]] = {}
+    labels = policy_labels(results)
+    groups: dict[tuple[str, int, str], dict[str, dict[int, Result]]] = {}
     for result in results:
-        groups.setdefault((result.trace, result.memory_pages, result.device), []).append(result)
-    for (trace, pages, device), rows in groups.items():
-        title = f"{trace} · memory {pages} pages ({pages * 4096 / 2**20:.0f} MiB) · {device}"
-        counted = (
-            f"{rows[0].accesses:,} accesses from row {rows[0].from_row:,}, k = {rows[0].k}, "
-            f"{rows[0].reclaim} reclaim"
-        )
-        least = max(row.exact_from_pages for row in rows)
-        if rows[0].k and pages < least:
-            counted += f"; k is large for less than {least:,} pages: record with a smaller --k"
-        console.print(_table(title, counted, rows))
+        group = groups.setdefault((result.trace, result.memory_pages, result.device), {})
+        by_phase = group.setdefault(labels[result.policy, result.policy_version], {})
+        by_phase[result.flush_phase_ns] = result
+    for i, ((trace, pages, device), phases) in enumerate(groups.items()):
+        if i:
+            console.print()
+        rows = {label: list(by_phase.values()) for label, by_phase in phases.items()}
+        title = f"{trace} · memory {pages} pages ({_mib(pages)} MiB) · {device}"
+        _print_table(console, title, _score_table(rows), _score_notes(rows))
 
 
-PLAIN_COLUMNS = 150
-"""Width of a table in a file or a pipe."""
+@dataclass(frozen=True)
+class _Column:
+    """A column of the score table: the result's key, which of several values is best, and its text."""
 
-score_table_box = SIMPLE_HEAD
+    title: str
+    key: str
+    best: Callable[[list[Any]], Any] | None
+    form: Callable[[float], str]
 
-COLUMNS = ("policy", "major", "accuracy", "coverage", "pollution", "late", "stall s", "run s")
+
+def _seconds(ns: float) -> str:
+    return f"{ns / 1e9:.3f}"
 
 
-def _table(title: str, counted: str, rows: list[Result]) -> Table:
-    table = Table(
-        title=title,
-        caption=counted,
-        title_justify="left",
-        caption_justify="left",
-        box=score_table_box,
-        pad_edge=False,
-    )
+# Pollution and late hits have no best: whoever prefetches nothing has none of either.
+COLUMNS = (
+    _Column("major", "major_faults", min, "{:,}".format),
+    _Column("accuracy", "accuracy", max, "{:.1%}".format),
+    _Column("coverage", "coverage", max, "{:.1%}".format),
+    _Column("pollution", "pollution", None, "{:.1%}".format),
+    _Column("late", "late_hits", None, "{:,}".format),
+    _Column("stall s", "stall_ns", min, _seconds),
+    _Column("run s", "runtime_ns", min, _seconds),
+)
+RANGED, NARROW = ("major_faults", "runtime_ns"), ("late_hits", "stall_ns")
+"""Of several phases the first two have their range beside them, in the place of the other two."""
+
+Rows = dict[str, list[Result]]
+"""The results of each policy at one memory and device, one a phase."""
+
+
+def _score_table(rows: Rows) -> Table:
+    several = len(next(iter(rows.values()))) > 1
+    table = Table(box=score_table_box, pad_edge=False, padding=(0, 0 if several else 1, 0, 1))
+    table.add_column("policy", no_wrap=True, max_width=28)
+    cells: dict[str, list[Text]] = {label: [] for label in rows}
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
-    ranked = [row for row in rows if row.policy != "oracle"]
-    for row in rows:
-        cells = [row.policy]
-        for value, best, text in _cells(row, ranked):
-            marked = row in ranked and len(ranked) > 1 and value is not None and value == best
-            cells.append(f"[bold]{text}[/bold]" if marked else text)
-        table.add_row(*cells)
+        if several and column.key in NARROW:
+            continue
+        table.add_column(column.title, justify="right", no_wrap=True)
+        marked = _best_rows(column, rows)
+        for label, results in rows.items():
+            cells[label].append(_cell(results, column, label in marked))
+        if several and column.key in RANGED:
+            table.add_column("range", justify="right", no_wrap=True)
+            for label, results in rows.items():
+                cells[label].append(_range(results, column))
+    for label, texts in cells.items():
+        table.add_row(Text(label), *texts)
     return table
 
 
-def _cells(row: Result, ranked: list[Result]) -> Iterator[tuple[float | None, float | None, str]]:
-    """Yield (value, the best policy's value, text) for every column but the name."""
-    for name, pick, form in (
-        ("major_faults", min, "{:,}"),
-        ("accuracy", max, "{:.1%}"),
-        ("coverage", max, "{:.1%}"),
-        ("pollution", None, "{:.1%}"),
-        ("late_hits", None, "{:,}"),
-        ("stall_ns", min, "{:.3f}"),
-        ("runtime_ns", min, "{:.3f}"),
-    ):
-        value = getattr(row, name)
-        known = [getattr(r, name) for r in ranked if getattr(r, name) is not None]
-        best = pick(known) if pick is not None and known else None
-        shown = value / 1e9 if name.endswith("_ns") else value
-        yield value, best, "–" if value is None else form.format(shown)
+def _best_rows(column: _Column, rows: Rows) -> set[str]:
+    """Return the rows to mark: those that are the best, or tie with it, in one phase at least.
+
+    Programs start at any moment, so a row that is beaten in some phases only is not worse. None is marked
+    when all would be: then no policy is better than another. Policies that look ahead do not compete.
+    """
+    if column.best is None:
+        return set()
+    known = {
+        label: [getattr(result, column.key) for result in results]
+        for label, results in rows.items()
+        if results[0].policy not in BOUNDS and any(getattr(r, column.key) is not None for r in results)
+    }
+    marked: set[str] = set()
+    for phase in zip(*known.values(), strict=True):
+        values = {
+            label: Fraction(value) for label, value in zip(known, phase, strict=True) if value is not None
+        }
+        if values:
+            best = column.best(list(values.values()))
+            marked |= {label for label, v in values.items() if abs(v - best) * 100 <= TIE_PERCENT * best}
+    return marked if len(marked) < len(known) else set()
+
+
+def _known(results: list[Result], column: _Column) -> list[float]:
+    return [getattr(result, column.key) for result in results if getattr(result, column.key) is not None]
+
+
+def _cell(results: list[Result], column: _Column, marked: bool) -> Text:
+    values = _known(results, column)
+    if not values:
+        return Text("–")
+    text = column.form(median_low(values))
+    return Text(f"*{text}", style="bold green") if marked else Text(text)
+
+
+def _range(results: list[Result], column: _Column) -> Text:
+    values = _known(results, column)
+    return Text(f"{column.form(min(values))}–{column.form(max(values))}", style="dim")
+
+
+def _score_notes(rows: Rows) -> Iterator[str]:
+    first, phases = (results := next(iter(rows.values())))[0], len(results)
+    yield f"{first.accesses:,} accesses from row {first.from_row:,}, k = {first.k}, {first.reclaim} reclaim"
+    if any(_best_rows(column, rows) for column in COLUMNS):
+        where = ", in one phase at least" if phases > 1 else ""
+        yield f"* the best, and what is within {TIE_PERCENT} % of it{where}"
+    if phases > 1:
+        yield f"medians and ranges of starts at {phases} moments of the kernel's 2 s statistics period"
+    elif first.reclaim == "linux":
+        yield "started at one moment of the kernel's 2 s statistics period: --phases 9 shows what others do"
+    least = max(result.exact_from_pages for results in rows.values() for result in results)
+    if first.k and first.memory_pages < least:
+        yield f"k is large for less than {least:,} pages: record with a smaller --k"
+
+
+CURVE_PERCENTS = (5, *range(10, 101, 10))
+
+
+def print_curves(curves: Sequence[MissCurve], console: Console | None = None) -> None:
+    """Print a table for each trace: the faults of an LRU in some parts of its footprint."""
+    console = console or plain_console()
+    for i, curve in enumerate(curves):
+        if i:
+            console.print()
+        title = f"{curve.trace} · LRU without prefetching · {curve.footprint_pages:,} pages touched"
+        _print_table(console, title, _curve_table(curve), _curve_notes(curve))
+
+
+def _curve_table(curve: MissCurve) -> Table:
+    table = Table(box=score_table_box, pad_edge=False)
+    for column in ("memory", "pages", "MiB", "major", "misses", "of accesses"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for percent in CURVE_PERCENTS:
+        pages = max(curve.footprint_pages * percent // 100, 1)
+        major = curve.major_faults(pages)
+        unsure = "~" if pages < curve.exact_from_pages else ""
+        counts = (f"{major:,}", f"{major + curve.cold_faults:,}", f"{curve.miss_ratio(pages):.2%}")
+        table.add_row(f"{percent}%", f"{pages:,}", _mib(pages), *(unsure + count for count in counts))
+    return table
+
+
+def _curve_notes(curve: MissCurve) -> Iterator[str]:
+    counted = f"{curve.accesses:,} accesses from row {curve.from_row:,}"
+    yield f"{counted}, {curve.cold_faults:,} of them first touches, k = {curve.k}"
+    if curve.exact_from_pages > 1:
+        yield f"exact from {curve.exact_from_pages:,} pages on; ~ less than that: record with a smaller --k"
+
+
+def _print_table(console: Console, title: str, table: Table, notes: Iterator[str]) -> None:
+    """Print a table between its title and its notes, which may be wider than it is."""
+    console.print(title, style="italic", highlight=False, markup=False)
+    console.print(table)
+    for note in notes:
+        console.print(note, style="dim italic", highlight=False, markup=False)
+
+
+def _mib(pages: int) -> str:
+    return f"{pages * PAGE_BYTES / 2**20:.0f}"

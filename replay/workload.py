@@ -6,14 +6,17 @@ without `vmas` is taken to be anonymous throughout. A page that is unmapped is f
 it is a new page.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
+from kdtool.replay.numbering import number_keys
 from kdtool.rmt.jit import jit
-from kdtool.traces import NO_ROW, RefKind, Trace, VmaFlag
+from kdtool.traces import NO_ROW, RefKind, Trace, VmaFlag, schema_of
 
 __all__ = ["VPN_BITS", "Workload", "load_workload", "workload_from_arrays"]
 
@@ -74,7 +77,25 @@ class Workload:
     @property
     def footprint_pages(self) -> int:
         """Return the number of distinct pages referenced."""
-        return len(np.unique(self.page))
+        touched = np.zeros(len(self.keys), np.bool_)
+        touched[self.page] = True
+        return int(np.count_nonzero(touched))
+
+
+class _OneByOne(Mapping[str, npt.NDArray[Any]]):
+    """A table whose columns are read when they are asked for, so that memory never holds them all."""
+
+    def __init__(self, trace: Trace, table: str) -> None:
+        self._trace, self._table = trace, table
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self._trace.columns(self._table, [name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(schema_of(self._table).names)
+
+    def __len__(self) -> int:
+        return len(schema_of(self._table).names)
 
 
 def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
@@ -91,10 +112,10 @@ def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
     trace.require_whole(allow_loss=allow_loss)
     if "refs" not in trace.manifest.tables:
         raise TraceError(
-            f"{trace.path}: has no page references, and faults alone answer only for the memory they were "
-            f"recorded at: record them with `kdtool collect --events refs`"
+            f"{trace.path}: has no page references: faults say what one memory and one policy missed, not "
+            f"what others would have missed: record it with `kdtool collect --events refs`"
         )
-    refs = trace.columns("refs")
+    refs = _OneByOne(trace, "refs")
     maps = trace.columns("vmas") if trace.rows("vmas") else None
     reduction = trace.manifest.reduction
     return workload_from_arrays(
@@ -105,40 +126,47 @@ def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
 def workload_from_arrays(
     name: str,
     sha256: str,
-    refs: dict[str, npt.NDArray[np.generic]],
+    refs: Mapping[str, npt.NDArray[Any]],
     maps: dict[str, npt.NDArray[np.generic]] | None,
     k: int,
 ) -> Workload:
-    """Build a workload from the columns of `refs` and, if known, of `vmas`."""
-    pids, process = np.unique(refs["pid"].astype(np.int64), return_inverse=True)
-    key = (process.astype(np.int64) << VPN_BITS) | refs["vpn"].astype(np.int64)
-    keys = np.unique(key)
-    page = np.searchsorted(keys, key).astype(np.int32)
+    """Build a workload from the columns of `refs`, each asked for once, and, if known, of `vmas`."""
+    pids, process = number_keys(refs["pid"])
+    key = process.astype(np.int64) << VPN_BITS
+    del process  # here and below: a column less in memory while the next one is read
+    key |= refs["vpn"].astype(np.int64, copy=False)
+    keys, page = number_keys(key)
+    del key
     store = (refs["kind"] == RefKind.STORE).astype(np.uint8)
     changes = _changes(maps, pids, keys)
     keep, free_row, free_page = _follow_mappings(page, store, *changes, len(keys))
     if not keep.any():
         raise TraceError(f"{name}: has no reference to anonymous memory, which is all that swap holds")
-    kept_before = np.concatenate(([0], np.cumsum(keep)))
-    tids, thread = np.unique(refs["tid"], return_inverse=True)
-    insns = _merge_clocks(refs["insns"].astype(np.int64), thread.astype(np.int64), len(tids))
+    page, store = _kept(page, keep), _kept(store, keep)
+    tid = refs["tid"].astype(np.int32, copy=False)
+    insns = _kept(_merged_clock(refs["insns"].astype(np.int64), tid), keep)
     bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
         sha256=sha256,
-        page=page[keep],
-        insns=insns[keep],
-        store=store[keep],
-        tid=refs["tid"][keep].astype(np.int32),
-        ip=refs["ip"][keep].astype(np.int64),
+        page=page,
+        insns=insns,
+        store=store,
+        tid=_kept(tid, keep),
+        ip=_kept(refs["ip"].view(np.int64), keep),
         keys=keys,
         pids=pids,
         vma_of_page=vma_of_page,
         vma_bounds=bounds,
-        free_row=kept_before[free_row],
+        free_row=free_row,
         free_page=free_page,
         k=k,
     )
+
+
+def _kept(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Return the part of a column that is kept, writable: compiled code takes no other arrays."""
+    return np.require(column, requirements=["C", "W"]) if keep.all() else column[keep]
 
 
 def _changes(
@@ -167,13 +195,16 @@ _UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
 
 @jit()
 def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ignore[no-untyped-def]
-    """Return which references are to anonymous pages, and the (row, page) pairs that were unmapped."""
+    """Return which references are to anonymous pages, and the (row, page) pairs that were unmapped.
+
+    A row here is one of those that are kept.
+    """
     kind = np.zeros(n_pages, np.uint8)
     live = np.zeros(n_pages, np.uint8)
     keep = np.zeros(len(page), np.bool_)
     free_row = [np.int64(0) for _ in range(0)]
     free_page = [np.int64(0) for _ in range(0)]
-    at = 0
+    at, n_kept = 0, 0
     for i in range(len(page) + 1):
         while at < len(row) and row[at] <= i:
             new = _ANONYMOUS
@@ -184,7 +215,7 @@ def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ig
                 # A new mapping replaces what was there, as MAP_FIXED does.
                 if live[p]:
                     live[p] = 0
-                    free_row.append(np.int64(i))
+                    free_row.append(np.int64(n_kept))
                     free_page.append(np.int64(p))
                 kind[p] = new
             at += 1
@@ -195,8 +226,16 @@ def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ig
             kind[p] = _ANONYMOUS  # copied on write
         if kind[p] == _ANONYMOUS:
             keep[i] = True
+            n_kept += 1
             live[p] = 1
     return keep, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
+
+
+def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return the instructions of all threads so far, written over `insns`, which counts each thread's own."""
+    tids, thread = number_keys(tid)
+    _merge_clocks(insns, thread, len(tids))
+    return insns
 
 
 @jit()
@@ -204,13 +243,12 @@ def _merge_clocks(insns, thread, n_threads):  # type: ignore[no-untyped-def]
     """Add up what each thread advanced; a clock that went back belongs to a new program (exec)."""
     last = np.zeros(n_threads, np.int64)
     total = np.int64(0)
-    merged = np.empty(len(insns), np.int64)
     for i in range(len(insns)):
-        advanced = insns[i] - last[thread[i]]
-        total += advanced if advanced >= 0 else insns[i]
-        last[thread[i]] = insns[i]
-        merged[i] = total
-    return merged
+        own = insns[i]
+        advanced = own - last[thread[i]]
+        total += advanced if advanced >= 0 else own
+        last[thread[i]] = own
+        insns[i] = total
 
 
 def _anonymous_vmas(

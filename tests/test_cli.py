@@ -258,13 +258,18 @@ def test_output_that_cannot_be_written_is_named(trace, tmp_path):
     refused("train", trace, "-o", target, saying=str(target))
 
 
-def test_a_trace_without_references_says_how_to_get_some(tmp_path):
+def fault_trace(path):
     from kdtool.traces import Manifest, TraceWriter
 
-    with TraceWriter(tmp_path / "f.kdt") as writer:
+    with TraceWriter(path) as writer:
         columns = {"ts_ns": [1], "pid": [1], "tid": [1], "cpu": [0], "vpn": [7], "ip": [0], "major": [True]}
         writer.append("faults", {name: np.array(values) for name, values in columns.items()})
         writer.seal(Manifest("complete", "monotonic", ["true"], {"name": "test"}))
+    return path
+
+
+def test_a_trace_without_references_says_how_to_get_some(tmp_path):
+    fault_trace(tmp_path / "f.kdt")
     refused("replay", tmp_path / "f.kdt", saying="--events refs")
     refused("train", tmp_path / "f.kdt", "-o", tmp_path / "p.rmt.json", saying="--events refs")
 

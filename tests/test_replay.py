@@ -13,6 +13,7 @@ from kdtool.errors import KdtoolError, ParameterError, TraceError
 from kdtool.replay import POLICIES, ProgramPolicy, Setting, load_device, load_policy, replay, run_shadow
 from kdtool.replay import run as run_module
 from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
+from kdtool.replay.numbering import number_keys
 from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
 
@@ -297,3 +298,14 @@ def test_a_trace_without_anonymous_references_is_refused():
     with pytest.raises(TraceError, match="anonymous"):
         workload([1, 2], maps=maps)
     assert issubclass(TraceError, KdtoolError)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5), max_size=60), st.integers(0, 3000))
+def test_keys_are_numbered_as_numpy_does_it(keys, more):
+    keys = np.array([*keys, *range(more)], np.int64)
+    for column in (keys, keys.astype(np.int32)):
+        distinct, numbers = np.unique(column, return_inverse=True)
+        column.flags.writeable = False
+        found, given_numbers = number_keys(column)
+        assert found.tolist() == distinct.tolist()
+        assert given_numbers.tolist() == numbers.tolist()

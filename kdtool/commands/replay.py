@@ -7,6 +7,8 @@ import typer
 
 __all__ = ["register"]
 
+POLICIES = ["none", "linux-vma", "linux-cluster", "leap-paper", "oracle"]
+
 
 def split_values(values: list[str]) -> tuple[str, ...]:
     """Return the values of an option that may be repeated or hold several, joined by commas."""
@@ -20,39 +22,96 @@ def register(app: typer.Typer) -> None:
     def replay(
         traces: list[Path] = typer.Argument(help="Traces with page references (T.kdt).", show_default=False),
         policy: list[str] = typer.Option(
-            ["none", "linux-vma", "linux-cluster", "leap-paper", "oracle"],
+            [],
             "--policy",
             "-p",
-            help="Baselines or programs (P.rmt.json); may be repeated.",
+            help=f"Baselines or programs (P.rmt.json); may be repeated.  [default: {', '.join(POLICIES)}]",
         ),
         memory: list[str] = typer.Option(
-            ["50%"], "--memory", "-m", help="Sizes (96M) or percentages of the footprint; may be repeated."
+            [],
+            "--memory",
+            "-m",
+            help="Sizes (96M) or percentages of the footprint; may be repeated.  [default: 50%]",
         ),
         device: list[str] = typer.Option(
-            ["ssd"], "--device", "-d", help="Device profiles or files (D.json); may be repeated."
+            [],
+            "--device",
+            "-d",
+            help="Device profiles or files (D.json); may be repeated.  [default: ssd]",
         ),
-        reclaim: str = typer.Option("linux", "--reclaim", help="How memory gives pages up: linux or lru."),
+        reclaim: str | None = typer.Option(
+            None, "--reclaim", help="How memory gives pages up: linux or lru.  [default: linux]"
+        ),
         start: str = typer.Option(
             "0", "--from", help="Count from this row or percentage of the references on."
         ),
+        phases: int = typer.Option(
+            1,
+            "--phases",
+            help="Moments of the kernel's 2 s statistics period to start at, evenly spread.",
+        ),
+        mrc: bool = typer.Option(
+            False, "--mrc", help="Instead: the faults of an LRU in every memory, without prefetching."
+        ),
+        jobs: int | None = typer.Option(
+            None, "--jobs", "-j", help="Processes to replay in.  [default: one for each CPU]"
+        ),
+        parquet: Path | None = typer.Option(None, "--parquet", help="Also write the results, as Parquet."),
+        plot: Path | None = typer.Option(None, "--plot", help="Also draw them (FILE.png)."),
         allow_loss: bool = typer.Option(False, "--allow-loss", help="Replay a trace that lost events too."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Replay traces under policies, memories and devices, and print the scoreboard."""
+        from kdtool.replay.files import check_target
+
+        for path, suffix in ((parquet, ".parquet"), (plot, ".png")):
+            if path is not None:
+                check_target(path, suffix)
+        if mrc:
+            if policy or memory or device or reclaim or parquet or jobs is not None or phases != 1:
+                raise typer.BadParameter(
+                    "goes with --from, --plot, --allow-loss and --json only", param_hint="--mrc"
+                )
+            _print_curves(traces, start, allow_loss, plot, as_json)
+            return
         from kdtool.replay.devices import load_device
+        from kdtool.replay.parallel import available_cpus, score_traces
+        from kdtool.replay.plots import plot_results
         from kdtool.replay.policies import load_policy
-        from kdtool.replay.scoreboard import Sweep, print_scoreboard, score_traces
+        from kdtool.replay.resultfile import write_results
+        from kdtool.replay.scoreboard import print_scoreboard
+        from kdtool.replay.sweep import Sweep
 
         sweep = Sweep(
-            tuple(load_policy(name) for name in split_values(policy)),
-            split_values(memory),
-            tuple(load_device(name) for name in split_values(device)),
+            tuple(load_policy(name) for name in split_values(policy or POLICIES)),
+            split_values(memory or ["50%"]),
+            tuple(load_device(name) for name in split_values(device or ["ssd"])),
             start,
-            reclaim,
+            reclaim or "linux",
+            phases,
             allow_loss,
         )
-        results = score_traces(traces, sweep)
+        results = score_traces(traces, sweep, available_cpus() if jobs is None else jobs)
+        if parquet is not None:
+            write_results(results, parquet)
+        if plot is not None:
+            plot_results(results, plot)
         if as_json:
             print(json.dumps({"rows": [result.to_row() for result in results]}))
         else:
             print_scoreboard(results)
+
+
+def _print_curves(traces: list[Path], start: str, allow_loss: bool, plot: Path | None, as_json: bool) -> None:
+    """Measure the traces' miss-ratio curves, draw them if asked to, and print them."""
+    from kdtool.replay.curve import measure_curves
+    from kdtool.replay.plots import plot_curves
+    from kdtool.replay.scoreboard import print_curves
+
+    curves = measure_curves(traces, start, allow_loss=allow_loss)
+    if plot is not None:
+        plot_curves(curves, plot)
+    if as_json:
+        print(json.dumps({"curves": [curve.to_document() for curve in curves]}))
+    else:
+        print_curves(curves)

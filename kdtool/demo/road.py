@@ -17,7 +17,7 @@ from kdtool.replay import (
     replay,
     run_shadow,
 )
-from kdtool.replay.scoreboard import Sweep, replay_sweep
+from kdtool.replay.sweep import Sweep, replay_sweep
 from kdtool.rmt import read_program
 from kdtool.traces import Trace
 from kdtool.verify import build_tables, verify_program

@@ -1,0 +1,124 @@
+"""A sweep in several processes: the same results, in the same order, as in one.
+
+    reading a trace ──► shadow of each cell ──► its policies
+       this process          workers              workers
+
+A shadow is run before its cell's policies, which see it in memory that all of them share. The next trace is
+read while workers are busy with the one before.
+"""
+
+import mmap
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.errors import ParameterError
+from kdtool.replay.display import Display
+from kdtool.replay.policies import Policy
+from kdtool.replay.run import Progress, Result, Shadow
+from kdtool.replay.sweep import Cell, Sweep, load_cells, replay_cell
+from kdtool.replay.workers import Row, Workers
+
+__all__ = ["available_cpus", "score_traces"]
+
+
+def available_cpus() -> int:
+    """Return the CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def score_traces(paths: list[Path], sweep: Sweep, jobs: int = 1) -> list[Result]:
+    """Replay every trace in `jobs` processes, and show how far it is on stderr.
+
+    The results are in the order of traces, memories, devices, phases and policies, and identical for any
+    `jobs` but for their replay_s. Nothing is returned unless all succeed.
+
+    Raises ParameterError for fewer than one job and for two traces of one name, and whatever reading or
+    replaying raises.
+    """
+    if jobs < 1:
+        raise ParameterError(f"--jobs {jobs}: give the number of processes, 1 or more")
+    names = [path.name for path in paths]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ParameterError(f"{twice}: two traces of this name, and results go by it: rename one of them")
+    with Display() as display:
+        if jobs > 1:
+            return _Parallel(paths, sweep, display).run(jobs)
+        return [
+            result
+            for path in paths
+            for cell in load_cells(path, sweep, display)
+            for result in replay_cell(cell, display)
+        ]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A replay that can start: the shadow of a cell when there is no `policy`. `missed` is the shadow's."""
+
+    index: int
+    cell: Cell
+    policy: tuple[int, Policy] | None
+    missed: npt.NDArray[np.uint8]
+
+    @property
+    def name(self) -> str:
+        return self.cell.name(self.policy and self.policy[1])
+
+    def run(self, progress: Progress) -> Row:
+        """Replay, in a worker."""
+        if self.policy is None:
+            shadow, result = self.cell.run_shadow(progress)
+            self.missed[:] = shadow.missed
+        else:
+            shadow = Shadow(self.cell.memory_pages, self.cell.reclaim, self.cell.flush, self.missed)
+            result = self.cell.run(self.policy[1], shadow, progress)
+        return result.to_row()
+
+
+class _Parallel:
+    """The state of one parallel sweep: traces to read, tasks that can start, results by cell and policy."""
+
+    def __init__(self, paths: list[Path], sweep: Sweep, display: Display) -> None:
+        self._unread = deque(paths)
+        self._sweep, self._display = sweep, display
+        self._ready: deque[_Task] = deque()
+        self._results: dict[tuple[int, int], Result] = {}
+        self._n_cells = 0
+
+    def run(self, jobs: int) -> list[Result]:
+        with Workers(jobs) as workers:
+            while self._ready or self._unread or workers.n_running:
+                while not workers.full and (self._ready or self._unread):
+                    if self._ready:
+                        self._start(self._ready.popleft(), workers)
+                    else:
+                        self._read(self._unread.popleft())
+                if workers.n_running:
+                    workers.wait()
+        return [self._results[key] for key in sorted(self._results)]
+
+    def _read(self, path: Path) -> None:
+        for cell in load_cells(path, self._sweep, self._display):
+            # Shared with the workers, and gone with the last of them: it has no name.
+            shared = mmap.mmap(-1, cell.workload.n_refs)
+            self._ready.append(_Task(self._n_cells, cell, None, np.frombuffer(shared, np.uint8)))
+            self._n_cells += 1
+
+    def _start(self, task: _Task, workers: Workers) -> None:
+        line = self._display.line(task.name, task.cell.workload.n_refs)
+        workers.start(task.name, task.run, lambda row: self._done(task, Result(**row)), line)
+
+    def _done(self, task: _Task, result: Result) -> None:
+        if task.policy is not None:
+            self._results[task.index, task.policy[0]] = result
+            return
+        for at, policy in enumerate(task.cell.policies):
+            if task.cell.needs_replay(policy):
+                self._ready.append(_Task(task.index, task.cell, (at, policy), task.missed))
+            else:
+                self._results[task.index, at] = result

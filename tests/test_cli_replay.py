@@ -1,0 +1,139 @@
+"""`kdtool replay` on the command line: curves, files, and one line for whatever cannot be replayed."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from builders import strided_trace, write_refs
+from test_cli import fault_trace, kdtool, refused
+
+from kdtool.replay import DEVICE_FIELDS, load_workload
+from kdtool.replay.curve import miss_curve
+from kdtool.traces import Trace
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    return strided_trace(tmp_path_factory.mktemp("replay") / "strided.kdt", n_pages=600).path
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    return write_refs(tmp_path_factory.mktemp("reduced") / "r.kdt", [*range(600)] * 2, k=64).path
+
+
+def test_results_are_printed_drawn_and_written(trace, tmp_path):
+    parquet, picture = tmp_path / "r.parquet", tmp_path / "r.png"
+    options = ("-p", "none,leap-paper", "-m", "30%,60%", "--phases", 2, "--jobs", 2)
+
+    done = kdtool("replay", trace, *options, "--parquet", parquet, "--plot", picture, "--json")
+
+    assert pq.read_table(parquet).to_pylist() == json.loads(done.stdout)["rows"]
+    assert len(json.loads(done.stdout)["rows"]) == 8
+    assert picture.stat().st_size > 10_000
+    assert done.stderr == ""
+
+
+def test_the_default_is_a_process_for_each_cpu_and_one_gives_the_same(trace):
+    def rows(*options):
+        found = json.loads(kdtool("replay", trace, "--json", *options).stdout)["rows"]
+        return [{**row, "replay_s": 0} for row in found]
+
+    assert rows() == rows("--jobs", 1)
+
+
+def test_a_curve_is_printed_drawn_and_given_whole(trace, reduced, tmp_path):
+    picture = tmp_path / "c.png"
+
+    text = kdtool("replay", trace, reduced, "--mrc", "--from", "10%", "--plot", picture).stdout
+    curves = json.loads(kdtool("replay", trace, reduced, "--mrc", "--from", "10%", "--json").stdout)["curves"]
+
+    for path, curve in zip((trace, reduced), curves, strict=True):
+        workload = load_workload(Trace(path))
+        assert curve == miss_curve(workload, from_row=workload.n_refs // 10).to_document()
+    assert text.count("LRU without prefetching") == 2
+    assert "exact from 64 pages on" in text
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saying"),
+    [
+        (["--jobs", "0"], "--jobs 0: give the number of processes"),
+        (["--jobs", "-3"], "--jobs -3"),
+        (["--phases", "0"], "--phases 0"),
+        (["--phases", "2", "--reclaim", "lru"], "linux only"),
+        (["--plot", "missing/p.png"], "there is no folder missing"),
+        (["--plot", "p.svg"], "must end in .png"),
+        (["--parquet", "missing/r.parquet"], "there is no folder missing"),
+        (["--parquet", "r.csv"], "must end in .parquet"),
+        (["--plot", "/proc/p.png"], "/proc/p.png"),
+        (["--mrc", "--from", "100%"], "the trace has rows 0 to"),
+        (["--mrc", "--from", "x"], "--from x"),
+    ],
+)
+def test_bad_options_are_named_and_nothing_is_written(trace, arguments, saying, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("replay", trace, *arguments, saying=saying)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_memory_below_the_reductions_bound_is_refused(reduced, jobs):
+    refused(
+        "replay", reduced, "-m", "10%", "--jobs", jobs, saying="k = 64 and a policy that prefetches 0 need 65"
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--mrc"]])
+def test_a_fault_trace_cannot_say_what_others_would_have_missed(tmp_path, options):
+    path = fault_trace(tmp_path / "f.kdt")
+    refused(
+        "replay", path, *options, saying="faults say what one memory and one policy missed, not what others"
+    )
+    refused("replay", path, *options, saying="--events refs")
+
+
+def device_file(tmp_path, **changes):
+    document = {name: {"value": 1, "source": "test"} for name in DEVICE_FIELDS}
+    document.update(changes)
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({name: entry for name, entry in document.items() if entry is not None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "saying"),
+    [
+        ({"latency_ns": None}, "'latency_ns' is missing"),
+        ({"latency_ns": {"source": "test"}}, "'value' is missing"),
+        ({"latency_ns": {"value": -1, "source": "test"}}, "latency_ns is -1: give an integer in [0, 2**40)"),
+        ({"step_ps": {"value": 1.5, "source": "test"}}, "step_ps is 1.5"),
+    ],
+)
+def test_a_device_file_with_a_bad_number_is_refused(trace, tmp_path, changes, saying):
+    refused("replay", trace, "--device", device_file(tmp_path, **changes), saying=saying)
+
+
+def test_a_device_file_that_is_not_there_or_no_json_is_named(trace, tmp_path):
+    refused("replay", trace, "--device", tmp_path / "none.json", saying="none.json")
+    (tmp_path / "bad.json").write_text("{")
+    refused("replay", trace, "--device", tmp_path / "bad.json", saying="cannot be read as JSON")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-p", "none"],
+        ["-m", "50%"],
+        ["-d", "ssd"],
+        ["--reclaim", "lru"],
+        ["--jobs", "2"],
+        ["--phases", "2"],
+        ["--parquet", "r.parquet"],
+    ],
+)
+def test_a_curve_with_what_is_not_for_it_is_a_usage_error(trace, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = kdtool("replay", trace, "--mrc", *options, exit_code=2)
+    assert "goes with --from, --plot, --allow-loss and --json only" in " ".join(done.stderr.split())

@@ -1,0 +1,268 @@
+"""Sweeps: the same results from any number of processes, and nothing left of these however they end."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import ssd, strided_trace
+from rich.console import Console
+
+from kdtool.errors import CapabilityError, ParameterError, ProgramError, TraceError
+from kdtool.replay import Flush, load_device, load_policy, load_workload, replay, run_shadow
+from kdtool.replay import display as display_module
+from kdtool.replay import parallel as parallel_module
+from kdtool.replay.display import Display
+from kdtool.replay.parallel import score_traces
+from kdtool.replay.sweep import Sweep, replay_sweep
+from kdtool.traces import Trace
+
+ROOT = Path(__file__).parent.parent
+STENCIL = ROOT / "examples" / "stencil.kdt"
+NAMES = ("none", "linux-vma", "oracle", str(ROOT / "examples" / "stencil.rmt.json"))
+
+
+@pytest.fixture(scope="module")
+def strided(tmp_path_factory):
+    return strided_trace(tmp_path_factory.mktemp("sweep") / "strided.kdt").path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """No worker, no file in the folders for temporary and shared ones."""
+    folders = [Path("/dev/shm"), Path(tempfile.gettempdir())]
+    before = [set(folder.iterdir()) for folder in folders]
+    yield
+    assert multiprocessing.active_children() == []
+    for folder, was in zip(folders, before, strict=True):
+        assert {
+            path for path in set(folder.iterdir()) - was if "kdtool" in path.name or folder.name == "shm"
+        } == set()
+
+
+def sweep(*policies, memories=("30%", "60%"), devices=("ssd", "zram"), **options):
+    loaded = tuple(load_policy(policy) if isinstance(policy, str) else policy for policy in policies)
+    return Sweep(loaded, memories, tuple(load_device(name) for name in devices), **options)
+
+
+def as_bytes(results):
+    return json.dumps([replace(result, replay_s=0.0).to_row() for result in results])
+
+
+def test_any_number_of_processes_gives_the_same_results_in_the_same_order(strided):
+    wanted = sweep("none", "oracle", start="20%")
+    alone = score_traces([STENCIL, strided], wanted)
+    for jobs in (2, 50):
+        assert as_bytes(score_traces([STENCIL, strided], wanted, jobs)) == as_bytes(alone)
+    order = [(r.trace, r.memory_pages, r.device, r.policy) for r in alone]
+    policies = ["none", "oracle"]
+    assert order[:4] == [("stencil.kdt", 2844, d, p) for d in ("ssd", "zram") for p in policies]
+    assert [trace for trace, *_ in order] == ["stencil.kdt"] * 8 + ["strided.kdt"] * 8
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_gives_what_single_replays_give(jobs):
+    results = score_traces([STENCIL], sweep(*NAMES, memories=("50%",), devices=("ssd",), start="59298"), jobs)
+    w, device = load_workload(Trace(STENCIL)), ssd()
+    shadow = run_shadow(w, 4741, device)
+    single = [replay(w, load_policy(name), shadow, device, from_row=59_298) for name in NAMES]
+    assert as_bytes(results) == as_bytes(single)
+
+
+def test_without_none_the_shadow_is_run_all_the_same():
+    one = score_traces([STENCIL], sweep("leap-paper", memories=("50%",), devices=("ssd",)), 2)
+    both = score_traces([STENCIL], sweep("none", "leap-paper", memories=("50%",), devices=("ssd",)), 2)
+    assert as_bytes(one) == as_bytes(both[1:])
+    assert one[0].pollution_faults > 0
+
+
+def test_phases_start_at_moments_spread_over_the_period():
+    wanted = sweep("none", "leap-paper", memories=("50%",), devices=("ssd",), phases=4)
+    results = score_traces([STENCIL], wanted, 2)
+    phases = [250_000_000, 750_000_000, 1_250_000_000, 1_750_000_000]
+    assert [(r.flush_phase_ns, r.policy) for r in results] == [
+        (phase, policy) for phase in phases for policy in ("none", "leap-paper")
+    ]
+    shadow = run_shadow(load_workload(Trace(STENCIL)), 4741, ssd(), "linux", Flush(phase_ns=phases[3]))
+    assert results[6].major_faults == shadow.missed.sum()
+    assert len({result.major_faults for result in results[::2]}) > 1
+    assert sweep("none").flushes() == [Flush()]
+
+
+def test_replay_sweep_is_the_same_for_a_workload_in_memory():
+    wanted = sweep("none", "oracle", memories=("50%",), devices=("ssd",))
+    assert as_bytes(replay_sweep(load_workload(Trace(STENCIL)), wanted)) == as_bytes(
+        score_traces([STENCIL], wanted)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "saying"),
+    [
+        ({"memories": ("50%", "0.1%")}, "need 65 at least"),
+        ({"reclaim": "lruu"}, "did you mean 'lru'"),
+        ({"start": "100%"}, "rows 0 to 82780"),
+        ({"phases": 0}, "--phases 0"),
+        ({"phases": 2, "reclaim": "lru"}, "--phases 2 with lru"),
+    ],
+)
+def test_a_sweep_that_cannot_end_is_refused_before_anything_is_replayed(options, saying, monkeypatch):
+    monkeypatch.setattr(parallel_module, "replay_cell", None)
+    monkeypatch.setattr(parallel_module, "Workers", None)
+    with pytest.raises(ParameterError, match=saying):
+        score_traces([STENCIL], sweep("none", "linux-vma", **options))
+
+
+def test_zero_jobs_are_refused():
+    with pytest.raises(ParameterError, match="--jobs 0: give"):
+        score_traces([STENCIL], sweep("none"), 0)
+
+
+def test_two_traces_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match=r"stencil\.kdt: two traces of this name"):
+        score_traces([STENCIL, tmp_path / "stencil.kdt"], sweep("none"))
+
+
+class Odd:
+    """A policy that does something else in its worker when a replay is prepared."""
+
+    name, version, degree_pages = "odd", "1", 0
+
+    def __init__(self, act):
+        self.act = act
+        self.decide = load_policy("none").decide
+
+    def prepare(self, setting):
+        self.act()
+        return load_policy("none").prepare(setting)
+
+
+def raising(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "saying"),
+    [
+        (raising(ProgramError("too deep")), ProgramError, "odd: too deep"),
+        (raising(ValueError("bad\nluck")), CapabilityError, "failed: ValueError: bad luck: --jobs 1"),
+        (raising(MemoryError("2 GiB")), CapabilityError, "odd: out of memory: 2 GiB: give a smaller --jobs"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            CapabilityError,
+            "odd: its process was killed by SIGKILL",
+        ),
+        (lambda: os._exit(3), CapabilityError, "odd: its process exited with 3"),
+    ],
+    ids=["refused", "failed", "no memory", "killed", "gone"],
+)
+def test_a_worker_that_fails_is_one_line(act, kind, saying):
+    with pytest.raises(kind) as caught:
+        score_traces([STENCIL], sweep("linux-vma", Odd(act), "oracle"), 2)
+    assert saying in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_in_a_trace_ends_what_runs(tmp_path):
+    sleeper = Odd(lambda: time.sleep(60))
+    began = time.monotonic()
+    with pytest.raises(TraceError, match=r"missing\.kdt"):
+        score_traces(
+            [STENCIL, tmp_path / "missing.kdt"], sweep(sleeper, memories=("50%",), devices=("ssd",)), 9
+        )
+    assert time.monotonic() - began < 30
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from unittest import mock
+from test_sweep import STENCIL, Odd, sweep
+from kdtool import cli
+from kdtool.replay.parallel import score_traces
+
+def wait():
+    print("at work", flush=True)
+    time.sleep({seconds})
+
+with mock.patch.object(cli, "app", lambda arguments: score_traces([STENCIL], sweep(Odd(wait), Odd(wait)), 2)):
+    cli.main()
+"""
+
+
+def started(seconds):
+    """Start a sweep whose two workers wait; return it once both do, with the workers' process ids."""
+    script = SCRIPT.format(tests=str(Path(__file__).parent), seconds=seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    return process, workers
+
+
+def gone(workers, within_s):
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_ctrl_c_ends_the_workers_at_once_and_says_one_line():
+    process, workers = started(seconds=60)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "kdtool: interrupted\n")
+    assert gone(workers, within_s=0.1)
+
+
+def test_workers_of_a_killed_sweep_end_by_themselves():
+    process, workers = started(seconds=2)
+    process.kill()
+    process.wait(timeout=10)
+    process.stdout.close()
+    process.stderr.close()
+    assert gone(workers, within_s=20)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_person_sees_what_is_replayed_and_how_fast(monkeypatch, jobs):
+    seen = io.StringIO()
+    console = Console(file=seen, force_terminal=True, width=120)
+    monkeypatch.setattr(display_module, "SHOW_AFTER_S", 0)
+    monkeypatch.setattr(parallel_module, "Display", lambda: Display(console))
+    slow = Odd(lambda: time.sleep(0.5))
+    score_traces([STENCIL], sweep("none", slow, "oracle", memories=("50%",), devices=("ssd",)), jobs)
+    for text in ("stencil.kdt · 4741 pages · ssd · odd", "M rows/s", "all"):
+        assert text in seen.getvalue()
+
+
+def test_short_work_and_pipes_show_nothing(capfd):
+    quick = io.StringIO()
+    for console in (Console(file=quick, force_terminal=True), None):
+        with Display(console) as display:
+            display.expect(10)
+            line = display.line("work", 10)
+            line.advance(10)
+            line.end()
+    assert quick.getvalue() == ""
+    assert capfd.readouterr().err == ""
