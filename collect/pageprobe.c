@@ -48,8 +48,8 @@ EXPORT char *probe_map(int64_t pages) {
 
 EXPORT int probe_unmap(char *p, int64_t pages) { return munmap(p, pages * PAGE_BYTES) ? errno : 0; }
 
-EXPORT int probe_resident(char *p, int64_t pages, unsigned char *resident) {
-    return mincore(p, pages * PAGE_BYTES, resident) ? errno : 0;
+EXPORT int probe_resident(char *p, int64_t first, int64_t pages, unsigned char *resident) {
+    return mincore(p + first * PAGE_BYTES, pages * PAGE_BYTES, resident) ? errno : 0;
 }
 
 // Half of each page random: content that compresses, is not zero (zero pages are never written) and differs.

@@ -28,7 +28,7 @@ PAGE_BYTES = 4096
 MADV_WILLNEED, MADV_PAGEOUT = 3, 21
 RUN_PAGES = 512
 """Paged out at once: longer runs gain nothing, and an interrupt waits for one at most."""
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 """In which pages must leave memory, or arrive: seconds even where a disk seeks for each."""
 
 Ints = npt.NDArray[np.int64]
@@ -126,10 +126,13 @@ class Pages:
             spent = Spent(*(a + b for a, b in zip(vars(spent).values(), vars(last).values(), strict=True)))
         return spent
 
-    def resident(self) -> npt.NDArray[np.bool_]:
-        """Return which pages are in memory, mapped or read into the swap cache (not those being read)."""
-        found = np.zeros(self.n, np.uint8)
-        _check(_library().probe_resident(self._at, self.n, found.ctypes.data), "mincore")
+    def resident(self, first: int = 0, n: int | None = None) -> npt.NDArray[np.bool_]:
+        """Return which of the `n` pages from `first` on (all of them) are in memory.
+
+        Those mapped and those read into the swap cache are, not those being read.
+        """
+        found = np.zeros(self.n - first if n is None else n, np.uint8)
+        _check(_library().probe_resident(self._at, first, len(found), found.ctypes.data), "mincore")
         present: npt.NDArray[np.bool_] = found & 1 != 0
         return present
 
@@ -164,13 +167,13 @@ class Pages:
             if turn:
                 os.sched_setaffinity(0, cpus)
 
-    def wait_for(self, pages: Sequence[int] | Ints) -> None:
-        """Return when all of `pages` have been read; CapabilityError when they do not arrive."""
+    def wait_for(self, first: int, n: int) -> None:
+        """Return when the `n` pages from `first` on have been read; CapabilityError when they have not."""
         give_up = time.monotonic() + PATIENCE_S
-        while not self.resident()[pages].all():
+        while not self.resident(first, n).all():
             if time.monotonic() > give_up:
                 raise CapabilityError(
-                    f"{len(pages)} pages were asked for and did not all arrive in {PATIENCE_S:.0f} s: "
+                    f"{n} pages were asked for and did not all arrive in {PATIENCE_S:.0f} s: "
                     f"end what else uses the memory, and try again"
                 )
             time.sleep(0.0002)
@@ -222,7 +225,7 @@ def _library() -> ctypes.CDLL:
     signatures: dict[str, tuple[object, Sequence[Callable[..., object]]]] = {
         "probe_map": (pointer, [number]),
         "probe_unmap": (code, [pointer, number]),
-        "probe_resident": (code, [pointer, number, pointer]),
+        "probe_resident": (code, [pointer, number, number, pointer]),
         "probe_fill": (None, [pointer, number, ctypes.c_uint64]),
         "probe_store": (None, [pointer, number, pointer]),
         "probe_load": (None, [pointer, pointer, number, pointer, pointer, pointer]),

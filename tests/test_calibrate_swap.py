@@ -61,7 +61,7 @@ def test_pages_leave_and_come_back_by_a_major_fault_or_ahead_of_one() -> None:
 
         faults = pages.time_touches([5, 3, 699])
         pages.read_ahead([100], 50)
-        pages.wait_for(np.arange(100, 150))
+        pages.wait_for(100, 50)
         ahead = pages.touch(np.arange(100, 150))
 
         assert faults.spent.major_faults == 3 and ahead.major_faults == 0

@@ -44,7 +44,7 @@ class Round:
     merged_pages: int | None
     minor_ns: int | None
     cold_ns: int
-    batch_ns: int | None
+    batch_ns: int
     reclaim_ns: int
     step_ps: int
     insn_ps: int
@@ -111,11 +111,8 @@ class Bench:
             traced = self._scattered.time_touches(chosen[: LAYOUT.touches])
         plain = self._scattered.time_touches(chosen[LAYOUT.touches :])
         spent = plain.spent
-        fault = (
-            median_low((plain.end_ns - plain.begin_ns).tolist())
-            if spent.major_faults == LAYOUT.touches
-            else None
-        )
+        all_major = spent.major_faults == LAYOUT.touches
+        fault = median_low((plain.end_ns - plain.begin_ns).tolist()) if all_major else None
         return device_ns(traced, recorded[0]), fault, spent.major_faults, spent.sleeps
 
     def _burst(
@@ -127,25 +124,24 @@ class Bench:
         """
         pages.swap_out()
         first = int(self._rng.integers(pages.n - n + 1))
-        run = np.arange(first, first + n)
         with self._tracer.record() as recorded:
             pages.read_ahead([first], n)
-            pages.wait_for(run)
-        touched = pages.touch(run)
+            pages.wait_for(first, n)
+        touched = pages.touch(np.arange(first, first + n))
         minor = touched.cpu_ns // n if not touched.major_faults else None
         gap = None if latency_ns is None else queue_ns(recorded[0], n, latency_ns)
         return gap, n // max(len(recorded[0].pages), 1), minor
 
-    def _batches(self) -> int | None:
+    def _batches(self) -> int:
         """Return the thread's time for each page that one call reads ahead more than another."""
         self._scattered.swap_out()
         places = self._rng.permutation(LAYOUT.scattered // LAYOUT.batch)[: 2 * LAYOUT.batches] * LAYOUT.batch
         one = many = 0
         for single, several in places.reshape(-1, 2).tolist():
             one += self._scattered.read_ahead([single], 1).cpu_ns
-            self._scattered.wait_for([single])
+            self._scattered.wait_for(single, 1)
             many += self._scattered.read_ahead([several], LAYOUT.batch).cpu_ns
-            self._scattered.wait_for(np.arange(several, several + LAYOUT.batch))
+            self._scattered.wait_for(several, LAYOUT.batch)
         return (many - one) // (LAYOUT.batches * (LAYOUT.batch - 1))
 
     def _fresh(self) -> tuple[int, int]:
