@@ -18,7 +18,7 @@ from kdtool.collect.sched import probe_tracefs
 from kdtool.errors import CapabilityError
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
-from kdtool.kernel.host import PAGE_CLUSTER
+from kdtool.kernel.host import check_page_cluster
 from kdtool.kernel.swap import free_swap_bytes, swap_devices
 from kdtool.kernel.tracefs import find_tracefs
 
@@ -121,12 +121,7 @@ def _swap() -> str:
 
 
 def _page_cluster() -> str:
-    text = PAGE_CLUSTER.read_text()
-    try:
-        PAGE_CLUSTER.write_text(text)  # the value it has: a write that changes nothing
-    except OSError as error:
-        raise CapabilityError(f"{PAGE_CLUSTER}: {error.strerror}: run as root") from None
-    return f"page-cluster is {text.strip()} and can be set"
+    return f"page-cluster is {check_page_cluster()} and can be set"
 
 
 def _references() -> str:

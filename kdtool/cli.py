@@ -14,7 +14,7 @@ from kdtool.errors import KdtoolError
 
 __all__ = ["app", "main"]
 
-ROOMS = ("collect", "traces", "learners", "replay", "verify", "demo")
+ROOMS = ("collect", "traces", "learners", "replay", "verify", "calibrate", "demo")
 
 # Options that take several values: `--policy none leap-paper` is `--policy none --policy leap-paper`.
 MANY = {"--policy", "--memory", "--device", "-p", "-m", "-d"}

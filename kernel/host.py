@@ -1,4 +1,4 @@
-"""Facts of the machine that decide how it pages, and the one knob of it that we turn: page-cluster."""
+"""Facts of the machine that decide how it pages, and what we turn of it: page-cluster and our priority."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from kdtool.errors import CapabilityError, ParameterError
 from kdtool.kernel.cgroup import Hierarchy, find_layout
 from kdtool.kernel.swap import swap_devices
 
-__all__ = ["MAX_PAGE_CLUSTER", "host_facts", "page_cluster"]
+__all__ = ["MAX_PAGE_CLUSTER", "check_page_cluster", "host_facts", "page_cluster", "real_time"]
 
 PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
 MAX_PAGE_CLUSTER = 5
@@ -42,6 +42,13 @@ def host_facts() -> dict[str, Any]:
     }
 
 
+def check_page_cluster() -> int:
+    """Return vm.page-cluster; CapabilityError when the user may not set it."""
+    text = PAGE_CLUSTER.read_text()
+    _write_page_cluster(text)  # the value it has: a write that changes nothing
+    return int(text)
+
+
 @contextmanager
 def page_cluster(n: int) -> Iterator[None]:
     """Let swap readahead take 2^n pages inside the block, and put the old value back whatever happens.
@@ -56,6 +63,26 @@ def page_cluster(n: int) -> Iterator[None]:
         yield
     finally:
         _write_page_cluster(before)
+
+
+@contextmanager
+def real_time() -> Iterator[None]:
+    """Have the calling thread run before all ordinary ones (SCHED_FIFO) inside the block.
+
+    An ordinary thread that a device wakes on a busy CPU waits for that CPU's next tick, 4 ms.
+    Raises CapabilityError when the user may not.
+    """
+    policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
+    except OSError as error:
+        raise CapabilityError(
+            f"real-time priority: {error.strerror}: run as root, in a CPU cgroup with cpu.rt_runtime_us"
+        ) from None
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, param)
 
 
 def _write_page_cluster(text: str) -> None:

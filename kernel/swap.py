@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["SwapDevice", "free_swap_bytes", "swap_devices"]
+__all__ = ["Disk", "SwapDevice", "free_swap_bytes", "swap_devices", "swap_disk"]
 
 PROC_SWAPS = Path("/proc/swaps")
 SYNCHRONOUS = ("zram", "pmem", "ram")
@@ -34,6 +34,21 @@ class SwapDevice:
     priority: int
 
 
+@dataclass(frozen=True)
+class Disk:
+    """The disk that a swap device's reads go to.
+
+    name : as in /sys/block
+    dev : as block tracepoints say it, major << 20 | minor (MKDEV, include/linux/kdev_t.h)
+    queued : reads become requests in a queue (block_rq_*); else they stay bios (block_bio_*), as on zram,
+        pmem and most of device-mapper
+    """
+
+    name: str
+    dev: int
+    queued: bool
+
+
 def swap_devices(proc_swaps: Path = PROC_SWAPS) -> list[SwapDevice]:
     """Return the swap that is on, in the kernel's order."""
     return [_device(line) for line in proc_swaps.read_text().splitlines()[1:]]
@@ -42,6 +57,25 @@ def swap_devices(proc_swaps: Path = PROC_SWAPS) -> list[SwapDevice]:
 def free_swap_bytes() -> int:
     """Return the bytes of swap that are free, over all devices."""
     return sum(device.size_bytes - device.used_bytes for device in swap_devices())
+
+
+def swap_disk(device: SwapDevice) -> Disk | None:
+    """Return the disk under a swap device, None where the kernel shows none.
+
+    A request belongs to the whole disk, a bio to the partition that it was sent to.
+    """
+    path, is_file = Path(device.path), device.kind == "file"
+    folder = _disk(path, is_file=is_file)
+    if folder is None:
+        return None
+    queued = (folder / "mq").is_dir()
+    if queued:
+        major, minor = map(int, (folder / "dev").read_text().split(":"))
+    else:
+        status = path.stat()
+        number = status.st_dev if is_file else status.st_rdev
+        major, minor = os.major(number), os.minor(number)
+    return Disk(folder.name, major << 20 | minor, queued)
 
 
 def _device(line: str) -> SwapDevice:

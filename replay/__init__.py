@@ -1,6 +1,6 @@
 """What would have happened: engine, baselines, device and cost models, scoreboard."""
 
-from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device
+from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device, write_device
 from kdtool.replay.events import miss_events
 from kdtool.replay.memory import Flush
 from kdtool.replay.policies import POLICIES, Policy, ProgramPolicy, Setting, load_policy
@@ -27,4 +27,5 @@ __all__ = [
     "replay",
     "run_shadow",
     "workload_from_arrays",
+    "write_device",
 ]

@@ -1,12 +1,16 @@
 """What a swap device and a fault cost: integers with a unit and a source, one JSON file a device.
 
-Profiles ship in `devices/`; a file of the same form may be given instead. `kdtool calibrate` (later)
-measures one for the host.
+Profiles ship in `devices/`; a file of the same form may be given instead, such as `kdtool calibrate`
+writes for the host. A profile that names a `base` takes from it the numbers that it does not have: the
+kernel's work is the same whatever device it waits for.
 """
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +18,7 @@ import numpy.typing as npt
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay.memory import N_DEVICE
 
-__all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device"]
+__all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_device"]
 
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "major_ns", "minor_ns", "cold_ns",
@@ -30,6 +34,8 @@ write out one page · step_ps: one step of a program, in picoseconds · insn_ps:
 workload, in picoseconds.
 """
 
+MAX_VALUE = 1 << 40
+"""18 minutes in ns: sums of them stay far inside 64 bits."""
 FOLDER = Path(__file__).parent / "devices"
 
 
@@ -55,27 +61,76 @@ def device_names() -> list[str]:
 def load_device(name: str) -> Device:
     """Return the shipped profile `name`, or the one in the JSON file of that name.
 
-    Raises ParameterError for an unknown name and for a missing, negative or fractional number.
+    Raises ParameterError for an unknown name, a file that cannot be read, an unknown base, and a missing,
+    negative, fractional or huge number.
 
     >>> load_device("zram").synchronous
     True
     """
-    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if not name.endswith(".json") and name not in device_names():
+    if name.endswith(".json"):
+        return _device(Path(name).stem, name, _read(Path(name), name))
+    if name not in device_names():
         raise unknown_name("device", name, device_names())
+    return _device(name, name, _read(FOLDER / f"{name}.json", name))
+
+
+def write_device(document: dict[str, Any], path: Path) -> Device:
+    """Write a profile through a temporary name, so that it is whole or absent, and return it.
+
+    document : each of DEVICE_FIELDS: {"value": integer, "source": text}, and any further keys
+
+    Raises ParameterError when the name does not end in .json, `load_device` would refuse the document, or
+    the file cannot be written.
+    """
+    if not path.name.endswith(".json"):
+        raise ParameterError(f"{path}: a device's name ends in .json: give -o {path.name}.json")
+    device = _device(path.stem, str(path), document)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        document = json.loads(path.read_text())
-        numbers = {field: document[field]["value"] for field in DEVICE_FIELDS}
-        sources = {field: str(document[field]["source"]) for field in DEVICE_FIELDS}
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"device {name}: cannot be read as JSON: {error}") from None
-    except (KeyError, TypeError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be written: {error.strerror}: give another -o") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return device
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    """Return the document in `path`, completed by its base."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ParameterError(f"device {name}: {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(f"device {name}: {path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ParameterError(f"device {name}: {path} holds no object: see *Device* in docs/formats.md")
+    base = document.get("base")
+    if base is None:
+        return document
+    if base not in device_names():
         raise ParameterError(
-            f"device {name}: {error} is missing: each of {', '.join(DEVICE_FIELDS)} has a value and a source"
-        ) from None
-    for field, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
+            f"device {name}: base {base!r} is no shipped profile: give one of {', '.join(device_names())}"
+        )
+    return {**_read(FOLDER / f"{base}.json", base), **document}
+
+
+def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
+    """Return the profile of a complete document."""
+    numbers, sources = [], {}
+    for field in DEVICE_FIELDS:
+        entry = document.get(field)
+        if not isinstance(entry, dict) or "value" not in entry or not str(entry.get("source", "")).strip():
+            raise ParameterError(
+                f"device {name}: {field} has no value and source: each of {', '.join(DEVICE_FIELDS)} has both"
+            )
+        value = entry["value"]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_VALUE:
             raise ParameterError(f"device {name}: {field} is {value!r}: give an integer in [0, 2**40)")
-    vector = np.array([numbers[field] for field in DEVICE_FIELDS], np.int64)
-    assert len(vector) == N_DEVICE
-    return Device(path.stem, vector, sources)
+        numbers.append(value)
+        sources[field] = str(entry["source"])
+    assert len(numbers) == N_DEVICE
+    return Device(stem, np.array(numbers, np.int64), sources)

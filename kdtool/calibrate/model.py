@@ -1,0 +1,71 @@
+"""The numbers of replay's cost model from what the rounds found, each with how it was measured."""
+
+from kdtool.calibrate.numbers import Number, summarize
+from kdtool.calibrate.plan import LAYOUT
+from kdtool.calibrate.rounds import Round
+from kdtool.replay import DEVICE_FIELDS
+
+__all__ = ["numbers_of"]
+
+NONE = "none: the faulting thread does the read itself"
+
+
+def numbers_of(rounds: list[Round], place: str, queued: bool) -> dict[str, Number]:
+    """Return each of DEVICE_FIELDS; `place` (device, CPU, kernel) ends each source.
+
+    queued : whether the disk has a queue of requests, see kernel/swap.py
+    Raises CapabilityError when too few rounds measured one of them.
+    """
+    slept = sum(r.sleeps for r in rounds)
+    synchronous = 2 * slept < sum(r.major_faults for r in rounds)
+    samples, sources = _samples(rounds, synchronous), _sources(rounds, synchronous, queued)
+    return {field: summarize(field, samples[field], f"{sources[field]}; {place}") for field in DEVICE_FIELDS}
+
+
+def _samples(rounds: list[Round], synchronous: bool) -> dict[str, list[int | None]]:
+    """Return each number as each round found it."""
+    zeros: list[int | None] = [0] * len(rounds)
+    return {
+        "latency_ns": [r.latency_ns for r in rounds],
+        "service_ns": zeros if synchronous else [r.service_ns for r in rounds],
+        "transfer_ns": zeros if synchronous else [r.transfer_ns for r in rounds],
+        "synchronous": [int(synchronous)] * len(rounds),
+        "major_ns": [_less(r.fault_ns, r.latency_ns) for r in rounds],
+        "minor_ns": [r.minor_ns for r in rounds],
+        "cold_ns": [r.cold_ns for r in rounds],
+        "prefetch_ns": [_less(r.batch_ns, r.latency_ns) if synchronous else r.batch_ns for r in rounds],
+        "reclaim_ns": [r.reclaim_ns for r in rounds],
+        "step_ps": [r.step_ps for r in rounds],
+        "insn_ps": [r.insn_ps for r in rounds],
+    }
+
+
+def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, str]:
+    """Return how each number was measured, once a round."""
+    layout = LAYOUT
+    pair = "block_rq_issue to block_rq_complete" if queued else "block_bio_queue to block_bio_complete"
+    major, slept = sum(r.major_faults for r in rounds), sum(r.sleeps for r in rounds)
+    reads = sorted(r.merged_pages for r in rounds if r.merged_pages is not None)
+    merged = reads[len(reads) // 2] if reads else 0
+    behind = "from the first read's issue to the last one's completion, less latency_ns, a page"
+    return {
+        "latency_ns": f"{pair} of the reads of {layout.touches} major faults in random order, median",
+        "service_ns": NONE if synchronous else f"MADV_WILLNEED of {layout.burst} scattered pages: {behind}",
+        "transfer_ns": NONE
+        if synchronous
+        else f"MADV_WILLNEED of {layout.merged_burst} neighbours, {merged} pages a read: {behind}",
+        "synchronous": f"the faulting thread slept in {slept} of {major} major faults",
+        "major_ns": f"{layout.touches} other major faults in random order, median, less latency_ns",
+        "minor_ns": f"CPU time of first touches of {layout.burst} pages that MADV_WILLNEED had brought in",
+        "cold_ns": f"CPU time of first stores to {layout.fresh} new pages of 4 KiB",
+        "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "
+        f"{layout.batch - 1}" + (", less latency_ns" if synchronous else ""),
+        "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} dirty pages, half of each random bytes",
+        "step_ps": "CPU time of the Numba VM deciding with a random tree of depth 10, over its steps",
+        "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
+        "and half over 0.2 MiB",
+    }
+
+
+def _less(whole: int | None, part: int | None) -> int | None:
+    return None if whole is None or part is None else whole - part

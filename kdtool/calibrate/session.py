@@ -1,0 +1,90 @@
+"""`kdtool calibrate`: measures every number of replay's cost model on this host, and writes a device file.
+
+Measured where it happens: collect/pageprobe.py pages, collect/blockreads.py watches the disk, rmt/steptime.py
+decides. Putting them together needs collect, rmt and replay, which no room but the front door may.
+
+How the device is told from the kernel: the block layer's tracepoints say when a read went to the device and
+when it came back; the rest of a fault is the kernel's. CPU time would leave out the wake-up, for which the
+program waits too; reading the device beside the kernel would read what others have in swap.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+from kdtool import __version__
+from kdtool.calibrate.model import numbers_of
+from kdtool.calibrate.plan import Plan, choose_swap
+from kdtool.calibrate.rounds import Bench, Round
+from kdtool.collect.terminal import stop_on_signals
+from kdtool.errors import CapabilityError
+from kdtool.kernel.host import host_facts, page_cluster, real_time
+from kdtool.kernel.swap import swap_devices
+from kdtool.replay import write_device
+
+__all__ = ["calibrate"]
+
+MIN_ROUNDS = 5
+BUSY = 1.0
+"""Load from which on CPUs are shared: reads wait for them, but no CPU has to be woken from its sleep."""
+
+Say = Callable[[str], None]
+Progress = Callable[[float], None]
+"""Called with the seconds since measuring began."""
+
+
+def calibrate(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
+    """Measure for as long as planned, at least MIN_ROUNDS times, write the file, and return its document.
+
+    vm.page-cluster is 0 meanwhile; it is put back, and nothing is left, whatever happens. An existing file is
+    replaced. Raises CapabilityError when something is missing, ParameterError when it cannot be written.
+    """
+    device, disk = plan.device, plan.disk
+    facts = host_facts()
+    began = time.monotonic()
+    load = os.getloadavg()[0]
+    if load >= BUSY:
+        say(f"the machine is busy (load {load:.1f}), which changes what faults wait for: repeat it when idle")
+    say(f"{device.path} ({device.kind}) is measured, the swap that the kernel fills first")
+    rounds = _measure(plan, say, progress)
+    if choose_swap(swap_devices()).path != device.path:
+        raise CapabilityError(f"{device.path}: swap was changed while it was measured: try again")
+    place = f"{device.path} ({device.kind}), {facts['cpu_model']}, Linux {facts['kernel_release']}"
+    numbers = numbers_of(rounds, place, disk.queued)
+    document = {
+        **{field: number.to_entry() for field, number in numbers.items()},
+        "host": facts,
+        "swap_device": {**asdict(device), "disk": disk.name, "queued": disk.queued},
+        "measured": {
+            "kdtool": __version__,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "rounds": len(rounds),
+            "seconds": round(time.monotonic() - began, 1),
+            "page_cluster": 0,
+            "load": load,
+        },
+    }
+    write_device(document, plan.output)
+    return document
+
+
+def _measure(plan: Plan, say: Say, progress: Progress) -> list[Round]:
+    """Run rounds without swap readahead, and put it back."""
+    rounds: list[Round] = []
+    with stop_on_signals() as stop, ExitStack() as stack:
+        stack.enter_context(page_cluster(0))
+        say("vm.page-cluster is 0 for the measurement")
+        stack.callback(say, f"vm.page-cluster is set back to {plan.page_cluster}")
+        bench = stack.enter_context(Bench(plan.disk))
+        bench.prepare()
+        began = time.monotonic()
+        while not stop and (len(rounds) < MIN_ROUNDS or time.monotonic() - began < plan.duration_s):
+            with real_time():
+                rounds.append(bench.run())
+            progress(time.monotonic() - began)
+    if stop:
+        raise KeyboardInterrupt
+    return rounds
