@@ -21,7 +21,7 @@ from typing import Self
 
 from kdtool.errors import CapabilityError, ParameterError
 
-__all__ = ["Hierarchy", "Layout", "OwnCgroup", "find_cgroup", "find_layout", "reap_stale"]
+__all__ = ["PREFIX", "Hierarchy", "Layout", "OwnCgroup", "find_cgroup", "find_layout", "reap_stale"]
 
 PREFIX = "kdtool-"
 MOUNTINFO = Path("/proc/self/mountinfo")

@@ -13,7 +13,15 @@ from kdtool.errors import CapabilityError, ParameterError
 from kdtool.kernel.cgroup import Hierarchy, find_layout
 from kdtool.kernel.swap import swap_devices
 
-__all__ = ["MAX_PAGE_CLUSTER", "check_page_cluster", "host_facts", "page_cluster", "real_time"]
+__all__ = [
+    "MAX_PAGE_CLUSTER",
+    "check_page_cluster",
+    "host_facts",
+    "page_cluster",
+    "read_page_cluster",
+    "real_time",
+    "write_page_cluster",
+]
 
 PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
 MAX_PAGE_CLUSTER = 5
@@ -44,9 +52,9 @@ def host_facts() -> dict[str, Any]:
 
 def check_page_cluster() -> int:
     """Return vm.page-cluster; CapabilityError when the user may not set it."""
-    text = PAGE_CLUSTER.read_text()
-    _write_page_cluster(text)  # the value it has: a write that changes nothing
-    return int(text)
+    now = read_page_cluster()
+    write_page_cluster(now)  # the value it has: a write that changes nothing
+    return now
 
 
 @contextmanager
@@ -57,12 +65,12 @@ def page_cluster(n: int) -> Iterator[None]:
     """
     if not 0 <= n <= MAX_PAGE_CLUSTER:
         raise ParameterError(f"page-cluster {n}, allowed: 0 (no readahead) to {MAX_PAGE_CLUSTER} (32 pages)")
-    before = PAGE_CLUSTER.read_text()
-    _write_page_cluster(str(n))
+    before = read_page_cluster()
+    write_page_cluster(n)
     try:
         yield
     finally:
-        _write_page_cluster(before)
+        write_page_cluster(before)
 
 
 @contextmanager
@@ -85,9 +93,15 @@ def real_time() -> Iterator[None]:
         os.sched_setscheduler(0, policy, param)
 
 
-def _write_page_cluster(text: str) -> None:
+def read_page_cluster() -> int:
+    """Return vm.page-cluster."""
+    return int(PAGE_CLUSTER.read_text())
+
+
+def write_page_cluster(n: int) -> None:
+    """Set vm.page-cluster for good; CapabilityError when the user may not."""
     try:
-        PAGE_CLUSTER.write_text(text)
+        PAGE_CLUSTER.write_text(str(n))
     except OSError as error:
         raise CapabilityError(f"{PAGE_CLUSTER}: {error.strerror}: run as root") from None
 

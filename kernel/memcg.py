@@ -3,12 +3,13 @@
 Unit: bytes and events. A limit is rounded down to whole pages by the kernel; read it back.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdtool.errors import CapabilityError
 
-__all__ = ["MemoryCgroup"]
+__all__ = ["Charges", "MemoryCgroup"]
 
 NO_LIMIT_V1 = (1 << 63) - 4096
 FILES = {
@@ -19,6 +20,24 @@ FILES = {
     },
     2: {"limit": "memory.max", "usage": "memory.current", "peak": "memory.peak"},
 }
+KERNEL_PARTS_V2 = ("kernel_stack", "pagetables", "percpu", "vmalloc", "slab")
+"""What `kernel` of a v2 memory.stat adds up, on kernels that do not say it (before v5.18)."""
+
+
+@dataclass(frozen=True)
+class Charges:
+    """What the bytes charged to a cgroup are, at one moment.
+
+    usage_bytes : all of them, those included that a CPU holds charged and not yet used
+    anonymous_bytes : mapped anonymous pages
+    file_bytes : page cache, shared memory included
+    kernel_bytes : page tables, stacks, slab and other kernel memory
+    """
+
+    usage_bytes: int
+    anonymous_bytes: int
+    file_bytes: int
+    kernel_bytes: int
 
 
 class MemoryCgroup:
@@ -70,6 +89,17 @@ class MemoryCgroup:
     def stat(self) -> dict[str, int]:
         """Return memory.stat of the cgroup and those below it, under the names that the kernel uses."""
         return _pairs(self.path / "memory.stat")
+
+    def charges(self) -> Charges:
+        """Return what is charged to it now, by kind; the kernel brings its statistics up to date for that."""
+        stat = self.stat()
+        if self.version == 1:
+            # A kernel without the file does not charge its own memory to a cgroup.
+            kernel = self.path / "memory.kmem.usage_in_bytes"
+            own = int(kernel.read_text()) if kernel.exists() else 0
+            return Charges(self.usage_bytes, stat["total_rss"], stat["total_cache"], own)
+        own = stat["kernel"] if "kernel" in stat else sum(stat.get(name, 0) for name in KERNEL_PARTS_V2)
+        return Charges(self.usage_bytes, stat["anon"], stat["file"], own)
 
     def facts(self) -> dict[str, Any]:
         """Return limit, use and counters for a manifest."""

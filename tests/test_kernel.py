@@ -15,7 +15,7 @@ from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, reap_stale
 from kdtool.kernel.fault_events import PerfFaults
 from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
-from kdtool.kernel.memcg import MemoryCgroup
+from kdtool.kernel.memcg import Charges, MemoryCgroup
 from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, split_records
 from kdtool.kernel.swap import swap_devices
 
@@ -133,6 +133,27 @@ def test_v2_memory_files_are_read(tmp_path: Path) -> None:
     memory.set_limit(8 * MIB)
 
     assert memory.limit_bytes == 8 * MIB
+
+
+def test_charges_are_told_apart_in_both_versions(tmp_path: Path) -> None:
+    files = {"memory.usage_in_bytes": "90", "memory.kmem.usage_in_bytes": "7", "memory.current": "80"}
+    v1 = "rss 1\ntotal_rss 50\ncache 2\ntotal_cache 20\n"
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    (tmp_path / "memory.stat").write_text(v1)
+    first = MemoryCgroup(tmp_path, 1).charges()
+    (tmp_path / "memory.kmem.usage_in_bytes").unlink()
+    uncharged = MemoryCgroup(tmp_path, 1).charges()
+    (tmp_path / "memory.stat").write_text("anon 51\nfile 21\nkernel 8\nslab 3\n")
+    second = MemoryCgroup(tmp_path, 2).charges()
+    (tmp_path / "memory.stat").write_text("anon 51\nfile 21\nkernel_stack 1\npagetables 2\nslab 3\n")
+    older = MemoryCgroup(tmp_path, 2).charges()
+
+    assert first == Charges(usage_bytes=90, anonymous_bytes=50, file_bytes=20, kernel_bytes=7)
+    assert uncharged == Charges(90, 50, 20, 0)
+    assert second == Charges(80, 51, 21, 8)
+    assert older == Charges(80, 51, 21, 6)
 
 
 def test_a_refused_limit_is_one_line(tmp_path: Path) -> None:

@@ -63,6 +63,15 @@ def test_up_twice_and_down_twice(rotational: bool) -> None:
 
 @pytest.mark.root
 @needs.root
+@pytest.mark.usefixtures("_down_afterwards")
+def test_a_priority_has_it_filled_before_other_swap() -> None:
+    assert swap("up", "--force", "--size", "64M", "--priority", "7")[0] == 0
+
+    assert [device.priority for device in ours()] == [7]
+
+
+@pytest.mark.root
+@needs.root
 def test_other_swap_is_enough_unless_forced() -> None:
     with needs.swap_up():
         code, _, err = swap("up", "--size", "64M")
@@ -81,7 +90,10 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_made() -> None:
     assert not FILE.exists() and ours() == []
 
 
-@pytest.mark.parametrize("arguments", [["up", "--size", "0"], ["up", "--size", "big"], ["sideways"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["up", "--size", "0"], ["up", "--size", "big"], ["up", "--priority", "32768"], ["sideways"], []],
+)
 def test_wrong_use_is_exit_2(arguments: list[str]) -> None:
     assert swap(*arguments)[0] == 2
 

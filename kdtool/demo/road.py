@@ -5,18 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kdtool.fidelity.predict import CURRENT, replay_moments, starting_moments
 from kdtool.learners.session import TrainingRequest, train_traces
-from kdtool.replay import (
-    Flush,
-    Policy,
-    Result,
-    Workload,
-    load_device,
-    load_policy,
-    load_workload,
-    replay,
-    run_shadow,
-)
+from kdtool.replay import Result, load_device, load_policy, load_workload
 from kdtool.replay.sweep import Sweep, replay_sweep
 from kdtool.rmt import read_program
 from kdtool.traces import Trace
@@ -28,7 +19,6 @@ __all__ = ["BASELINES", "MEMORIES", "Built", "walk"]
 BASELINES = ("none", "linux-vma", "linux-cluster", "leap-paper", "oracle")
 MEMORIES = ("25%", "50%", "75%")
 DEVICE = "ssd"
-N_PHASES = 9
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Built:
     decisions_compared : decisions of tables and model that were compared on the trace, all equal
     results : one for each memory and policy on the part that training never saw
     predicted : the whole program in 50 % of memory, as the kernel runs it; by policy, one for each of the
-        moments at which it may start, see _as_the_kernel_may()
+        moments at which it may start, see starting_moments()
     predicted_current : the same for `none` with statistics that are always up to date
     """
 
@@ -88,8 +78,9 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
     devices = (load_device(DEVICE),)
     results = list(replay_sweep(workload, Sweep(policies, MEMORIES, devices, str(train_rows))))
     report(f"{name}: replaying the whole program at 50 %")
-    predicted = _as_the_kernel_may(workload, policies[:3], workload.footprint_pages // 2)
-    current = run_shadow(workload, workload.footprint_pages // 2, devices[0], "linux", Flush(0, 0))
+    half_pages = workload.footprint_pages // 2
+    predicted = replay_moments(workload, policies[:3], half_pages, devices[0], starting_moments())
+    current = replay_moments(workload, policies[:1], half_pages, devices[0], CURRENT)
     report(f"{name}: verifying and building")
     tables, _ = build_tables(program, "tables", trace.parent)
     return Built(
@@ -105,23 +96,5 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
         decisions_compared=check_on_trace(program, tables, trace, "50%"),
         results=results,
         predicted=predicted,
-        predicted_current=[replay(workload, policies[0], current, devices[0])],
+        predicted_current=current[policies[0].name],
     )
-
-
-def _as_the_kernel_may(
-    workload: Workload, policies: tuple[Policy, ...], memory_pages: int
-) -> dict[str, list[Result]]:
-    """Replay the whole program once for each of N_PHASES moments at which it may have started.
-
-    The kernel brings a cgroup's statistics up to date every 2 s, whatever the program does meanwhile, and
-    reclaims by them: where in the 2 s it starts is chance, and decides how much is swapped.
-    """
-    device = load_device(DEVICE)
-    predicted: dict[str, list[Result]] = {policy.name: [] for policy in policies}
-    for i in range(N_PHASES):
-        flush = Flush(phase_ns=Flush.period_ns * (2 * i + 1) // (2 * N_PHASES))
-        shadow = run_shadow(workload, memory_pages, device, "linux", flush)
-        for policy in policies:
-            predicted[policy.name].append(replay(workload, policy, shadow, device))
-    return predicted

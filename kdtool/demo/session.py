@@ -12,9 +12,10 @@ from kdtool.collect.base import Collector, Request
 from kdtool.collect.session import record
 from kdtool.demo.plot import plot_scores
 from kdtool.demo.road import Built, walk
-from kdtool.demo.truth import MAX_OOM_KILLS, SETTINGS, KernelRuns, measure
+from kdtool.demo.truth import SETTINGS, KernelRuns, measure
 from kdtool.demo.workloads import PROGRAMS, DemoProgram
 from kdtool.errors import CapabilityError, CommandError, ParameterError
+from kdtool.fidelity.runs import MAX_OOM_KILLS
 from kdtool.kernel.host import page_cluster
 from kdtool.traces import PAGE_BYTES, Trace
 

@@ -4,27 +4,20 @@ No model in between: the command runs in a cgroup with the limit, with readahead
 as Linux ships it (3), a few times each.
 """
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdtool.collect.limited import run_limited
 from kdtool.errors import CommandError
-from kdtool.kernel.cgroup import find_layout
+from kdtool.fidelity.runs import MAX_OOM_KILLS, run_once
 from kdtool.kernel.host import page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.traces import PAGE_BYTES
 
-__all__ = ["MAX_OOM_KILLS", "SETTINGS", "KernelRuns", "measure", "readahead_policy"]
+__all__ = ["SETTINGS", "KernelRuns", "measure", "readahead_policy"]
 
 SETTINGS = ((0, True), (0, False), (3, False))
 """vm.page-cluster, and whether the kernel's statistics are kept current while the program runs."""
-READ_EVERY_S = 0.005
-MAX_OOM_KILLS = 20
-"""With many reads in flight the kernel may find nothing to reclaim and kill: such a run is made again."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +74,7 @@ def measure(
     with page_cluster(cluster):
         while len(wall) < runs:
             report(f"{name}: run {len(wall) + 1} of {runs} under the kernel, vm.page-cluster {cluster}")
-            with _statistics_kept_current() if current else nullcontext():
-                facts = run_limited(command, memory_pages * PAGE_BYTES, quiet_stdout=True)
+            facts, _ = run_once(command, memory_pages * PAGE_BYTES, current=current)
             if facts.oom_killed and kills < MAX_OOM_KILLS:
                 kills += 1
                 report(f"{name}: killed by the kernel for its memory limit; again")
@@ -96,27 +88,3 @@ def measure(
             wall.append(facts.wall_ns)
     policy = readahead_policy(cluster)
     return KernelRuns(name, cluster, current, policy, memory_pages, major, swapped_in, wall, kills)
-
-
-@contextmanager
-def _statistics_kept_current() -> Iterator[None]:
-    """Read our cgroup's memory.stat all the time: the kernel brings its statistics up to date for it."""
-    layout, done = find_layout(), threading.Event()
-    if layout.memory is None:
-        yield  # run_limited says what is missing
-        return
-    root = layout.memory.root
-
-    def read() -> None:
-        while not done.wait(READ_EVERY_S):
-            for file in root.glob(f"kdtool-{os.getpid()}-*/memory.stat"):
-                with suppress(OSError):  # the cgroup may go at any moment
-                    file.read_text()
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        yield
-    finally:
-        done.set()
-        reader.join()

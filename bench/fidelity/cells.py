@@ -1,0 +1,93 @@
+"""From the work folder to scored cells: what was measured, and what replay says of it now."""
+
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median_low
+
+from bench.fidelity.matrix import Plan, Say
+from bench.fidelity.store import Measured, Store
+from bench.fidelity.workloads import BenchProgram
+from kdtool.fidelity.footprint import limit_bytes, replay_pages
+from kdtool.fidelity.predict import CURRENT, Prediction, replay_moments, starting_moments
+from kdtool.fidelity.score import Cell
+from kdtool.fidelity.settings import Setting
+from kdtool.replay import load_device, load_policy, load_workload
+from kdtool.traces import Trace
+
+__all__ = ["make_cells"]
+
+Key = tuple[int, Setting]
+"""Pages of memory, and the setting."""
+
+
+def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> list[Cell]:
+    """Return a cell for each program, memory and setting of the plan; replays run in `jobs` processes.
+
+    A program without a footprint has no cell; one without a recording has no predictions.
+    """
+    cells: list[Cell] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting = []
+        for program in plan.programs:
+            some = _measured_cells(plan, store, program)
+            if not some:
+                say(f"{program.name}: was not measured yet")
+            trace = store.trace(program) if store.recorded(program) is not None else None
+            keys = {(cell.memory_pages, setting) for cell, setting in some}
+            waiting.append((program, some, pool.submit(predict_program, trace, keys, device)))
+        for program, some, future in waiting:
+            predicted = future.result()
+            for cell, setting in some:
+                found = tuple(predicted.get((cell.memory_pages, setting), ()))
+                cells.append(replace(cell, predicted=found))
+            say(f"{program.name}: replayed")
+    return cells
+
+
+def predict_program(trace: Path | None, keys: set[Key], device: str) -> Mapping[Key, list[Prediction]]:
+    """Return the predictions for each memory and setting; a top-level function, for other processes."""
+    if trace is None or not keys:
+        return {}
+    workload, profile = load_workload(Trace(trace)), load_device(device)
+    predicted: dict[Key, list[Prediction]] = {}
+    for pages, current in sorted({(pages, setting.current) for pages, setting in keys}):
+        settings = [setting for p, setting in keys if p == pages and setting.current == current]
+        policies = [load_policy(setting.policy) for setting in settings]
+        moments = CURRENT if current else starting_moments()
+        results = replay_moments(workload, policies, pages, profile, moments)
+        for setting in settings:
+            predicted[pages, setting] = [Prediction.of(result) for result in results[setting.policy]]
+    return predicted
+
+
+def _measured_cells(plan: Plan, store: Store, program: BenchProgram) -> list[tuple[Cell, Setting]]:
+    """Return the program's cells without predictions, each with its setting."""
+    footprint = store.footprint(program)
+    cells: list[tuple[Cell, Setting]] = []
+    if footprint is None:
+        return cells
+    for percent in plan.percents:
+        limit = limit_bytes(footprint, percent)
+        for setting in plan.settings:
+            measured = store.measured(program, percent, setting.name, limit) or Measured(limit)
+            file_bytes = median_low([run.file_bytes for run in measured.runs]) if measured.runs else 0
+            cell = Cell(
+                program=program.name,
+                limit_percent=percent,
+                limit_bytes=limit,
+                memory_pages=replay_pages(limit, footprint.kernel_bytes, file_bytes),
+                setting=setting.name,
+                measured=tuple(measured.runs),
+                predicted=(),
+                oom_kills=measured.oom_kills,
+                disturbed=measured.disturbed,
+                trouble=measured.trouble or _what_is_missing(plan, len(measured.runs)),
+            )
+            cells.append((cell, setting))
+    return cells
+
+
+def _what_is_missing(plan: Plan, runs: int) -> str:
+    return "" if runs >= plan.runs else f"{runs} of {plan.runs} runs"

@@ -1,0 +1,1 @@
+"""Replay against the running kernel: what a program does under a limit, what replay says, how far apart."""
