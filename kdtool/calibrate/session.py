@@ -29,7 +29,7 @@ __all__ = ["calibrate"]
 
 MIN_ROUNDS = 5
 BUSY = 1.0
-"""Load from which on CPUs are shared: reads wait for them, but no CPU has to be woken from its sleep."""
+"""Load from which on the disk's interrupts and workers share their CPU with others."""
 
 Say = Callable[[str], None]
 Progress = Callable[[float], None]
