@@ -27,7 +27,7 @@ from kdtool.errors import CapabilityError
 from kdtool.kernel.host import real_time
 from kdtool.kernel.swap import Disk, SwapDevice
 from kdtool.replay import DEVICE_FIELDS
-from kdtool.replay.memory import N_SCALARS, read_page
+from kdtool.replay.memory import N_SCALARS
 from kdtool.rmt import Vm, worst_case
 from kdtool.rmt.codec import from_document, to_document
 from kdtool.rmt.packed import pack
