@@ -27,6 +27,7 @@ from kdtool.errors import CapabilityError
 from kdtool.kernel.host import real_time
 from kdtool.kernel.swap import Disk, SwapDevice
 from kdtool.replay import DEVICE_FIELDS
+from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.memory import N_SCALARS
 from kdtool.rmt import Vm, worst_case
 from kdtool.rmt.codec import from_document, to_document
@@ -135,7 +136,7 @@ def test_the_time_a_queued_page_takes_is_what_replay_would_add_for_it(
     scalars = np.zeros(N_SCALARS, np.int64)
     slots = np.arange(n) * (1 if merged else 5)
     now = 10**9  # the device has been idle
-    ends = [read_page.py_func(int(slot), now, scalars, device) for slot in slots]
+    ends = [submit_io.py_func(int(slot), now, scalars, device) for slot in slots]
 
     found = queue_ns(reads(*((now, end, 1) for end in ends)), n, latency)
 

@@ -182,7 +182,7 @@ def device_ns(touches: Touches, reads: Reads) -> int | None:
 def queue_ns(reads: Reads, n: int, latency_ns: int) -> int | None:
     """Return the time between the ends of queued reads, a page: what lies beyond the first one's latency.
 
-    The inverse of replay's read_page() (replay/memory.py) for `n` pages asked for at once. None if other
+    The inverse of replay's submit_io() (replay/blockqueue.py) for `n` pages asked for at once. None if other
     pages than these were read, or less.
     """
     if int(reads.pages.sum()) != n:
