@@ -199,6 +199,20 @@ def test_what_is_alike_comes_out_as_it_came_in() -> None:
     assert rows == [(0, 8, 1, 1, 0, 20, 30, 0), (0, 8, 1, 2, 1, 21, 31, 0)]
 
 
+def test_of_two_requests_with_one_end_the_younger_takes_what_goes_on_behind() -> None:
+    rows, made = match(
+        event(1, GETRQ, 0, 16, tid=1),
+        event(2, GETRQ, 8, 8, tid=2),
+        event(3, BACK, 16, 8, tid=2),
+        event(4, ISSUE, 0, 16),
+        event(5, ISSUE, 8, 16),
+        event(6, COMPLETE, 0, 16),
+        event(7, COMPLETE, 8, 16),
+    )
+
+    assert rows == [(0, 16, 1, 1, 1, 4, 6, 0), (8, 16, 1, 2, 2, 5, 7, 0)] and made.stray == 0
+
+
 def test_of_two_bios_at_a_sector_each_task_gets_a_request_for_its_own() -> None:
     rows, _ = match(
         event(1, QUEUE, 0, tid=1),
@@ -452,12 +466,23 @@ def requests(draw, slot: int):
 
 
 @st.composite
+def bios(draw, slot: int):
+    """The same of a bio that gets no request."""
+    sector, nr, tid = slot * 100_000, draw(st.integers(1, 40)), draw(st.integers(1, 3))
+    error, op = draw(st.sampled_from([0, EIO])), op_of("R", empty=False)
+    lives = [(QUEUE, sector, nr, tid, 0, op), (COMPLETE, sector, nr, 0, error, op)]
+    return lives, (sector, nr, op, tid, None, error)
+
+
+@st.composite
 def interleaved(draw):
     """Events of many requests, those of a part of the disk one after another; and their rows."""
     rng = draw(st.randoms(use_true_random=False))
     slots = []
     for slot in range(draw(st.integers(1, 5))):
         slots.append([draw(requests(slot)) for _ in range(draw(st.integers(1, 4)))])
+    for slot in range(len(slots), len(slots) + draw(st.integers(0, 2))):  # of a device without requests
+        slots.append([draw(bios(slot)) for _ in range(draw(st.integers(1, 4)))])
     turns = [slot for slot, each in enumerate(slots) for lives, _ in each for _ in lives]
     rng.shuffle(turns)
     times: dict[int, list[int]] = {}
@@ -468,9 +493,10 @@ def interleaved(draw):
         moments = iter(times[slot])
         for lives, (sector, total, op, tid, issue, error) in each:
             when = [next(moments) for _ in lives]
-            rows.append((sector, total, op, tid, when[0], when[issue], when[-1], error))
+            issue_ns, dev = (NO_TIME, OTHER_DISK) if issue is None else (when[issue], DISK)
+            rows.append((sector, total, op, tid, when[0], issue_ns, when[-1], error))
             events += [
-                (t, kind, DISK, at, nr, op, owner, other, 0)
+                (t, kind, dev, at, nr, op, owner, other, 0)
                 for t, (kind, at, nr, owner, other, op) in zip(when, lives, strict=True)
             ]
     return sorted(events), rows, draw(st.lists(st.integers(0, 30), max_size=6))
@@ -487,7 +513,7 @@ def test_every_request_comes_out_once_with_its_times(drawn) -> None:
     assert (made.fed, made.stray) == (len(events), 0)
 
 
-def nothing_plain(events, taken) -> Plain:
+def nothing_plain(events, taken, with_requests) -> Plain:
     return Plain(np.zeros(len(events), bool), blockio_columns([()] * 9), 0)
 
 
@@ -516,7 +542,7 @@ def test_plain_requests_and_what_was_merged_behind_them_are_found_at_once() -> N
     open_already, not_whole = life(1600), life(2400)[:3]
     events = np.array(sorted(grown + again + open_already + not_whole), EVENT)
 
-    found = find_plain(events, {(DISK, 1600, BlockOp.WRITE)})
+    found = find_plain(events, {(DISK, 1600, BlockOp.WRITE)}, {DISK})
 
     assert sorted(rows_of(found.columns)) == [
         (0, 32, 1, 1, 1, 7, 8, 0),
@@ -524,6 +550,22 @@ def test_plain_requests_and_what_was_merged_behind_them_are_found_at_once() -> N
         (800, 8, 1, 1, 100, 120, 130, 0),
     ]
     assert int(found.used.sum()) == len(grown) + len(again) and found.adopted == 2
+
+
+def test_bios_of_a_device_without_requests_are_found_at_once() -> None:
+    again = [event(t, kind, 8, dev=OTHER_DISK) for t, kind in enumerate((QUEUE, COMPLETE, QUEUE, COMPLETE))]
+    failed = [event(9, QUEUE, 16, dev=OTHER_DISK), event(10, COMPLETE, 16, other=EIO, dev=OTHER_DISK)]
+    of_a_disk = [event(11, QUEUE, 24), event(12, COMPLETE, 24)]
+    events = np.array([*again, *failed, *of_a_disk], EVENT)
+
+    found = find_plain(events, (), {DISK})
+
+    assert sorted(rows_of(found.columns)) == [
+        (8, 8, 1, 1, 0, NO_TIME, 1, 0),
+        (8, 8, 1, 1, 2, NO_TIME, 3, 0),
+        (16, 8, 1, 1, 9, NO_TIME, 10, EIO),
+    ]
+    assert found.used.tolist() == [True] * 6 + [False] * 2
 
 
 @settings(max_examples=100, deadline=None)

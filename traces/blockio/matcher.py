@@ -31,6 +31,8 @@ __all__ = ["RequestMatcher"]
 
 MAX_OPEN = 1 << 19
 """Requests, and bios, that are open at once: far more than any device takes. The oldest go first."""
+MAX_SECTORS = (1 << 32) - 1
+"""What `nr_sectors` holds; a kernel's request has less than 2**23."""
 FIELDS = ("ts_ns", "nr_sectors", "op", "tid", "other", "old_dev")
 FLUSH, FUA = int(BlockOp.FLUSH), int(BlockOp.FUA)
 
@@ -50,6 +52,7 @@ class RequestMatcher:
         self._requests = Requests()
         self._flush_ns: dict[int, int] = {}
         self._queued: set[int] = set()
+        self._with_requests: set[int] = set()
         self._done: list[tuple[int, ...]] = []
         self._told = self._stray = 0
         self.lossy = False
@@ -79,7 +82,9 @@ class RequestMatcher:
         events = self._without_partitions(events)
         if not len(events):
             return self._rows()
-        plain = find_plain(events, self._requests.keys() | self._bios.keys())
+        requests = np.isin(events["event"], (BlockEvent.GETRQ, BlockEvent.ISSUE))
+        self._with_requests.update(np.unique(events["dev"][requests]).tolist())
+        plain = find_plain(events, self._requests.keys() | self._bios.keys(), self._with_requests)
         self._told += int(plain.used.sum())
         self.adopted += plain.adopted
         self._match_each(events[~plain.used])
@@ -268,7 +273,8 @@ class RequestMatcher:
                 r.issue_ns = flush_ns
         self._told += r.events
         times = (r.queue_ns, r.issue_ns, r.complete_ns)
-        self._done.append((r.dev, r.sector, r.nr_sectors, r.op & ROW_OP, r.tid, *times, r.error))
+        nr = min(r.nr_sectors, MAX_SECTORS)
+        self._done.append((r.dev, r.sector, nr, r.op & ROW_OP, r.tid, *times, r.error))
 
     def _rows(self) -> BlockColumns:
         done, self._done = self._done, []

@@ -2,6 +2,7 @@
 
     one sector     QUEUE GETRQ ISSUE COMPLETE, of one size                       a plain request
     the next ones  QUEUE BACKMERGE, QUEUE BACKMERGE ... as many as it grew by    what was merged into it
+    one sector     QUEUE COMPLETE, of a device without requests                  a bio
 
 It finds what `matcher.py` would make of the same events one by one (a property test): most requests, at a
 small part of the cost. Unit of work: events sorted by device, operation, sector and time; those of one sector
@@ -16,11 +17,12 @@ import numpy.typing as npt
 
 from kdtool.traces.blockio.events import DEVICE_FLUSH, OPERATION, PREFLUSH, ROW_OP, BlockEvent, Events
 from kdtool.traces.blockio.waiting import Key
-from kdtool.traces.schema import BlockOp, schema_of
+from kdtool.traces.schema import NO_TIME, BlockOp, schema_of
 
 __all__ = ["BlockColumns", "Plain", "blockio_columns", "find_plain"]
 
 QUAD = np.array([BlockEvent.QUEUE, BlockEvent.GETRQ, BlockEvent.ISSUE, BlockEvent.COMPLETE], np.uint8)
+BIO = np.array([BlockEvent.QUEUE, BlockEvent.COMPLETE], np.uint8)
 PAIR = np.array([BlockEvent.QUEUE, BlockEvent.BACKMERGE], np.uint8)
 OPEN = np.uint8(255)
 """Of what is not looked at here, and of what is open already: a group with it is not plain."""
@@ -42,20 +44,27 @@ class Plain:
 def blockio_columns(columns: Iterable[npt.ArrayLike]) -> BlockColumns:
     """Return columns of `blockio`, given in its order, in its dtypes."""
     given = zip(schema_of("blockio"), columns, strict=True)
-    return {field.name: np.asarray(column).astype(field.type.to_pandas_dtype()) for field, column in given}
+    return {field.name: np.asarray(column, field.type.to_pandas_dtype()) for field, column in given}
 
 
-def find_plain(events: Events, taken: Iterable[Key]) -> Plain:
-    """Return the plain requests among `events`, which are in order of time, but none at a key in `taken`."""
-    groups = _Groups(events, taken)
+def find_plain(events: Events, taken: Iterable[Key], with_requests: Iterable[int]) -> Plain:
+    """Return the plain requests among `events`, which are in order of time, but none at a key in `taken`.
+
+    with_requests : the devices that were seen to have requests
+    """
+    groups = _Groups(events, taken, with_requests)
     chained, adopted = groups.chains()
-    whole = (groups.simple | chained)[groups.group]
+    whole = (groups.simple | groups.bio | chained)[groups.group]
     used = np.zeros(len(groups.order), bool)
     used[groups.order[whole]] = True
-    first = np.flatnonzero(whole & groups.quad[groups.group] & (groups.kind == BlockEvent.QUEUE))
-    q, d, c = (events[groups.order[first + place]] for place in (0, 2, 3))
-    times = (q["ts_ns"], d["ts_ns"], c["ts_ns"])
-    rows = (q["dev"], q["sector"], d["nr_sectors"], q["op"] & ROW_OP, q["tid"], *times, c["other"])
+    # A PAIR is part of the request before it.
+    first = np.flatnonzero(
+        whole & (groups.quad | groups.bio)[groups.group] & (groups.kind == BlockEvent.QUEUE)
+    )
+    is_bio = groups.bio[groups.group[first]]
+    q, d, c = (events[groups.order[first + np.where(is_bio, place // 2, place)]] for place in (0, 2, 3))
+    times = (q["ts_ns"], np.where(is_bio, NO_TIME, d["ts_ns"]), c["ts_ns"])
+    rows = (q["dev"], q["sector"], c["nr_sectors"], q["op"] & ROW_OP, q["tid"], *times, c["other"])
     return Plain(used[: len(events)], blockio_columns(rows), adopted)
 
 
@@ -64,9 +73,10 @@ class _Groups:
 
     order, kind, group : of each event: its place in the block, what it is, its group
     quad, simple : of each group: whether it is QUADs all through, and whether those are plain requests
+    bio : of each group: whether it is BIOs all through
     """
 
-    def __init__(self, events: Events, taken: Iterable[Key]) -> None:
+    def __init__(self, events: Events, taken: Iterable[Key], with_requests: Iterable[int]) -> None:
         marks = np.array(list(taken), np.uint64).reshape(-1, 3)
         operation = events["op"] & OPERATION
         special = (operation == BlockOp.FLUSH) | (operation == DEVICE_FLUSH)
@@ -87,6 +97,7 @@ class _Groups:
         self._place, self._sector = place[self._starts], sector[self._starts]
         self._nr = np.append(events["nr_sectors"], np.zeros(len(marks), np.uint32))[self.order]
         self._classify()
+        self.bio &= ~np.isin(self._place >> 4, np.array(sorted(with_requests), np.int64))
 
     def chains(self) -> tuple[Bools, int]:
         """Return which groups are a request and what it grew by, and how many bios were of other tasks."""
@@ -108,10 +119,11 @@ class _Groups:
         return chained, int((tid[came[others]] != tid[came[head[others]]]).sum())
 
     def _classify(self) -> None:
-        """Find the groups that are QUADs, and those of one size; one QUAD that grew; one PAIR."""
+        """Find the groups that are QUADs, and those of one size; one QUAD that grew; one PAIR; BIOs."""
         within = np.arange(len(self.kind)) - self._starts[self.group]
         self.quad = self._all(self.kind == QUAD[within % 4]) & (self._sizes % 4 == 0)
         self._pair = self._all(self.kind == PAIR[within % 2]) & (self._sizes == 2)
+        self.bio = self._all(self.kind == BIO[within % 2]) & (self._sizes % 2 == 0)
         same = np.ones(len(within), bool)
         same[1:] = (self._nr[1:] == self._nr[:-1]) | (within[1:] % 4 < 2)
         self.simple = self.quad & self._all(same)

@@ -100,6 +100,7 @@ class Request:
     """A request that is open.
 
     left : sectors not done yet
+    grows_at : where a bio would begin that goes on behind it, while it is found by that
     flushed : the end of a flush is its end
     next : the one that came to be open at the same key after it
     """
@@ -117,11 +118,8 @@ class Request:
     error: int = 0
     issued: bool = False
     flushed: bool = False
+    grows_at: Key | None = None
     next: "Request | None" = None
-
-    def end(self) -> Key:
-        """Return the key of a bio that would go on behind it."""
-        return self.dev, self.sector + self.nr_sectors, self.op & OPERATION
 
     def take_in(self, nr_sectors: int, bio: Bio) -> None:
         """Grow by what a bio or another request brings with it; the event that says so is one more."""
@@ -195,14 +193,21 @@ class Requests:
     def can_grow(self, request: Request) -> None:
         """Have it found by its end, until `take_end` or `cannot_grow`; without sectors it has none."""
         if request.nr_sectors:
-            self._ends[request.end()] = request
+            end = (request.dev, request.sector + request.nr_sectors, request.op & OPERATION)
+            request.grows_at = end
+            self._ends[end] = request
 
     def take_end(self, key: Key) -> Request | None:
         """Return the request that ends where `key` begins, which is not found by that any more."""
-        return self._ends.pop(key, None)
+        request = self._ends.pop(key, None)
+        if request is not None:
+            request.grows_at = None
+        return request
 
     def cannot_grow(self, request: Request) -> None:
         """Have it not found by its end."""
-        end = request.end()
-        if self._ends.get(end) is request:
-            del self._ends[end]
+        end = request.grows_at
+        if end is not None:
+            request.grows_at = None
+            if self._ends.get(end) is request:
+                del self._ends[end]

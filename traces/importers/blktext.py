@@ -28,9 +28,11 @@ LINE = re.compile(
 )
 DEVICE, CPU, NUMBER, TIME, TASK, ACTION, LETTERS, SECTOR, SIGN, SIZE, OLD_DEVICE, OLD_SECTOR, TAIL = range(13)
 """The groups of LINE."""
-LIMITS = {CPU: 1 << 16, NUMBER: 1 << 32, TIME: 1 << 62, TASK: 1 << 31, SECTOR: 1 << 64, SIZE: 1 << 32}
-LIMITS |= {DEVICE: 1 << 32, OLD_DEVICE: 1 << 32, OLD_SECTOR: 1 << 63}
-"""What is too large for each."""
+LIMITS = {CPU: 1 << 16, NUMBER: 1 << 32, TIME: 1 << 62, TASK: 1 << 31, SECTOR: 1 << 55, SIZE: 1 << 32}
+LIMITS |= {DEVICE: 1 << 32, OLD_DEVICE: 1 << 32, OLD_SECTOR: 1 << 55}
+"""What is too large for each; 2**55 sectors are 2**64 bytes."""
+NOWHERE = b"18446744073709551615"
+"""The sector of the kernel's own flush, when it is done."""
 NO_EVENT = re.compile(
     rb"\s*$|(?:CPU\d+|Total) \(.*\):| (?:PC )?(?:Reads|Writes|Read|Write|IO) |Throughput |Events \(|Skips: "
     rb"|Input file .* added|=== .* ===|  CPU +\d+:|  Total:|You have .* events|Consider using a larger buffer"
@@ -147,7 +149,7 @@ class TextBlock:
     def _unsigned(self, group: int) -> npt.NDArray[np.uint64]:
         column = self._columns[group]
         if group in (NUMBER, TIME, SECTOR):  # mostly all different
-            numbers = [int(text.replace(b".", b"") or 0) for text in column]
+            numbers = [0 if text == NOWHERE else int(text.replace(b".", b"") or 0) for text in column]
         else:
             known = {text: _device(text) if b"," in text else int(text or 0) for text in set(column)}
             numbers = [known[text] for text in column]
