@@ -12,11 +12,12 @@ can stop after any reference and go on later.
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18)
     ready_ns[p] when its read ends, while PREFETCHED
+    victims[i]  the i-th page to go, for a memory that knows the future; else empty
 
 Differs from the kernel: a page whose read has not ended may be evicted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +39,15 @@ __all__ = [
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED = 0, 1, 2, 3
 
-LRU, LINUX = 0, 1
+LRU, LINUX, PLANNED = 0, 1, 2
 RECLAIMS = {"linux": LINUX, "lru": LRU}
-"""How memory gives pages up, by name."""
+"""How memory gives pages up, by name; a policy may bring along a plan instead, see Memory.planned()."""
 
 # Indexes into Memory.scalars.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
  START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS,
- STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, N_SCALARS) = range(22)  # fmt: skip
+ STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, VICTIM_AT,
+ N_SCALARS) = range(23)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -71,8 +73,12 @@ class Flush:
 
 @dataclass(frozen=True)
 class Memory:
-    """The arrays of one replay, see the module's docstring; `counters` as indexed above."""
+    """The arrays of one replay, see the module's docstring; `counters` as indexed above.
 
+    status_words : the bytes of `status`, eight pages a word
+    """
+
+    status_words: npt.NDArray[np.int64]
     status: npt.NDArray[np.uint8]
     clusters: npt.NDArray[np.int32]
     links: npt.NDArray[np.int32]
@@ -83,6 +89,12 @@ class Memory:
     counters: npt.NDArray[np.int64]
     marks: npt.NDArray[np.uint8]
     evicted_at: npt.NDArray[np.int64]
+    victims: npt.NDArray[np.int32]
+
+    def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
+        """Return this memory, still empty, giving up the pages `victims` in their order."""
+        self.scalars[RECLAIM_KIND] = PLANNED
+        return replace(self, victims=victims)
 
 
 def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
@@ -95,8 +107,10 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
     page_of_slot = new_page_of_slot(n_pages)
+    status_words = np.zeros(-(-n_pages // 8), np.int64)
     return Memory(
-        status=np.zeros(n_pages, np.uint8),
+        status_words=status_words,
+        status=status_words.view(np.uint8)[:n_pages],
         clusters=new_clusters(len(page_of_slot)),
         links=links,
         slot=np.full(n_pages, -1, np.int32),
@@ -106,6 +120,7 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
         counters=np.zeros(N_COUNTERS, np.int64),
         marks=np.zeros(n_pages, np.uint8),
         evicted_at=np.full(n_pages, -1, np.int64),
+        victims=np.empty(0, np.int32),
     )
 
 

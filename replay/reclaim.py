@@ -1,4 +1,4 @@
-"""How memory gives pages up: one exact LRU, or Linux's two lists of anonymous pages.
+"""How memory gives pages up: one exact LRU, Linux's two lists of anonymous pages, or by a plan.
 
 `linux` follows mm/vmscan.c, mm/swap.c and mm/workingset.c of v6.18 (classic LRU, not lru_gen) for one memory
 cgroup at its limit with nothing but anonymous pages:
@@ -26,6 +26,7 @@ from kdtool.replay.memory import (
     FLUSH_AT_NS,
     FLUSH_PERIOD_NS,
     LINUX,
+    LRU,
     NEXT_SLOT,
     NOW_NS,
     PREFETCHED,
@@ -38,6 +39,7 @@ from kdtool.replay.memory import (
     STAT_ACTIVE,
     STAT_INACTIVE,
     SWAPPED,
+    VICTIM_AT,
     WASTED,
     WORKED_NS,
 )
@@ -135,15 +137,18 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     if scalars[COUNT] >= capacity:
         if scalars[RECLAIM_KIND] == LINUX:
             _try_to_free_pages(memory, device)
-        else:
+        elif scalars[RECLAIM_KIND] == LRU:
             _evict(links[links.shape[0] - 2, 1], memory, device)
+        else:
+            _evict(memory[10][scalars[VICTIM_AT]], memory, device)
+            scalars[VICTIM_AT] += 1
     scalars[COUNT] += 1
 
 
 @jit(inline="always")
 def _evict(page, memory, device):  # type: ignore[no-untyped-def]
     """Unmap a page, give it a slot unless it has one, and remember when."""
-    status, clusters, links, slot, page_of_slot, _, scalars, counters, marks, evicted_at = memory
+    status, clusters, links, slot, page_of_slot, _, scalars, counters, marks, evicted_at, _ = memory
     _unlink(links, page)
     scalars[COUNT] -= 1
     scalars[WORKED_NS] += device[RECLAIM_NS]

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from kdtool.replay.devices import Device
 from kdtool.replay.engine import CTX_WORDS, replay_range
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
-from kdtool.replay.policies.base import OUT_WORDS
+from kdtool.replay.policies.base import OUT_WORDS, Prepared
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.workload import Workload
 
@@ -164,17 +165,46 @@ def _run(
     from_row: int,
     progress: Progress | None,
 ) -> Memory:
-    setting = Setting(workload, shadow.memory_pages, device, shadow.missed)
+    def runtime_ns(prepared: Prepared) -> int:
+        # Its state is used up by the trial.
+        trial = replace(prepared, state=prepared.state.copy())
+        memory = _run_prepared(
+            workload, policy, trial, shadow, fresh(), device, np.zeros_like(missed), 0, None
+        )
+        return int(memory.scalars[layout.NOW_NS])
+
+    fresh = partial(new_memory, len(workload.keys), shadow.reclaim, shadow.flush)
+    memory = fresh()
+    setting = Setting(workload, shadow.memory_pages, device, shadow.missed, memory, runtime_ns)
     prepared = policy.prepare(setting)
-    w, state = workload, new_memory(len(workload.keys), shadow.reclaim, shadow.flush)
+    return _run_prepared(workload, policy, prepared, shadow, memory, device, missed, from_row, progress)
+
+
+def _run_prepared(
+    workload: Workload,
+    policy: Policy,
+    prepared: Prepared,
+    shadow: Shadow,
+    memory: Memory,
+    device: Device,
+    missed: npt.NDArray[np.uint8],
+    from_row: int,
+    progress: Progress | None,
+) -> Memory:
+    """Replay into `memory` and return it; `missed` is set where there are major faults."""
+    shadow_missed = shadow.missed
+    if prepared.victims is not None:
+        memory = memory.planned(prepared.victims)
+        # What it evicts is its own choice, whatever it reads ahead: none of its faults comes from that.
+        shadow_missed = np.empty(0, np.uint8)
+    w, m = workload, memory
     trace = (
         w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
         w.free_page,
     )  # fmt: skip
-    s = state
     arrays = (
-        s.status, s.clusters, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters, s.marks,
-        s.evicted_at,
+        m.status, m.clusters, m.links, m.slot, m.page_of_slot, m.ready_ns, m.scalars, m.counters, m.marks,
+        m.evicted_at, m.victims,
     )  # fmt: skip
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
@@ -182,11 +212,11 @@ def _run(
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(
             policy.decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values,
-            missed, shadow.missed,
+            missed, shadow_missed,
         )  # fmt: skip
         if progress is not None:
             progress(stop - start)
-    return state
+    return memory
 
 
 def _score(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kdtool.errors import ParameterError
 from kdtool.replay.devices import Device
-from kdtool.replay.policies import Policy
+from kdtool.replay.policies import BOUNDS, Policy
 from kdtool.replay.run import Result, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload
 from kdtool.traces import Trace, memory_pages, parse_fraction
@@ -105,7 +105,7 @@ def plain_console() -> Console:
 def print_scoreboard(results: list[Result], console: Console | None = None) -> None:
     """Print a table for each trace, memory and device; the best policy of each column is bold.
 
-    An oracle looks ahead and is not marked.
+    Bounds look ahead and are not marked.
     """
     console = console or plain_console()
     groups: dict[tuple[str, int, str], list[Result]] = {}
@@ -142,7 +142,8 @@ def _table(title: str, counted: str, rows: list[Result]) -> Table:
     )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "policy" else "right", no_wrap=True)
-    ranked = [row for row in rows if row.policy != "oracle"]
+    bounds = {bound.name for bound in BOUNDS}
+    ranked = [row for row in rows if row.policy not in bounds]
     for row in rows:
         cells = [row.policy]
         for value, best, text in _cells(row, ranked):

@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
             ["none", "linux-vma", "linux-cluster", "leap-paper", "oracle"],
             "--policy",
             "-p",
-            help="Baselines or programs (P.rmt.json); may be repeated.",
+            help="Programs (P.rmt.json) or baselines: none, linux-vma, linux-cluster, leap-paper, leap-repo, "
+            "stride, best-offset, markov, ghb; bounds: oracle, oracle-unlimited, belady. May be repeated.",
         ),
         memory: list[str] = typer.Option(
             ["50%"], "--memory", "-m", help="Sizes (96M) or percentages of the footprint; may be repeated."
