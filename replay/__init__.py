@@ -3,11 +3,12 @@
 from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device, write_device
 from kdtool.replay.events import miss_events
 from kdtool.replay.memory import Flush
-from kdtool.replay.policies import POLICIES, Policy, ProgramPolicy, Setting, load_policy
+from kdtool.replay.policies import BOUNDS, POLICIES, Policy, ProgramPolicy, Setting, load_policy
 from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
 
 __all__ = [
+    "BOUNDS",
     "DEVICE_FIELDS",
     "POLICIES",
     "Device",

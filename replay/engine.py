@@ -87,7 +87,9 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
-_MEMORY = types.Tuple((_U1, _I4_2, _I4_2, _I4, _I4, _I8, _I8, _I8, _U1, _I8, _I8_2))  # type: ignore[no-untyped-call]
+_MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
+    (_U1, _I4_2, _I4_2, _I4, _I4, _I8, _I8, _I8, _U1, _I8, _I8_2, _I4)
+)
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 
@@ -95,7 +97,7 @@ _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     """Forget the pages that were unmapped before row `until`."""
     free_row, free_page = trace[9], trace[10]
-    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, evicted_at, _ = memory
+    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, evicted_at, _, _ = memory
     at = scalars[FREE_AT]
     while at < len(free_row) and free_row[at] <= until:
         page = free_page[at]
@@ -147,7 +149,7 @@ def _page_id(answer, process, keys, page_of_slot):  # type: ignore[no-untyped-de
 @jit()
 def _prefetch(n, process, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
     """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
-    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _, _ = memory
+    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _, _, _ = memory
     for i in range(n):
         page = _page_id(out[i], process, keys, page_of_slot)
         if page < 0 or status[page] != SWAPPED:
@@ -204,7 +206,7 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
 @jit()
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: submit its read, ask the policy, then wait."""
-    status, _, _, slot, _, _, scalars, counters, _, _, _ = memory
+    status, _, _, slot, _, _, scalars, counters, _, _, _, _ = memory
     counters[MAJOR] += 1
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]

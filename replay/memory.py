@@ -14,11 +14,13 @@ can stop after any reference and go on later.
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18)
     ready_ns[p] when its read ends, while PREFETCHED
+    victims[i]  the i-th page to go, for a memory that knows the future; else empty
 
 Not here: file pages, large folios, several nodes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,15 +44,15 @@ NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED = range(5)
 ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK = 1, 2, 4, 8, 16, 32
 """Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names."""
 
-LRU, LINUX = 0, 1
+LRU, LINUX, PLANNED = 0, 1, 2
 RECLAIMS = {"linux": LINUX, "lru": LRU}
-"""How memory gives pages up, by name."""
+"""How memory gives pages up, by name; a policy may bring along a plan instead, see Memory.planned()."""
 
 # Indexes into Memory.scalars.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
  START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS,
  STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, ANON_COST, SKIPPED, WRITES_FIRST,
- WRITES_SENT, WRITES_END, N_SCALARS) = range(27)  # fmt: skip
+ WRITES_SENT, WRITES_END, VICTIM_AT, N_SCALARS) = range(28)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -76,8 +78,12 @@ class Flush:
 
 @dataclass(frozen=True)
 class Memory:
-    """The arrays of one replay, see the module's docstring; `counters` as indexed above."""
+    """The arrays of one replay, see the module's docstring; `counters` as indexed above.
 
+    status_words : the bytes of `status`, eight pages a word
+    """
+
+    status_words: npt.NDArray[np.int64]
     status: npt.NDArray[np.uint8]
     clusters: npt.NDArray[np.int32]
     links: npt.NDArray[np.int32]
@@ -89,6 +95,19 @@ class Memory:
     marks: npt.NDArray[np.uint8]
     evicted_at: npt.NDArray[np.int64]
     writes: npt.NDArray[np.int64]
+    victims: npt.NDArray[np.int32]
+
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """Return what the engine takes, in its order."""
+        return (
+            self.status, self.clusters, self.links, self.slot, self.page_of_slot, self.ready_ns, self.scalars,
+            self.counters, self.marks, self.evicted_at, self.writes, self.victims,
+        )  # fmt: skip
+
+    def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
+        """Return this memory, still empty, giving up the pages `victims` in their order."""
+        self.scalars[RECLAIM_KIND] = PLANNED
+        return replace(self, victims=victims)
 
 
 def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
@@ -101,8 +120,10 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
     page_of_slot = new_page_of_slot(n_pages)
+    status_words = np.zeros(-(-n_pages // 8), np.int64)
     return Memory(
-        status=np.zeros(n_pages, np.uint8),
+        status_words=status_words,
+        status=status_words.view(np.uint8)[:n_pages],
         clusters=new_clusters(len(page_of_slot)),
         links=links,
         slot=np.full(n_pages, -1, np.int32),
@@ -113,4 +134,5 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
         marks=np.zeros(n_pages, np.uint8),
         evicted_at=np.full(n_pages, -1, np.int64),
         writes=np.zeros((n_pages, 2), np.int64),
+        victims=np.empty(0, np.int32),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdtool.replay.curve import MissCurve
 from kdtool.replay.files import whole_file
 from kdtool.replay.run import Result
-from kdtool.replay.scoreboard import BOUNDS, policy_labels
+from kdtool.replay.scoreboard import LOOK_AHEAD, policy_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def _draw_panel(
     memories = sorted({result.memory_pages / PAGES_A_MIB for result in results})
     styles = cycle(STYLES)
     for i, (key, label) in enumerate(labels.items()):
-        bound = key[0] in BOUNDS
+        bound = key[0] in LOOK_AHEAD
         style = BOUND_STYLE if bound else next(styles)
         points: dict[int, list[float]] = {}
         for result in results:

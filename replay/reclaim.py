@@ -1,4 +1,4 @@
-"""How memory gives pages up: one exact LRU, or Linux's two lists of anonymous pages.
+"""How memory gives pages up: one exact LRU, Linux's two lists of anonymous pages, or by a plan.
 
 `linux` follows mm/vmscan.c, mm/swap.c, mm/workingset.c and mm/memcontrol.c of v6.18 (classic LRU, not
 lru_gen) for one memory cgroup of version 1 at its limit with nothing but anonymous pages:
@@ -35,6 +35,7 @@ from kdtool.replay.memory import (
     DEVICE_FREE_NS,
     DIRTY,
     LINUX,
+    LRU,
     NEXT_SLOT,
     NOW_NS,
     PREFETCHED,
@@ -50,6 +51,7 @@ from kdtool.replay.memory import (
     SWAPPED,
     SYNCHRONOUS,
     UNMAPPED,
+    VICTIM_AT,
     WAITED_NS,
     WASTED,
     WORKED_NS,
@@ -122,8 +124,11 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     if scalars[COUNT] >= capacity:
         if scalars[RECLAIM_KIND] == LINUX:
             _reclaim(capacity, memory, device)
-        else:
+        elif scalars[RECLAIM_KIND] == LRU:
             _free(links[links.shape[0] - 2, 1], memory, device)
+        else:
+            _free(memory[11][scalars[VICTIM_AT]], memory, device)
+            scalars[VICTIM_AT] += 1
     scalars[COUNT] += 1
 
 

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ from kdtool.replay.devices import Device
 from kdtool.replay.engine import CTX_WORDS, replay_range
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
-from kdtool.replay.policies.base import OUT_WORDS
+from kdtool.replay.policies.base import OUT_WORDS, Prepared
 from kdtool.replay.policies.none import NoPrefetch
+from kdtool.replay.result import Result, Shadow, exact_pages, score
 from kdtool.replay.workload import Workload
 from kdtool.traces import parse_fraction
 
@@ -37,78 +38,6 @@ LATE_FLUSH = Flush()
 
 Progress = Callable[[int], None]
 """Called with the number of references replayed since the last call."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
-
-    `flush_phase_ns`: when in its period the kernel's list statistics were first brought up to date, see
-    Flush; `lru` does not look at them.
-
-    `exact_from_pages`: from this memory on, the trace's reduction changes nothing under `lru`, see
-    exact_pages(); under `linux` a reduced trace is an approximation, since scans look at accessed bits.
-
-    Counts balance: accesses = hits + minor_faults + major_faults + cold_faults,
-    minor_faults = prefetch_used + cache_hits (pages that reclaim had unmapped and not freed yet), and
-    prefetch_issued = prefetch_used + prefetch_wasted + prefetch_unresolved.
-    """
-
-    trace: str
-    policy: str
-    policy_version: str
-    memory_pages: int
-    device: str
-    reclaim: str
-    flush_phase_ns: int
-    from_row: int
-    k: int
-    exact_from_pages: int
-    accesses: int
-    hits: int
-    minor_faults: int
-    major_faults: int
-    late_hits: int
-    cache_hits: int
-    cold_faults: int
-    prefetch_issued: int
-    prefetch_used: int
-    prefetch_wasted: int
-    prefetch_unresolved: int
-    accuracy: float | None
-    coverage: float | None
-    hit_rate: float | None
-    pollution_faults: int
-    pollution: float | None
-    stall_ns: int
-    runtime_ns: int
-    decisions: int
-    seed: int
-    replay_s: float
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the result as a JSON object."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """The run without prefetching: its memory, and where it has major faults (uint8, shape (n_refs,))."""
-
-    memory_pages: int
-    reclaim: str
-    flush: Flush
-    missed: npt.NDArray[np.uint8]
-
-
-def exact_pages(workload: Workload, degree_pages: int) -> int:
-    """Return the memory from which on reduction changes nothing in an LRU, prefetching included.
-
-    A reference that reduction dropped never left the k most recent pages. Between two of its
-    neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
-    so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py).
-    """
-    return max(workload.k, 1) * (1 + degree_pages) + 1
 
 
 def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> None:
@@ -186,7 +115,7 @@ def replay_none(
     state = _run(workload, NoPrefetch(), before, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
     shadow = replace(before, missed=missed)
-    return shadow, _score(workload, NoPrefetch(), shadow, device, state, from_row, replay_s)
+    return shadow, score(workload, NoPrefetch(), shadow, device, state, from_row, replay_s)
 
 
 def replay(
@@ -210,7 +139,7 @@ def replay(
     missed = np.zeros(workload.n_refs, np.uint8)
     state = _run(workload, policy, shadow, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
-    return _score(workload, policy, shadow, device, state, from_row, replay_s)
+    return score(workload, policy, shadow, device, state, from_row, replay_s)
 
 
 def _run(
@@ -222,17 +151,43 @@ def _run(
     from_row: int,
     progress: Progress | None,
 ) -> Memory:
-    setting = Setting(workload, shadow.memory_pages, device, shadow.missed)
+    def runtime_ns(prepared: Prepared) -> int:
+        # Its state is used up by the trial.
+        trial = replace(prepared, state=prepared.state.copy())
+        memory = _run_prepared(
+            workload, policy, trial, shadow, fresh(), device, np.zeros_like(missed), 0, None
+        )
+        return int(memory.scalars[layout.NOW_NS])
+
+    fresh = partial(new_memory, len(workload.keys), shadow.reclaim, shadow.flush)
+    memory = fresh()
+    setting = Setting(workload, shadow.memory_pages, device, shadow.missed, memory, runtime_ns)
     prepared = policy.prepare(setting)
-    w, state = workload, new_memory(len(workload.keys), shadow.reclaim, shadow.flush)
+    return _run_prepared(workload, policy, prepared, shadow, memory, device, missed, from_row, progress)
+
+
+def _run_prepared(
+    workload: Workload,
+    policy: Policy,
+    prepared: Prepared,
+    shadow: Shadow,
+    memory: Memory,
+    device: Device,
+    missed: npt.NDArray[np.uint8],
+    from_row: int,
+    progress: Progress | None,
+) -> Memory:
+    """Replay into `memory` and return it; `missed` is set where there are major faults."""
+    shadow_missed = shadow.missed
+    if prepared.victims is not None:
+        memory = memory.planned(prepared.victims)
+        # What it evicts is its own choice, whatever it reads ahead: none of its faults comes from that.
+        shadow_missed = np.empty(0, np.uint8)
+    w = workload
+    arrays = memory.arrays()
     trace = (
         w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
         w.free_page,
-    )  # fmt: skip
-    s = state
-    arrays = (
-        s.status, s.clusters, s.links, s.slot, s.page_of_slot, s.ready_ns, s.scalars, s.counters, s.marks,
-        s.evicted_at, s.writes,
     )  # fmt: skip
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
@@ -240,60 +195,8 @@ def _run(
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(
             policy.decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values,
-            missed, shadow.missed,
+            missed, shadow_missed,
         )  # fmt: skip
         if progress is not None:
             progress(stop - start)
-    return state
-
-
-def _score(
-    workload: Workload,
-    policy: Policy,
-    shadow: Shadow,
-    device: Device,
-    state: Memory,
-    from_row: int,
-    replay_s: float,
-) -> Result:
-    shadow_major = int(np.count_nonzero(shadow.missed[from_row:]))
-    count = [int(value) for value in state.counters]
-    scalars = [int(value) for value in state.scalars]
-    major, used, wasted = count[layout.MAJOR], count[layout.USED], count[layout.WASTED]
-    return Result(
-        trace=workload.name,
-        policy=policy.name,
-        policy_version=policy.version,
-        memory_pages=shadow.memory_pages,
-        device=device.name,
-        reclaim=shadow.reclaim,
-        flush_phase_ns=shadow.flush.phase_ns,
-        from_row=from_row,
-        k=workload.k,
-        exact_from_pages=exact_pages(workload, policy.degree_pages),
-        accesses=count[layout.ACCESSES],
-        hits=count[layout.HITS],
-        minor_faults=count[layout.MINOR],
-        major_faults=major,
-        late_hits=count[layout.LATE],
-        cache_hits=count[layout.CACHE_HITS],
-        cold_faults=count[layout.COLD],
-        prefetch_issued=count[layout.ISSUED],
-        prefetch_used=used,
-        prefetch_wasted=wasted,
-        prefetch_unresolved=scalars[layout.PREFETCHED_NOW],
-        accuracy=_ratio(used, used + wasted),
-        coverage=_ratio(used, used + major),
-        hit_rate=_ratio(count[layout.ACCESSES] - major, count[layout.ACCESSES]),
-        pollution_faults=count[layout.POLLUTION],
-        pollution=_ratio(count[layout.POLLUTION], shadow_major),
-        stall_ns=scalars[layout.WAITED_NS] - scalars[layout.START_WAITED_NS],
-        runtime_ns=scalars[layout.NOW_NS] - scalars[layout.START_NS],
-        decisions=count[layout.DECISIONS],
-        seed=0,
-        replay_s=replay_s,
-    )
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+    return memory

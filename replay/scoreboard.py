@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtool.replay.curve import MissCurve
+from kdtool.replay.policies import BOUNDS
 from kdtool.replay.run import Result
 from kdtool.traces import PAGE_BYTES
 
 __all__ = [
-    "BOUNDS",
+    "LOOK_AHEAD",
     "plain_console",
     "policy_labels",
     "print_curves",
@@ -26,8 +27,8 @@ __all__ = [
     "score_table_box",
 ]
 
-BOUNDS = frozenset({"oracle"})
-"""Policies that look ahead. Nobody can run them: they bound the others and are never marked."""
+LOOK_AHEAD = frozenset(policy.name for policy in BOUNDS)
+"""Nobody can run these: they bound the others and are never marked."""
 
 PLAIN_COLUMNS = 150
 """Width of a table in a file or a pipe."""
@@ -130,7 +131,7 @@ def _best_rows(column: _Column, rows: Rows) -> set[str]:
     known = {
         label: [getattr(result, column.key) for result in results]
         for label, results in rows.items()
-        if results[0].policy not in BOUNDS and any(getattr(r, column.key) is not None for r in results)
+        if results[0].policy not in LOOK_AHEAD and any(getattr(r, column.key) is not None for r in results)
     }
     marked: set[str] = set()
     for phase in zip(*known.values(), strict=True):

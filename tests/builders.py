@@ -14,13 +14,13 @@ def ssd() -> Device:
     return load_device("ssd")
 
 
-def refs_columns(vpns, *, kinds=None, pids=None, tids=None, step_insns=100):
+def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, step_insns=100):
     n = len(vpns)
     return {
         "pid": np.ones(n, np.int32) if pids is None else np.array(pids, np.int32),
         "tid": np.ones(n, np.int32) if tids is None else np.array(tids, np.int32),
         "vpn": np.array(vpns, np.uint64),
-        "ip": np.zeros(n, np.uint64),
+        "ip": np.zeros(n, np.uint64) if ips is None else np.array(ips, np.uint64),
         "kind": np.zeros(n, np.uint8) if kinds is None else np.array(kinds, np.uint8),
         "insns": np.arange(1, n + 1, dtype=np.uint64) * step_insns,
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from builders import ssd, workload
 
-from kdtool.replay import POLICIES, Setting, load_policy
+from kdtool.replay import BOUNDS, POLICIES, Flush, Setting, load_policy
 from kdtool.replay.engine import (
     CTX_NOW_NS,
     CTX_PROCESS,
@@ -18,7 +18,7 @@ from kdtool.replay.engine import (
     CTX_WORDS,
     NAMED_SLOT,
 )
-from kdtool.replay.policies import BOUNDS
+from kdtool.replay.memory import new_memory
 from kdtool.replay.policies.base import OUT_WORDS
 from kdtool.replay.policies.leap import find_trend, prefetch_window
 from kdtool.replay.policies.readahead import swapin_nr_pages
@@ -32,7 +32,9 @@ class Asker:
     def __init__(self, name, vma=(0, 1 << 40), n_processes=1):
         self.policy = load_policy(name)
         w = workload([1, 2] * n_processes, pids=np.repeat(np.arange(n_processes), 2))
-        self.prepared = self.policy.prepare(Setting(w, 10, ssd(), np.zeros(w.n_refs, np.uint8)))
+        memory = new_memory(len(w.keys), "lru", Flush())
+        setting = Setting(w, 10, ssd(), np.zeros(w.n_refs, np.uint8), memory, lambda prepared: 0)
+        self.prepared = self.policy.prepare(setting)
         self.ctx, self.out = np.zeros(CTX_WORDS, np.int64), np.zeros(OUT_WORDS, np.int64)
         self.ctx[CTX_VMA_START], self.ctx[CTX_VMA_END] = vma
         self.ctx[CTX_VMA] = 0

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import kdtool
+from kdtool.cli import app
 from kdtool.collect import COLLECTORS, collector
 from kdtool.errors import ParameterError
 from kdtool.features import FEATURE_SETS
@@ -126,8 +128,10 @@ def test_every_policy_can_be_loaded_by_its_name():
     names = [policy.name for policy in POLICIES]
     assert names == [
         "none", "linux-vma", "linux-cluster", "leap-paper", "leap-repo", "stride", "best-offset", "markov",
-        "ghb", "oracle",
+        "ghb", "oracle", "oracle-unlimited", "belady",
     ]  # fmt: skip
+    shown = "".join(CliRunner().invoke(app, ["replay", "--help"]).stdout.split())
+    assert f"baselines:{','.join(names[:-3])};bounds:{','.join(names[-3:])}." in shown
     for name in names:
         policy = load_policy(name)
         assert policy.name == name

@@ -56,7 +56,7 @@ def test_a_hand_worked_case():
 
 @pytest.mark.parametrize("reclaim", RECLAIMS)
 @pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), extra=st.integers(0, 20))
 def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
     vpns = data.draw(st.lists(st.integers(0, 60), min_size=20, max_size=400))
@@ -137,13 +137,16 @@ def sad(vpns, k):
 
 
 @pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_reduction_is_exact_within_the_bound_for_every_policy(policy, data):
     """The claim of exact_pages: k * (1 + degree) + 1 pages are enough, prefetching included."""
     k = data.draw(st.integers(1, 3))
-    block = st.lists(st.integers(0, 45), min_size=30, max_size=200)
-    vpns = [*range(46), *data.draw(block)]
+    n_pages = max(46, 3 * (1 + policy.degree_pages))
+    visit = st.tuples(st.integers(0, n_pages - 1), st.integers(0, 5), st.integers(1, 3))
+    visits = data.draw(st.lists(visit, min_size=30, max_size=100))
+    # A few pages around each one, several times over: that is what reduction drops.
+    vpns = [*range(n_pages), *(page + near for page, near, n in visits for near in [0, near] * n)]
     full = workload(vpns)
     kept = sad(vpns, k)
     reduced = workload_rows(full, kept, k)
@@ -151,7 +154,7 @@ def test_reduction_is_exact_within_the_bound_for_every_policy(policy, data):
 
     a, b = score(full, policy, pages), score(reduced, policy, pages)
 
-    assert len(kept) <= len(vpns)
+    assert len(kept) < len(vpns) or k == 1
     for key in ("major_faults", "minor_faults", "late_hits", "prefetch_issued", "prefetch_wasted",
                 "pollution_faults", "stall_ns", "runtime_ns"):  # fmt: skip
         assert getattr(a, key) == getattr(b, key), key

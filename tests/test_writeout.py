@@ -30,7 +30,7 @@ def memory():
         push_newest(m.links, N_PAGES, page)
         m.marks[page] = DIRTY
         m.slot[page] = 10 * (page + 1)
-    return tuple(vars(m).values())
+    return m.arrays()
 
 
 def oldest_first(memory):

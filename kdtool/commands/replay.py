@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
             [],
             "--policy",
             "-p",
-            help=f"Baselines or programs (P.rmt.json); may be repeated.  [default: {', '.join(POLICIES)}]",
+            help="Programs (P.rmt.json) or baselines: none, linux-vma, linux-cluster, leap-paper, leap-repo, "
+            "stride, best-offset, markov, ghb; bounds: oracle, oracle-unlimited, belady. May be repeated.  "
+            f"[default: {', '.join(POLICIES)}]",
         ),
         memory: list[str] = typer.Option(
             [],

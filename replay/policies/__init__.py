@@ -2,6 +2,7 @@
 
 from kdtool.errors import unknown_name
 from kdtool.replay.policies.base import Policy, Prepared, Setting
+from kdtool.replay.policies.belady import Belady
 from kdtool.replay.policies.best_offset import BestOffset
 from kdtool.replay.policies.ghb import Ghb
 from kdtool.replay.policies.leap import LeapPaper
@@ -11,13 +12,14 @@ from kdtool.replay.policies.linux_vma import LinuxVma
 from kdtool.replay.policies.markov import Markov
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.policies.oracle import Oracle
+from kdtool.replay.policies.oracle_unlimited import OracleUnlimited
 from kdtool.replay.policies.program import ProgramPolicy
 from kdtool.replay.policies.stride import Stride
 from kdtool.rmt import read_program
 
 __all__ = ["BOUNDS", "POLICIES", "Policy", "Prepared", "ProgramPolicy", "Setting", "load_policy"]
 
-BOUNDS: tuple[Policy, ...] = (Oracle(),)
+BOUNDS: tuple[Policy, ...] = (Oracle(), OracleUnlimited(), Belady())
 """Baselines that look ahead: what no policy can reach, to compare with."""
 
 POLICIES: tuple[Policy, ...] = (

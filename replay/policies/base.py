@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.devices import Device
+from kdtool.replay.memory import Memory
 from kdtool.replay.workload import Workload
 
 __all__ = ["OUT_WORDS", "Int64Array", "Policy", "Prepared", "Setting"]
@@ -23,22 +24,31 @@ OUT_WORDS = 128
 class Setting:
     """What a policy is prepared for.
 
-    shadow_missed : uint8 of shape (n_refs,), 1 where the run without prefetching has a major fault;
-        only an oracle may look at it
+    shadow_missed : uint8 of shape (n_refs,), 1 where the run without prefetching has a major fault
+    memory : of the run to come, which changes as it goes
+    runtime_ns : how long the policy's run takes with what it would return, by replaying it
+
+    Only a bound may look at the last three, and at references that are still to come.
     """
 
     workload: Workload
     memory_pages: int
     device: Device
     shadow_missed: npt.NDArray[np.uint8]
+    memory: Memory
+    runtime_ns: Callable[["Prepared"], int]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """`params` (read-only) and `state` for `decide`; state[0] is where it leaves the steps it took."""
+    """`params` (read-only) and `state` for `decide`; state[0] is where it leaves the steps it took.
+
+    victims : a bound that also decides what memory gives up: the pages, in order, int32; else None
+    """
 
     params: Int64Array
     state: Int64Array
+    victims: npt.NDArray[np.int32] | None = None
 
 
 class Policy(Protocol):

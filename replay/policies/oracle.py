@@ -1,8 +1,10 @@
-"""`oracle`: the next pages that the trace will really miss. Not a policy, a bound to compare with."""
+"""`oracle`: the next pages that will really be missing. Not a policy, a bound to compare with."""
 
 import numpy as np
 
 from kdtool.replay.engine import CTX_ROW, NAMED_PAGE
+from kdtool.replay.future import first_uses
+from kdtool.replay.memory import PREFETCHED, SWAPPED
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
@@ -11,36 +13,56 @@ __all__ = ["Oracle"]
 
 DEGREE = 16
 
-# params: n | rows of the shadow's major faults | their pages.  state: unused (steps) | next fault to come
-NEXT = 1
+# params: the status of every page, a byte each
+# state: one word unused (steps) | references, pages of memory, pages of the trace | per page: the last row at
+# which it was looked at | per reference, 32 bits each: its page, ~page where it is used for the first time
+N_REFS, CAPACITY, N_PAGES, LOOKED = 1, 2, 3, 4
 
 
 @jit(DECIDE)
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
-    """Ask for the pages of the next DEGREE faults after this row; the engine skips resident ones."""
-    n = params[0]
-    while state[NEXT] < n and params[1 + state[NEXT]] <= ctx[CTX_ROW]:
-        state[NEXT] += 1
-    last = min(state[NEXT] + DEGREE, n)
-    for i in range(state[NEXT], last):
-        out[i - state[NEXT]] = NAMED_PAGE - params[1 + n + i]
-    return last - state[NEXT]
+    """Ask for those of the next DEGREE pages to be missing that are not on their way yet."""
+    status = params.view(np.uint8)
+    looked = state[LOOKED : LOOKED + state[N_PAGES]]
+    coming = state[LOOKED + state[N_PAGES] :].view(np.int32)
+    row = ctx[CTX_ROW]
+    n = missing = distinct = 0
+    for at in range(row + 1, state[N_REFS]):
+        page = coming[at] if coming[at] >= 0 else ~coming[at]
+        if looked[page] == row:
+            continue
+        looked[page] = row
+        distinct += 1
+        if missing == DEGREE or distinct == state[CAPACITY]:
+            break
+        if status[page] == SWAPPED and coming[at] >= 0:
+            out[n] = NAMED_PAGE - page
+            n += 1
+        missing += status[page] == SWAPPED or status[page] == PREFETCHED
+    return n
 
 
 class Oracle:
-    """Prefetch the pages of the next 16 major faults of the run without prefetching.
+    """Prefetch the 16 pages that will be missing next, as memory now is, if they fit until they are used.
 
-    Looks ahead, which nothing else here may. Differs from an optimum: what its own prefetches push out
-    shows up as faults that the shadow did not have. Versions: 1.
+    A bound for prefetchers of that degree in the run's own reclaim. Looks ahead, which nothing else here
+    may. Differs from an optimum: reclaim decides what goes, so that what goes for a prefetched page may be
+    used before it, which is then asked for as well. Versions: 2 looks at what is in memory; 1 asked for the
+    faults of the run without prefetching, which are others once anything is prefetched.
     """
 
     name = "oracle"
-    version = "1"
+    version = "2"
     degree_pages = DEGREE
     decide = staticmethod(decide)
 
     def prepare(self, setting: Setting) -> Prepared:
-        """Return the faults to come."""
-        rows = np.flatnonzero(setting.shadow_missed)
-        pages = setting.workload.page[rows].astype(np.int64)
-        return Prepared(np.concatenate(([len(rows)], rows, pages)).astype(np.int64), np.zeros(2, np.int64))
+        """Return the status of memory, and the references to come."""
+        w = setting.workload
+        n_pages = len(w.keys)
+        first = first_uses(w.page, w.free_row, w.free_page, n_pages)
+        coming = np.zeros(w.n_refs + w.n_refs % 2, np.int32)
+        coming[: w.n_refs] = np.where(first, ~w.page, w.page)
+        head = np.array([0, w.n_refs, setting.memory_pages, n_pages], np.int64)
+        state = np.concatenate((head, np.full(n_pages, -1, np.int64), coming.view(np.int64)))
+        return Prepared(setting.memory.status_words, state)
