@@ -198,5 +198,5 @@ def test_bounds_are_not_marked_as_best():
     console = Console(file=io.StringIO(), force_terminal=True, width=150)
     print_scoreboard([replay_policy(w, load_policy(name), shadow, device) for name in names], console)
     lines = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.split()}
-    assert "\x1b[1m" in lines["linux-vma"]
-    assert not any("\x1b[1m" in lines[bound.name] for bound in BOUNDS)
+    assert "*" in lines["linux-vma"]
+    assert not any("*" in lines[bound.name] for bound in BOUNDS)
