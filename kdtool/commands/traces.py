@@ -1,6 +1,7 @@
 """`kdtool info` and `kdtool import`."""
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -19,9 +20,18 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Say what is in a trace, after checking every byte of it."""
-        from kdtool.traces.info import describe, print_description
+        from rich.console import Console
+        from rich.progress import Progress
 
-        description = describe(trace)
+        from kdtool.traces.info import describe
+        from kdtool.traces.info.screen import print_description
+
+        console = Console(file=sys.stderr)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("rows", total=None)
+            description = describe(
+                trace, lambda rows, total: progress.update(task, advance=rows, total=total)
+            )
         if as_json:
             print(json.dumps(description))
         else:
