@@ -40,6 +40,8 @@ def print_description(description: dict[str, Any], console: Console | None = Non
     for name, lines_of in SECTIONS:
         if description["tables"].get(name, {}).get("rows"):
             _print(lines_of(description, description["tables"][name]), console)
+    if "plot" in description:
+        _print(iter([("plot", description["plot"])]), console)
 
 
 def _print(lines: Iterator[Line], console: Console) -> None:
