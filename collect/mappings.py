@@ -4,7 +4,7 @@
                                                 fork  --> the parent's rows again, under the child's pid
 
 Linux reports no munmap to perf: a range that went away stays until another mapping covers it or the process
-execs or ends. Names as in the reference tracer: the file's path, "" for memory without a file.
+execs or ends. Names: the file's path, [heap] and [stack] as the kernel calls them, else "".
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from kdtool.traces import NO_ROW, TraceWriter, VmaFlag
 __all__ = ["Mappings", "read_maps"]
 
 PAGE_SHIFT = 12
+KERNEL_NAMES = ("[heap]", "[stack]")
 USER_END_VPN = 1 << 47 - PAGE_SHIFT
 """The end of user space with four-level page tables."""
 
@@ -113,5 +114,5 @@ def _row(record: Mapping) -> Row:
     flags = record.prot  # PROT_READ, WRITE and EXEC have the bits of VmaFlag
     flags |= VmaFlag.SHARED if record.shared else 0
     flags |= VmaFlag.FILE if is_file else 0
-    name = record.name if is_file else ""
+    name = record.name if is_file or record.name in KERNEL_NAMES else ""
     return Row(record.t_ns, record.start >> PAGE_SHIFT, record.end >> PAGE_SHIFT, int(flags), name)

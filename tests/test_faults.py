@@ -23,6 +23,7 @@ from kdtool.collect import faultstream, limited, session
 from kdtool.collect.base import Request
 from kdtool.collect.faults import Faults
 from kdtool.collect.limited import run_limited
+from kdtool.collect.mappings import read_maps
 from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
@@ -246,6 +247,18 @@ def test_mappings_say_what_a_page_belongs_to(
     assert np.all(np.diff(vmas["ts_ns"]) >= 0)
     code = [names[int(i)] for i, flags in zip(vmas["name_id"], vmas["flags"], strict=True) if flags & 4]
     assert program in code and any("libc" in name for name in code)
+    anonymous = {
+        names[int(i)] for i, flags in zip(vmas["name_id"], vmas["flags"], strict=True) if not flags & 16
+    }
+    # Linux calls the heap so only when it grows again: the first brk is reported before it is the heap.
+    assert "[stack]" in anonymous and anonymous <= {"", "[heap]", "[stack]"}
+
+
+def test_mappings_of_what_lives_already_name_heap_and_stack() -> None:
+    names = {row.name for row in read_maps(os.getpid(), 0)}
+
+    assert {"", "[heap]", "[stack]"} <= names
+    assert all(name.startswith("/") for name in names - {"", "[heap]", "[stack]"})
 
 
 def test_a_writer_that_fails_ends_the_command_and_says_so(

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from builders import refs_columns, write_refs
 from hypothesis import given, settings
@@ -14,6 +17,8 @@ from kdtool.traces import Manifest, Trace, TraceWriter
 from kdtool.traces.importers import import_trace
 from kdtool.traces.info import describe
 from kdtool.traces.manifest import canonical_json
+from kdtool.traces.schema import TABLES
+from kdtool.traces.spool import sha256_of
 
 
 @pytest.fixture
@@ -118,6 +123,26 @@ def test_a_manifest_that_is_not_one_is_a_trace_error(trace, text):
         Trace(trace.path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(command=3),
+        lambda d: d.update(command=[3]),
+        lambda d: d.update(clock=None),
+        lambda d: d.update(host=[]),
+        lambda d: d.update(collector="x"),
+        lambda d: d.update(workload=3),
+        lambda d: d["tables"]["refs"].update(rows="1000"),
+        lambda d: d["tables"]["refs"].update(lost=-5, rows=1005),
+        lambda d: d["tables"]["refs"]["segments"][0].update(bytes=None),
+    ],
+)
+def test_a_manifest_with_parts_of_other_kinds_is_a_trace_error(trace, change):
+    reseal(trace.path, change)
+    with pytest.raises(TraceError, match=r"manifest\.json"):
+        Trace(trace.path)
+
+
 def test_a_segment_outside_the_trace_is_refused(trace):
     def point_outside(document):
         document["tables"]["refs"]["segments"][0]["file"] = "../../other/000000.parquet"
@@ -126,6 +151,81 @@ def test_a_segment_outside_the_trace_is_refused(trace):
     reseal(trace.path, point_outside)
     with pytest.raises(TraceError, match="000000"):
         Trace(trace.path)
+
+
+def reseal_segment(trace, table):
+    """Give a changed segment the hash that fits, as a careful forger would."""
+    file = trace.path / table / "000000.parquet"
+    change = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+    reseal(trace.path, lambda document: document["tables"][table]["segments"][0].update(change))
+
+
+def test_a_segment_whose_values_are_missing_is_refused(tmp_path):
+    made = write_refs(tmp_path / "t.kdt", [1, 2, 3])
+    schema = pa.schema([field.with_nullable(True) for field in TABLES["refs"]])
+    pq.write_table(
+        pa.table({field.name: [None, 1, 2] for field in schema}, schema=schema),
+        made.path / "refs/000000.parquet",
+    )
+    reseal_segment(made, "refs")
+
+    with pytest.raises(TraceError, match="1 values are missing"):
+        list(Trace(made.path).batches("refs"))
+
+
+def test_names_that_a_small_file_multiplies_are_held_once(tmp_path):
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        writer.name_id("a")
+        writer.append("refs", refs_columns([1]))
+        made = writer.seal(Manifest("complete", "insns", [], {"name": "test"}))
+    n_rows, text = 200_000, "x" * 100_000  # written out: 20 GB
+    ids = pa.array(np.arange(n_rows), pa.uint32())
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(n_rows, np.int32)), pa.array([text]))
+    writable = pa.table({"name_id": ids, "name": names})
+    pq.write_table(writable, made.path / "names/000000.parquet", compression="zstd", store_schema=False)
+    reseal(made.path, lambda d: d["tables"]["names"].update(rows=n_rows, counted=n_rows))
+    reseal(made.path, lambda d: d["tables"]["names"]["segments"][0].update(rows=n_rows))
+    reseal_segment(made, "names")
+
+    found = Trace(made.path).names()
+
+    assert len(found) == n_rows
+    assert len({id(name) for name in found.values()}) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 40), cuts=st.lists(st.integers(1, 30), min_size=1, max_size=4))
+def test_batches_are_the_columns_in_pieces(tmp_path_factory, rows, cuts):
+    with TraceWriter(tmp_path_factory.mktemp("t") / "t.kdt") as writer:
+        for i, cut in enumerate(cuts):
+            writer.append("refs", refs_columns(range(i, i + cut)))
+            writer._tables["refs"].seal()  # a segment each
+        made = writer.seal(Manifest("complete", "insns", [], {"name": "test"}))
+
+    batches = list(made.batches("refs", ["vpn", "kind"], rows))
+
+    assert all(1 <= len(batch["vpn"]) <= rows for batch in batches)
+    whole = made.columns("refs", ["vpn", "kind"])
+    for name, values in whole.items():
+        pieces = np.concatenate([batch[name] for batch in batches])
+        assert pieces.dtype == values.dtype
+        assert np.array_equal(pieces, values)
+
+
+def test_a_segment_that_holds_fewer_rows_than_promised_is_refused(trace):
+    opened = Trace(trace.path)
+    (segment,) = opened.manifest.tables["refs"].segments
+    opened.manifest.tables["refs"].segments[0] = replace(segment, rows=1001)
+
+    with pytest.raises(TraceError, match="1000 rows, 1001 in the manifest"):
+        list(opened.batches("refs"))
+
+
+def test_batches_of_a_table_that_is_not_there_are_refused_before_they_are_read(tmp_path):
+    made = write_refs(tmp_path / "t.kdt", [1])
+
+    with pytest.raises(TraceError, match="has no table 'sched'"):
+        made.batches("sched")
 
 
 def test_events_lost_are_counted(tmp_path):

@@ -3,11 +3,11 @@
     NAME.kdt/  manifest.json          what was recorded, and the sha256 of every segment
                TABLE/000000.parquet   the columns of schema.py
 
-Unit of work: a table's columns as arrays. How such a folder comes about: writer.py.
+Unit of work: a table's columns as arrays, whole or a batch at a time. How it comes about: writer.py.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdtool.errors import TraceError
-from kdtool.traces.manifest import Manifest, Segment
+from kdtool.traces.manifest import Manifest, Segment, TableInfo
 from kdtool.traces.schema import schema_of
 from kdtool.traces.sealing import MANIFEST, is_unsealed
 from kdtool.traces.spool import sha256_of
 
-__all__ = ["Columns", "Trace"]
+__all__ = ["BATCH_ROWS", "Columns", "Trace"]
 
 Columns = Mapping[str, "np.ndarray[Any, Any]"]
+
+BATCH_ROWS = 1 << 18
+"""Rows of a batch unless asked otherwise: 12 MB of references."""
+READ_BYTES = 1 << 20
+"""Read ahead in each column of a segment."""
+NAME_BYTES = 200
+"""What a name takes in memory, beside its letters."""
 
 
 class Trace:
@@ -75,11 +82,7 @@ class Trace:
         TraceError
             The trace does not have `table`.
         """
-        info = self.manifest.tables.get(table)
-        if info is None:
-            have = ", ".join(self.manifest.tables) or "no table"
-            raise TraceError(f"{self.path}: has no table {table!r} (it has {have}): collect --events {table}")
-        schema = schema_of(table)
+        info, schema = self._info(table), schema_of(table)
         wanted = schema.names if names is None else names
         if not info.segments:
             return {name: np.empty(0, schema.field(name).type.to_pandas_dtype()) for name in wanted}
@@ -88,12 +91,60 @@ class Trace:
         parts = pa.concat_tables([pq.read_table(file, columns=wanted) for file in files])
         return {name: parts[name].to_numpy() for name in wanted}
 
+    def batches(
+        self, table: str, names: list[str] | None = None, rows: int = BATCH_ROWS
+    ) -> Iterator[dict[str, "np.ndarray[Any, Any]"]]:
+        """Yield columns of `table` in order, as `columns` has them, in arrays of 1 to `rows` rows.
+
+        Memory: two batches, and of each column what is read ahead and one page of its file, whatever the
+        table's size. No batch spans two segments.
+
+        Raises
+        ------
+        TraceError
+            The trace does not have `table`; later: a segment's contents are not what its head promises.
+        """
+        info, schema = self._info(table), schema_of(table)
+        wanted = schema.names if names is None else names
+        return self._batches(table, info.segments, [schema.field(name) for name in wanted], rows)
+
     def names(self) -> dict[int, str]:
         """Return the side table: name_id to name."""
-        if not self.rows("names"):
+        n_rows = self.rows("names")
+        if not n_rows:
             return {}
-        side = self.columns("names")
-        return dict(zip(side["name_id"].tolist(), side["name"].tolist(), strict=True))
+        _check_room(self.path, n_rows, n_rows * NAME_BYTES)
+        found: dict[int, str] = {}
+        for part in self.batches("names"):
+            found.update(zip(part["name_id"].tolist(), part["name"].tolist(), strict=True))
+        return found
+
+    def _info(self, table: str) -> TableInfo:
+        info = self.manifest.tables.get(table)
+        if info is None:
+            have = ", ".join(self.manifest.tables) or "no table"
+            raise TraceError(f"{self.path}: has no table {table!r} (it has {have}): collect --events {table}")
+        return info
+
+    def _batches(
+        self, table: str, segments: list[Segment], fields: list[pa.Field], rows: int
+    ) -> Iterator[dict[str, "np.ndarray[Any, Any]"]]:
+        for segment in segments:
+            file, seen = self.path / table / segment.file, 0
+            try:
+                # A text that many rows share is held once: written out, a small file could fill all memory.
+                texts = [field.name for field in fields if pa.types.is_string(field.type)]
+                with pq.ParquetFile(
+                    file, read_dictionary=texts, buffer_size=READ_BYTES, pre_buffer=False
+                ) as segment_file:
+                    for batch in segment_file.iter_batches(rows, columns=[field.name for field in fields]):
+                        seen += batch.num_rows
+                        if batch.num_rows:
+                            yield {field.name: _array(file, batch[field.name]) for field in fields}
+            except (pa.ArrowException, OSError) as error:
+                raise TraceError(f"{file}: cannot be decoded ({error}): record it again") from None
+            if seen != segment.rows:
+                raise TraceError(f"{file}: {seen} rows, {segment.rows} in the manifest: record it again")
 
     def _check(self, table: str, segment: Segment) -> None:
         file = self.path / table / segment.file
@@ -119,10 +170,26 @@ class Trace:
             )
 
 
+def _array(file: Path, column: pa.Array) -> "np.ndarray[Any, Any]":
+    """Return a column of a batch, without a copy where NumPy has the type; texts are shared objects."""
+    if column.null_count:
+        raise TraceError(f"{file}: {column.null_count} values are missing: record it again")
+    values: np.ndarray[Any, Any]
+    if pa.types.is_dictionary(column.type):
+        texts = np.array(column.dictionary.to_pylist(), dtype=object)
+        values = texts[column.indices.to_numpy()]
+    else:
+        values = column.to_numpy(zero_copy_only=False)
+    return values
+
+
 def _check_memory(path: Path, rows: int, types: list[pa.DataType]) -> None:
     """Refuse columns that this machine cannot hold before they are read: a small file can declare many."""
     width = sum(each.bit_width for each in types if pa.types.is_primitive(each))
-    needed = rows * width // 8 * 2  # as Arrow, and as NumPy where the two differ
+    _check_room(path, rows, rows * width // 8 * 2)  # as Arrow, and as NumPy where the two differ
+
+
+def _check_room(path: Path, rows: int, needed: int) -> None:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > total:
         raise TraceError(

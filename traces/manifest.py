@@ -101,6 +101,7 @@ class Manifest:
             manifest = cls(**{**document, "tables": _tables(document), "reduction": _reduction(document)})
         except (TypeError, KeyError, AttributeError) as error:
             raise TraceError(f"{path}: the manifest lacks a key or has one too many: {error}") from None
+        _check_types(path, manifest)
         _check_balance(path, manifest)
         return manifest
 
@@ -149,6 +150,20 @@ def _tables(document: dict[str, Any]) -> dict[str, TableInfo]:
 def _reduction(document: dict[str, Any]) -> Reduction | None:
     reduction = document["reduction"]
     return None if reduction is None else Reduction(**reduction)
+
+
+def _check_types(path: Path, manifest: Manifest) -> None:
+    """Raise for a part of another kind than ours, so that no reader need look again."""
+    for name in ("collector", "cgroup", "host", "workload"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise TraceError(f"{path}: {name} is no JSON object: record it again")
+    words = manifest.command if isinstance(manifest.command, list) else [None]
+    if not all(isinstance(word, str) for word in [manifest.clock, *words]):
+        raise TraceError(f"{path}: clock is a text and command a list of texts: record it again")
+    for name, info in manifest.tables.items():
+        numbers = [info.rows, info.counted, info.lost, *(n for s in info.segments for n in (s.rows, s.bytes))]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise TraceError(f"{path}: table {name} has a count that is none: record it again")
 
 
 def _check_balance(path: Path, manifest: Manifest) -> None:

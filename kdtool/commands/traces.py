@@ -1,6 +1,7 @@
 """`kdtool info` and `kdtool import`."""
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -16,12 +17,28 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def info(
         trace: Path = typer.Argument(help="A trace (T.kdt).", show_default=False),
+        plot: Path | None = typer.Option(None, "--plot", help="Also draw a heat map: FILE.png, replaced."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Say what is in a trace, after checking every byte of it."""
-        from kdtool.traces.info import describe, print_description
+        from rich.console import Console
+        from rich.progress import Progress
 
-        description = describe(trace)
+        from kdtool.traces.heatmap.draw import check_plot, plot_trace
+        from kdtool.traces.info import describe
+        from kdtool.traces.info.screen import print_description
+
+        if plot is not None:
+            check_plot(plot)
+        console = Console(file=sys.stderr)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("rows", total=None)
+            description = describe(
+                trace, lambda rows, total: progress.update(task, advance=rows, total=total)
+            )
+        if plot is not None:
+            plot_trace(trace, plot)
+            description["plot"] = str(plot)
         if as_json:
             print(json.dumps(description))
         else:

@@ -1,0 +1,56 @@
+"""The figures of the tables that explain others: `vmas` and `tasks`."""
+
+from typing import Any
+
+import numpy as np
+
+from kdtool.traces.info.base import About
+from kdtool.traces.info.counts import Sums
+from kdtool.traces.io import Columns
+from kdtool.traces.schema import VmaFlag
+
+__all__ = ["TaskFigures", "VmaFigures"]
+
+
+class VmaFigures:
+    """Figures of mappings."""
+
+    columns = ("pid", "flags", "name_id")
+
+    def __init__(self, about: About) -> None:
+        self._pids, self._files = Sums(), Sums()
+        self._rows = self._unmapped = 0
+
+    def add(self, rows: Columns) -> None:
+        """Take in the next changes."""
+        self._rows += len(rows["flags"])
+        self._unmapped += int(np.count_nonzero(rows["flags"] & VmaFlag.UNMAPPED))
+        self._pids.count(rows["pid"])
+        self._files.count(rows["name_id"][rows["flags"] & VmaFlag.FILE > 0])
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {
+            "mapped": self._rows - self._unmapped,
+            "unmapped": self._unmapped,
+            "files": len(self._files),
+            "processes": len(self._pids),
+        }
+
+
+class TaskFigures:
+    """Figures of threads and their names."""
+
+    columns = ("pid", "tid")
+
+    def __init__(self, about: About) -> None:
+        self._pids, self._tids = Sums(), Sums()
+
+    def add(self, rows: Columns) -> None:
+        """Take in the next names of threads."""
+        self._pids.count(rows["pid"])
+        self._tids.count(rows["tid"])
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {"processes": len(self._pids), "threads": len(self._tids)}
