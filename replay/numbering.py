@@ -16,6 +16,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_BITS = 12
 
 _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.int32, types.int64))
+_PAIR = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
 # Read-only, since columns may lie in Arrow's memory; arrays that can be written are taken as well.
 _KEYS_4, _KEYS_8 = (types.Array(dtype, 1, "C", readonly=True) for dtype in (types.int32, types.int64))
 
@@ -29,12 +30,31 @@ def number_keys(
     (array([3, 7, 9]), array([1, 0, 1, 2], dtype=int32))
     """
     numbers = np.empty(len(keys), np.int32)
-    found = _number(keys, numbers)
+    found = _number_all(keys, numbers)
     order = np.argsort(found)
     rank = np.empty(len(found), np.int32)
     rank[order] = np.arange(len(found), dtype=np.int32)
     _renumber(numbers, rank)
     return found[order], numbers
+
+
+def _number_all(
+    keys: npt.NDArray[np.int64] | npt.NDArray[np.int32], numbers: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Number keys in order of first appearance, and return them in that order.
+
+    The table holds numbers, -1 where it is empty. Half full, it is doubled here rather than in compiled
+    code, where what allocates takes seconds to compile.
+    """
+    bits, at, n = _FIRST_BITS, 0, 0
+    found = np.empty(0, np.int64)
+    while at < len(keys):
+        larger = np.empty(1 << (bits - 1), np.int64)
+        larger[:n] = found[:n]
+        table, found = np.full(1 << bits, -1, np.int32), larger
+        at, n = _number(keys, at, numbers, table, found, n, bits)
+        bits += 1
+    return found[:n]
 
 
 @jit(inline="always")
@@ -46,38 +66,25 @@ def _find(key, table, found, bits):  # type: ignore[no-untyped-def]
     return at
 
 
-@jit()
-def _grow(found, bits):  # type: ignore[no-untyped-def]
-    table = np.full(1 << bits, -1, np.int32)
-    larger = np.empty(1 << (bits - 1), np.int64)
-    larger[: len(found)] = found
-    for number in range(len(found)):
-        table[_find(found[number], table, larger, bits)] = number
-    return table, larger
+@jit([_PAIR(keys, types.int64, _I4, _I4, _I8, types.int64, types.int64) for keys in (_KEYS_4, _KEYS_8)])
+def _number(keys, at, numbers, table, found, n, bits):  # type: ignore[no-untyped-def]
+    """Put the n found keys into the empty table, then number keys from `at` on until `found` is full.
 
-
-@jit([_I8(_KEYS_4, _I4), _I8(_KEYS_8, _I4)])
-def _number(keys, numbers):  # type: ignore[no-untyped-def]
-    """Number keys in order of first appearance and return them in that order.
-
-    The table holds numbers, -1 where it is empty, and is at most half full.
+    Return how far it came and how many keys are found.
     """
-    bits = _FIRST_BITS
-    table = np.full(1 << bits, -1, np.int32)
-    found = np.empty(1 << (bits - 1), np.int64)
-    n = 0
-    for i in range(len(keys)):
-        at = _find(keys[i], table, found, bits)
-        if table[at] < 0:
+    for number in range(n):
+        table[_find(found[number], table, found, bits)] = number
+    while at < len(keys):
+        place = _find(keys[at], table, found, bits)
+        if table[place] < 0:
             if n == len(found):
-                bits += 1
-                table, found = _grow(found, bits)
-                at = _find(keys[i], table, found, bits)
-            found[n] = keys[i]
-            table[at] = n
+                break
+            found[n] = keys[at]
+            table[place] = n
             n += 1
-        numbers[i] = table[at]
-    return found[:n].copy()
+        numbers[at] = table[place]
+        at += 1
+    return at, n
 
 
 @jit(types.void(_I4, _I4))
