@@ -7,6 +7,7 @@ printed, and the median of the differences of neighbouring runs. Needs root and 
 import argparse
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -207,23 +208,34 @@ def request_ns(said: str, requests: int) -> float:
     return (t1_ns - t0_ns) / requests
 
 
+def children_cpu_ns() -> float:
+    """Return the CPU time of all commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1e9
+
+
 def bench_blockio(folder: Path, console: Console) -> None:
     """Added time a request, one after another; requests a second, many at once; the matcher alone."""
-    program, added, plain, lost, cpu_ns = compiled(folder, "blocks"), [], [], 0, []
+    program, lost = compiled(folder, "blocks"), 0
+    plain, added, added_cpu, recorder_cpu = (list[float]() for _ in range(4))
     with loop_disk(folder) as disk:
         command = (program, disk, "read", str(REQUESTS), str(BLOCK_BYTES))
         for _ in range(RUNS):
+            begin_ns = children_cpu_ns()
             before = request_ns(output_of(partial(run_limited, command, None))[0], REQUESTS)
+            between_ns = children_cpu_ns()
             said, trace = output_of(partial(record, folder, command, collector("blockio")))
             assert isinstance(trace, Trace)
             info = trace.manifest.tables["blockio"]
             plain.append(before)
             added.append(request_ns(said, REQUESTS) - before)
-            cpu_ns.append(sum(trace.manifest.collector["overhead"].values()) / info.rows)
+            added_cpu.append((children_cpu_ns() - between_ns - (between_ns - begin_ns)) / REQUESTS)
+            recorder_cpu.append(sum(trace.manifest.collector["overhead"].values()) / info.rows)
             lost += info.lost
         console.print(
-            f"blockio: {median(plain):,.0f} ns a request, {median(added):,.0f} ns added, {lost:,} lost, "
-            f"{median(cpu_ns):,.0f} ns of the recorder's CPU ({REQUESTS:,} a run, medians of {RUNS} pairs)"
+            f"blockio: {median(plain):,.0f} ns a request, {median(added):,.0f} ns added, {lost:,} lost "
+            f"({REQUESTS:,} a run, medians of {RUNS} pairs)\nblockio: of CPU time a request, the program "
+            f"{median(added_cpu):,.0f} ns more, the recorder {median(recorder_cpu):,.0f} ns"
         )
         deep = (program, disk, "depth", str(REQUESTS // 4), str(BLOCK_BYTES), str(QUEUE_DEPTH))
         said, trace = output_of(partial(record, folder, deep, collector("blockio")))
