@@ -30,11 +30,13 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
 class OracleUnlimited:
     """Evict the page whose use is furthest, and read the next missing ones early, as many as helps.
 
-    A bound for all prefetchers under any reclaim, since it brings its own: no page that is used sooner makes
-    room for one that is used later, and nothing is read in vain. As many as helps: it is replayed with 0,
-    1, 4, 16 and 64 pages ahead, which is the most that a program may ask for, and the shortest run counts;
-    further ahead it only reads more. Source: replay/future.py. Differs from an optimum: the depth is one
-    for the whole run. Versions: 1.
+    A bound on the run time of all prefetchers under any reclaim, since it brings its own: no page that is
+    used sooner makes room for one that is used later, and nothing is read in vain. As many as helps: it is
+    replayed with 0, 1, 4, 16 and 64 pages ahead, which is the most that a program may ask for, and the
+    shortest run counts; further ahead it only reads more. On a synchronous device that is 0: there a fault
+    costs less than a prefetch and its first touch. Source: replay/future.py. Differs from an optimum: one
+    depth for the whole run, and an order of reads that ignores which of them the device could merge.
+    Versions: 1.
     """
 
     name = "oracle-unlimited"
