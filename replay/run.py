@@ -33,7 +33,8 @@ __all__ = [
     "run_shadow",
 ]
 
-CHUNK_ROWS = 4_000_000
+CHUNK_ROWS = 500_000
+"""Replayed between two reports of progress: some tenths of a second."""
 LATE_FLUSH = Flush()
 
 Progress = Callable[[int], None]

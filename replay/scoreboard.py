@@ -101,7 +101,7 @@ Rows = dict[str, list[Result]]
 
 def _score_table(rows: Rows) -> Table:
     several = len(next(iter(rows.values()))) > 1
-    table = Table(box=score_table_box, pad_edge=False, padding=(0, 0 if several else 1, 0, 1))
+    table = Table(box=score_table_box, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("policy", no_wrap=True, max_width=28)
     cells: dict[str, list[Text]] = {label: [] for label in rows}
     for column in COLUMNS:
@@ -168,9 +168,9 @@ def _score_notes(rows: Rows) -> Iterator[str]:
         where = ", in one phase at least" if phases > 1 else ""
         yield f"* the best, and what is within {TIE_PERCENT} % of it{where}"
     if phases > 1:
-        yield f"medians and ranges of starts at {phases} moments of the kernel's 2 s statistics period"
+        yield f"medians and ranges of {phases} starts in the kernel's 2 s statistics period"
     elif first.reclaim == "linux":
-        yield "started at one moment of the kernel's 2 s statistics period: --phases 9 shows what others do"
+        yield "one start in the kernel's 2 s statistics period; --phases 9 tries nine"
     least = max(result.exact_from_pages for results in rows.values() for result in results)
     if first.k and first.memory_pages < least:
         yield f"k is large for less than {least:,} pages: record with a smaller --k"

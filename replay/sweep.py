@@ -57,8 +57,8 @@ class Cell:
     flush: Flush
 
     def name(self, policy: Policy | None = None) -> str:
-        """Return how a person is told of the cell's shadow, or of one of its replays."""
-        run = "shadow" if policy is None else policy.name
+        """Return how a person is told of one of the cell's replays, or of its shadow."""
+        run = NoPrefetch.name if policy is None else policy.name
         return f"{self.workload.name} · {self.memory_pages} pages · {self.device.name} · {run}"
 
     def needs_replay(self, policy: Policy) -> bool:

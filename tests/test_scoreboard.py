@@ -92,11 +92,11 @@ def test_a_row_that_is_best_in_one_phase_is_marked_and_the_range_is_shown(result
         ["*300", "300–300"],
         ["500", "200–950"],
     ]
-    assert "medians and ranges of starts at 3 moments of the kernel's 2 s statistics period" in lines
+    assert "medians and ranges of 3 starts in the kernel's 2 s statistics period" in lines
 
 
 def test_one_linux_phase_says_that_there_are_others(result):
-    assert "--phases 9 shows what others do" in board([replace(result, reclaim="linux")])[-1]
+    assert "--phases 9 tries nine" in board([replace(result, reclaim="linux")])[-1]
     assert "phases" not in board([result])[-1]
 
 
