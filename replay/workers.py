@@ -78,7 +78,7 @@ class Workers:
         """Make `call` in a worker; `done` gets what it returns, `line` the rows that it reports."""
         ours, theirs = _FORK.Pipe(duplex=False)
         process = _FORK.Process(target=_work, args=(call, theirs, [ours, *self._running]), daemon=True)
-        # Ctrl-C is for this process alone: it must not reach a worker that does not ignore it yet.
+        # Ctrl-C is for this process alone: a worker inherits that it is blocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with warnings.catch_warnings():
@@ -120,7 +120,6 @@ class Workers:
 
 def _work(call: Call, pipe: Pipe, inherited: list[Pipe]) -> None:
     """Make the call and say how it ended; this is the worker's whole life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for connection in inherited:
         connection.close()
     answer: Row

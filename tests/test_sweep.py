@@ -173,19 +173,22 @@ def test_a_worker_that_fails_is_one_line(act, kind, saying):
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_in_a_trace_ends_what_runs(tmp_path):
+def test_an_error_ends_what_else_runs():
     sleeper = Odd(lambda: time.sleep(60))
+    failing = Odd(lambda: time.sleep(0.5) or raising(ProgramError("too deep"))())
     began = time.monotonic()
-    with pytest.raises(TraceError, match=r"missing\.kdt"):
-        score_traces(
-            [STENCIL, tmp_path / "missing.kdt"], sweep(sleeper, memories=("50%",), devices=("ssd",)), 9
-        )
+    with pytest.raises(ProgramError):
+        score_traces([STENCIL], sweep(sleeper, failing, memories=("50%",), devices=("ssd",)), 3)
     assert time.monotonic() - began < 30
 
 
-SCRIPT = """
-import sys, time
-sys.path.insert(0, {tests!r})
+def test_a_trace_that_cannot_be_read_is_one_line_among_workers(tmp_path):
+    with pytest.raises(TraceError, match=r"missing\.kdt"):
+        score_traces([STENCIL, tmp_path / "missing.kdt"], sweep("none"), 9)
+
+
+SWEEP = """
+import time
 from unittest import mock
 from test_sweep import STENCIL, Odd, sweep
 from kdtool import cli
@@ -193,18 +196,39 @@ from kdtool.replay.parallel import score_traces
 
 def wait():
     print("at work", flush=True)
-    time.sleep({seconds})
+    time.sleep(60)
 
 with mock.patch.object(cli, "app", lambda arguments: score_traces([STENCIL], sweep(Odd(wait), Odd(wait)), 2)):
     cli.main()
 """
 
+WORKERS = """
+import time
+from kdtool.replay.display import Display
+from kdtool.replay.workers import Workers
 
-def started(seconds):
-    """Start a sweep whose two workers wait; return it once both do, with the workers' process ids."""
-    script = SCRIPT.format(tests=str(Path(__file__).parent), seconds=seconds)
+def talkative(report):
+    print("at work", flush=True)
+    for _ in range(1000):
+        time.sleep(0.05)
+        report(1)
+
+def silent(report):
+    print("at work", flush=True)
+    time.sleep(60)
+
+with Workers(2) as workers:
+    for call in (talkative, silent):
+        workers.start("work", call, print, Display().line("work"))
+    while True:
+        workers.wait()
+"""
+
+
+def started(script):
+    """Run a script until its two workers are at work; return it and their process ids, eldest first."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{script}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -214,33 +238,44 @@ def started(seconds):
     assert [process.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(workers) == 2
-    return process, workers
+    return process, sorted(map(int, workers))
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def gone(workers, within_s):
     deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
-            return True
+    while any(map(runs, workers)):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.02)
-    return False
+    return True
 
 
 def test_ctrl_c_ends_the_workers_at_once_and_says_one_line():
-    process, workers = started(seconds=60)
+    process, workers = started(SWEEP)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (130, "kdtool: interrupted\n")
     assert gone(workers, within_s=0.1)
 
 
-def test_workers_of_a_killed_sweep_end_by_themselves():
-    process, workers = started(seconds=2)
-    process.kill()
-    process.wait(timeout=10)
-    process.stdout.close()
-    process.stderr.close()
-    assert gone(workers, within_s=20)
+def test_workers_of_a_killed_process_end_at_their_next_report():
+    process, (talkative, silent) = started(WORKERS)
+    try:
+        process.kill()
+        process.wait(timeout=10)
+        assert gone([talkative], within_s=10)
+        assert runs(silent)
+    finally:
+        os.kill(silent, signal.SIGKILL)
+        process.stdout.close()
+        process.stderr.close()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
