@@ -8,6 +8,7 @@
 Each file names the version of the program that it belongs to; files of another version count as missing.
 """
 
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.fidelity.workloads import BenchProgram
+from kdtool.errors import ParameterError
 from kdtool.fidelity.footprint import Footprint
 from kdtool.fidelity.runs import KernelRun
 
@@ -34,11 +36,18 @@ class Measured:
 
 
 class Store:
-    """The files of one work folder."""
+    """The files of one work folder; ParameterError when another bench is at work in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.binaries = self._made("bin")
+        self._lock = os.open(folder, os.O_RDONLY)  # held until this process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ParameterError(
+                f"--work {folder}: another bench is at work in it: wait, or give another"
+            ) from None
 
     def trace(self, program: BenchProgram) -> Path:
         """Return where the program's trace is or will be."""

@@ -4,6 +4,7 @@ No model in between: the command runs in a cgroup of ours with a limit. What oth
 out where the kernel counts by cgroup or process, and told apart where it counts for the whole machine only.
 """
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from typing import Any
 from kdtool.collect.launch import Launched
 from kdtool.collect.limited import RunFacts, check_memory, memory_of, own_cgroup, run_in
 from kdtool.collect.terminal import stop_on_signals
+from kdtool.errors import CapabilityError
 from kdtool.kernel.memcg import MemoryCgroup
 from kdtool.replay import Flush
+from kdtool.traces import PAGE_BYTES
 
 __all__ = ["MAX_OOM_KILLS", "KernelRun", "reading", "run_once", "wait_for_moment"]
 
@@ -35,9 +38,10 @@ class KernelRun:
 
     wall_ns : from the first instruction to the end
     major_faults : of the program, by wait4(2)
-    swap_ins : pages that came back from swap for its cgroup, read ahead or not: `pswpin` of memory.stat, or,
-        where a v1 hierarchy does not say it, `workingset_refault_anon`, which counts the same pages
-    refault_anon : workingset_refault_anon
+    swap_ins : pages that came back from swap for its cgroup, read ahead or not: workingset_refault_anon of
+        memory.stat. A page full of zeros comes back without a read (v6.12) and is counted too, as replay does
+    read_pages : pages read from any device for the program, by getrusage(2): its swap-ins that were reads,
+        and its file reads
     pswpin, pswpout : of its cgroup (v2) or of the whole machine during the run, as `swap_scope` says
     swap_ra, swap_ra_hit : pages read ahead, and those of them that were used; always of the whole machine
     file_bytes : page cache charged to its cgroup when it has ended
@@ -46,7 +50,7 @@ class KernelRun:
     wall_ns: int
     major_faults: int
     swap_ins: int
-    refault_anon: int
+    read_pages: int
     pswpin: int
     pswpout: int
     swap_scope: str
@@ -85,17 +89,20 @@ def run_once(
         Launched(command, own, quiet_stdout=True) as launched,
     ):
         memory = memory_of(own)
-        before = _readahead()
-        with nullcontext() if take is None or memory is None else reading(memory, take):
+        if memory is None:
+            raise CapabilityError(
+                "no cgroup hierarchy with the memory controller is mounted: see `kdtool doctor`"
+            )
+        before, read_before = _readahead(), _read_pages()
+        with nullcontext() if take is None else reading(memory, take):
             facts = run_in(own, launched, stop, duration_s=duration_s, tick=tick or _go_on)
         ahead = {name: value - before[name] for name, value in _readahead().items()}
-        file_bytes = 0 if memory is None else memory.charges().file_bytes
-    refaults = facts.memory_stat.get("workingset_refault_anon", 0)
+        file_bytes = memory.charges().file_bytes
     return facts, KernelRun(
         wall_ns=facts.wall_ns,
         major_faults=facts.major_faults,
-        swap_ins=facts.pswpin if facts.swap_scope == "cgroup" else refaults,
-        refault_anon=refaults,
+        swap_ins=facts.memory_stat["workingset_refault_anon"],
+        read_pages=_read_pages() - read_before,
         pswpin=facts.pswpin,
         pswpout=facts.pswpout,
         swap_scope=facts.swap_scope,
@@ -138,6 +145,11 @@ def wait_for_moment(run: int, runs: int) -> None:
 
 def _go_on() -> str | None:
     return None
+
+
+def _read_pages() -> int:
+    """Return what was read for all that we started and waited for; ru_inblock is in units of 512 bytes."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock * 512 // PAGE_BYTES
 
 
 def _readahead() -> dict[str, int]:

@@ -10,7 +10,7 @@ def main() -> None:
     """Group, aggregate and join; print a checksum."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_200_000)
-    parser.add_argument("--groups", type=int, default=5_000)
+    parser.add_argument("--groups", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
