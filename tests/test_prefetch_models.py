@@ -19,6 +19,7 @@ EVENTS = st.lists(
         st.integers(0, 1),
         st.integers(0, 60_000),
     ),
+    min_size=100,
     max_size=300,
 )
 
@@ -163,7 +164,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(events=EVENTS)
 def test_a_policy_answers_as_its_model(name, events):
     compare(name, MODELS[name](), events)

@@ -99,11 +99,12 @@ STEPS = st.lists(
         st.tuples(st.just("take"), st.integers(1, 600)),
         st.tuples(st.just("free"), st.slices(2000)),
     ),
+    min_size=10,
     max_size=25,
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(n_slots=st.integers(2, 4 * CLUSTER), steps=STEPS)
 def test_kernels_and_plain_model_hand_out_the_same_slots(n_slots, steps):
     plain, kernel, held = PlainSlots(n_slots), KernelSlots(n_slots), []
