@@ -42,7 +42,7 @@ def zram() -> Iterator[str]:
     try:
         Path(f"/sys/block/zram{number}/disksize").write_text("1G")
         subprocess.run(["mkswap", device], check=True, capture_output=True)
-        subprocess.run(["swapon", "-p", "100", device], check=True, capture_output=True)
+        subprocess.run(["swapon", "-p", "32767", device], check=True, capture_output=True)
         try:
             yield device
         finally:

@@ -72,6 +72,26 @@ def test_a_priority_has_it_filled_before_other_swap() -> None:
 
 @pytest.mark.root
 @needs.root
+@pytest.mark.usefixtures("_down_afterwards")
+def test_what_a_killed_process_left_is_taken_down_by_the_next_up() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        left = Path(f"/var/tmp/kdtool-test-left-{gone.pid}.img")
+    made = subprocess.run(
+        [sys.executable, needs.SWAP, "up", "--force", "--size", "16M", "--file", left],
+        capture_output=True,
+        check=True,
+    )
+    assert b"16 MiB" in made.stdout and left.exists()
+
+    code, _, said = swap("up", "--force", "--size", "16M")
+
+    assert code == 0 and f"{left}: left by process {gone.pid}, which is gone: taken down" in said
+    assert not left.exists() and str(left) not in {device.backing for device in swap_devices()}
+    assert len(ours()) == 1, "that of a process which lives stays"
+
+
+@pytest.mark.root
+@needs.root
 def test_other_swap_is_enough_unless_forced() -> None:
     with needs.swap_up():
         code, _, err = swap("up", "--size", "64M")

@@ -39,18 +39,14 @@ def end_left_over(pid: str) -> None:
     """Kill what the killed bench was running, in the cgroups that bear its pid, and remove them."""
     layout = find_layout()
     assert layout.memory is not None, "the bench had a memory cgroup"
+    root = layout.memory.root
     deadline = time.monotonic() + EMPTY_S
-    while time.monotonic() < deadline:
-        left = [
-            int(word)
-            for procs in layout.memory.root.glob(f"{PREFIX}{pid}-*/cgroup.procs")
-            for word in procs.read_text().split()
-        ]
-        for process in left:
-            with suppress(ProcessLookupError):  # it has just ended
-                os.kill(process, signal.SIGKILL)
-        if not left:
-            break
+    while (left := list(root.glob(f"{PREFIX}{pid}-*"))) and time.monotonic() < deadline:
+        for path in left:
+            with suppress(OSError):  # a process of it has just ended, or is ending: next round
+                for word in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(word), signal.SIGKILL)
+                path.rmdir()
         time.sleep(0.05)
     reap_stale(layout)
 

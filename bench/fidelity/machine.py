@@ -20,7 +20,8 @@ __all__ = ["Watch", "forbid_huge_pages", "own_swap"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SWAP = ROOT / "scripts" / "swap"
-PRIORITY = 1000
+PRIORITY = 32767
+"""The highest that swapon(2) takes: SWAP_FLAG_PRIO_MASK of linux/swap.h."""
 PR_SET_THP_DISABLE = 41
 
 
@@ -55,11 +56,19 @@ def own_swap(rotational: bool, size: str) -> Iterator[str]:
         )
         if done.returncode:
             raise CapabilityError(done.stderr.strip().removeprefix("swap: error: "))
-        yield next(device.path for device in swap_devices() if device.backing == str(file))
+        yield _filled_first(swap_devices(), file)
     finally:
         guard.communicate(b"done")
     if guard.returncode:
         raise CapabilityError(f"{file}: could not be taken down: scripts/swap down --file {file}")
+
+
+def _filled_first(devices: list[SwapDevice], file: Path) -> str:
+    """Return the path of the device on `file`; raise when another would be filled before or along with it."""
+    for device in devices:
+        if device.priority >= PRIORITY and device.backing != str(file):
+            raise CapabilityError(f"{device.path}: is swap of the highest priority: swapoff {device.path}")
+    return next(device.path for device in devices if device.backing == str(file))
 
 
 class Watch:
