@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.workload import Workload
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inline, inner, jit
 
 __all__ = ["Stack", "measure_range", "new_stack"]
 
@@ -68,7 +68,7 @@ def new_stack(workload: Workload) -> Stack:
     )
 
 
-@jit(inline="always")
+@inline
 def _popcount(word):  # type: ignore[no-untyped-def]
     word -= (word >> _SHIFTS[0]) & _PAIRS
     word = (word & _FOURS) + ((word >> _SHIFTS[1]) & _FOURS)
@@ -76,7 +76,7 @@ def _popcount(word):  # type: ignore[no-untyped-def]
     return np.int64((word * _BYTES) >> _SHIFTS[3])
 
 
-@jit(inline="always")
+@inline
 def _older(slot, bits, tree):  # type: ignore[no-untyped-def]
     """Return how many slots before this one are in use."""
     word = slot >> 6
@@ -87,7 +87,7 @@ def _older(slot, bits, tree):  # type: ignore[no-untyped-def]
     return count
 
 
-@jit(inline="always")
+@inline
 def _flip(slot, by, bits, tree):  # type: ignore[no-untyped-def]
     """Take a slot into use (`by` 1) or out of it (-1)."""
     bits[slot >> 6] ^= _ONE << np.uint64(slot & 63)
@@ -97,7 +97,7 @@ def _flip(slot, by, bits, tree):  # type: ignore[no-untyped-def]
         at += at & -at
 
 
-@jit()
+@inner
 def _compact(bits, tree, slot, holes, scalars):  # type: ignore[no-untyped-def]
     """Move everything to the first slots, in the same order."""
     for page in range(len(slot)):
@@ -117,7 +117,7 @@ def _compact(bits, tree, slot, holes, scalars):  # type: ignore[no-untyped-def]
     scalars[NEXT] = used
 
 
-@jit()
+@inner
 def _add_hole(slot, holes, scalars):  # type: ignore[no-untyped-def]
     at = scalars[N_HOLES]
     scalars[N_HOLES] += 1
@@ -127,7 +127,7 @@ def _add_hole(slot, holes, scalars):  # type: ignore[no-untyped-def]
     holes[at] = slot
 
 
-@jit()
+@inner
 def _replace_newest_hole(slot, holes, n_holes):  # type: ignore[no-untyped-def]
     """Put an older slot in the place of the newest one of `n_holes`."""
     at = 0
@@ -142,7 +142,7 @@ def _replace_newest_hole(slot, holes, n_holes):  # type: ignore[no-untyped-def]
     holes[at] = slot
 
 
-@jit(inline="always")
+@inline
 def _unmap(row, free_row, free_page, slot, holes, scalars):  # type: ignore[no-untyped-def]
     """Leave holes where the pages lay that were unmapped before this row."""
     while scalars[FREE_AT] < len(free_row) and free_row[scalars[FREE_AT]] <= row:

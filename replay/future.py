@@ -53,7 +53,7 @@ def plan_memory(workload: Workload, memory_pages: int, depth_pages: int) -> Plan
     return Plan(victims, rows, pages)
 
 
-@jit()
+@jit(allocates=True)
 def next_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-def]
     """Return the row at which each reference's page comes again, n_refs for never: int64 of shape (n_refs,).
 
@@ -72,7 +72,7 @@ def next_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-de
     return uses
 
 
-@jit()
+@jit(allocates=True)
 def first_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-def]
     """Return where a page is used for the first time since it exists: uint8 (n_refs,), 1 for a cold fault."""
     exists = np.zeros(n_pages, np.uint8)
@@ -98,7 +98,7 @@ SIZE, HELD, SCAN, DISTINCT, WAITING, FREE_AT, N_COUNTS = 0, 1, 2, 3, 4, 5, 6
 pages that were read early and not used yet, and how many unmappings have happened."""
 
 
-@jit()
+@jit(allocates=True)
 def _settle(at, use, place, heap, size):  # type: ignore[no-untyped-def]
     """Move the page at index `at` of the heap, the furthest use on top, to where it belongs."""
     page = heap[at]
@@ -119,7 +119,7 @@ def _settle(at, use, place, heap, size):  # type: ignore[no-untyped-def]
     place[page] = at
 
 
-@jit()
+@jit(allocates=True)
 def _remove(page, memory):  # type: ignore[no-untyped-def]
     """Take a page off the heap, if it is there, so that it cannot be evicted."""
     use, place, heap, counts, _, _ = memory
@@ -132,7 +132,7 @@ def _remove(page, memory):  # type: ignore[no-untyped-def]
             _settle(at, use, place, heap, counts[SIZE])
 
 
-@jit()
+@jit(allocates=True)
 def _make_room(capacity, victims, recent, memory):  # type: ignore[no-untyped-def]
     """Evict the page whose use is furthest if memory is full; then take room for one page."""
     use, place, heap, counts, _, _ = memory
@@ -149,7 +149,7 @@ def _make_room(capacity, victims, recent, memory):  # type: ignore[no-untyped-de
     counts[HELD] += 1
 
 
-@jit()
+@jit(allocates=True)
 def _forget(row, free_row, free_page, memory):  # type: ignore[no-untyped-def]
     """Take out the pages that were unmapped before `row`."""
     _, place, _, counts, _, _ = memory
@@ -161,7 +161,7 @@ def _forget(row, free_row, free_page, memory):  # type: ignore[no-untyped-def]
             counts[HELD] -= 1
 
 
-@jit()
+@jit(allocates=True)
 def _read_ahead(row, page, first, capacity, depth, victims, recent, prefetches, memory):  # type: ignore[no-untyped-def]
     """Move `scan` on and read what is missing there, as long as all before it fits as well."""
     use, place, _, counts, waiting, seen = memory
@@ -182,7 +182,7 @@ def _read_ahead(row, page, first, capacity, depth, victims, recent, prefetches, 
         counts[SCAN] += 1
 
 
-@jit()
+@jit(allocates=True)
 def _plan(page, uses, first, free_row, free_page, n_pages, capacity, depth):  # type: ignore[no-untyped-def]
     """Return the victims, and the prefetches as (row, page)."""
     use, place = np.zeros(n_pages, np.int64), np.full(n_pages, OUT, np.int64)

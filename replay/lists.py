@@ -8,34 +8,38 @@
 Kernel counterpart: struct lruvec (include/linux/mmzone.h, v6.18), whose head is our newest.
 """
 
-from kdtool.rmt.jit import jit
+import numpy as np
+
+from kdtool.replay.cacheline import prefetch_line
+from kdtool.rmt.jit import inline
 
 __all__ = ["push_newest", "push_oldest", "unlink"]
 
 
-@jit(inline="always")
+@inline
 def push_newest(links, end, page):  # type: ignore[no-untyped-def]
     """Put a page that is on no list at the newest end: lruvec_add_folio()."""
-    newest = links[end, 0]
+    newest = np.int64(links[end, 0])
     links[page, 0] = newest
     links[page, 1] = end
     links[newest, 1] = page
     links[end, 0] = page
 
 
-@jit(inline="always")
+@inline
 def push_oldest(links, end, page):  # type: ignore[no-untyped-def]
     """Put a page that is on no list at the oldest end: lruvec_add_folio_tail()."""
-    oldest = links[end, 1]
+    oldest = np.int64(links[end, 1])
     links[page, 0] = end
     links[page, 1] = oldest
     links[oldest, 0] = page
     links[end, 1] = page
 
 
-@jit(inline="always")
+@inline
 def unlink(links, page):  # type: ignore[no-untyped-def]
     """Take a page off its list."""
-    older, newer = links[page, 0], links[page, 1]
+    older, newer = np.int64(links[page, 0]), np.int64(links[page, 1])
     links[older, 1] = newer
     links[newer, 0] = older
+    prefetch_line(links, np.int64(links[newer, 1]))  # a scan comes there next but one

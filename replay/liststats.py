@@ -20,7 +20,7 @@ from kdtool.replay.memory import (
     STAT_ACTIVE,
     STAT_INACTIVE,
 )
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inner
 
 __all__ = ["SWAP_CLUSTER_MAX", "flush_stats", "inactive_is_low", "note_cost", "update_stats"]
 
@@ -28,7 +28,7 @@ SWAP_CLUSTER_MAX = 32
 GIB_PAGES_SHIFT = 18
 
 
-@jit()
+@inner
 def update_stats(scalars):  # type: ignore[no-untyped-def]
     """Bring the statistics up to date."""
     scalars[STAT_ACTIVE] = scalars[ACTIVE_COUNT]
@@ -36,7 +36,7 @@ def update_stats(scalars):  # type: ignore[no-untyped-def]
     scalars[STAT_ACTIVATIONS] = scalars[ACTIVATIONS]
 
 
-@jit()
+@inner
 def flush_stats(scalars):  # type: ignore[no-untyped-def]
     """Bring the statistics up to date if it is time."""
     if scalars[NOW_NS] >= scalars[FLUSH_AT_NS]:
@@ -46,7 +46,7 @@ def flush_stats(scalars):  # type: ignore[no-untyped-def]
         update_stats(scalars)
 
 
-@jit()
+@inner
 def note_cost(io_pages, rotated, scalars):  # type: ignore[no-untyped-def]
     """Add to what reclaiming anonymous pages has cost of late: lrunote_cost()."""
     cost = io_pages * SWAP_CLUSTER_MAX + rotated
@@ -55,7 +55,7 @@ def note_cost(io_pages, rotated, scalars):  # type: ignore[no-untyped-def]
         scalars[ANON_COST] //= 2
 
 
-@jit()
+@inner
 def inactive_is_low(scalars):  # type: ignore[no-untyped-def]
     """Compare the lists by the statistics: inactive_is_low()."""
     gib = (scalars[STAT_INACTIVE] + scalars[STAT_ACTIVE]) >> GIB_PAGES_SHIFT

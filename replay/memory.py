@@ -1,7 +1,8 @@
 """Memory and swap of one replay: pages on lists, swap slots, and one device that reads.
 
-Unit of work: a page. All state is int32/int64 arrays that the engine's kernels share, so that a replay
-can stop after any reference and go on later.
+Unit of work: a page. All state is integer arrays that the engine's kernels share, so that a replay can stop
+after any reference and go on later. What is known of one page is one record of PAGE, half a cache line; the
+arrays of its fields are views.
 
     status[p]   NEVER (not touched yet) · RESIDENT (mapped) · PREFETCHED (read or being read, not
                 touched yet) · UNMAPPED (by reclaim, and not freed yet) · SWAPPED (its content is on the
@@ -29,6 +30,7 @@ from kdtool.replay.slots import new_clusters, new_page_of_slot
 
 __all__ = [
     "NEVER",
+    "PAGE",
     "PREFETCHED",
     "RECLAIMS",
     "RESIDENT",
@@ -76,32 +78,41 @@ class Flush:
     phase_ns: int = 1_000_000_000
 
 
+PAGE = np.dtype(
+    [
+        ("status", "u1"),
+        ("marks", "u1"),
+        ("links", "i4", 2),
+        ("slot", "i4"),
+        ("ready_ns", "i8"),
+        ("evicted_at", "i8"),
+    ],
+    align=True,
+)
+CACHE_LINE_BYTES = 64
+
+
 @dataclass(frozen=True)
 class Memory:
     """The arrays of one replay, see the module's docstring; `counters` as indexed above.
 
-    status_words : the bytes of `status`, eight pages a word
+    pages : of dtype PAGE and shape (n_pages + 2,): the pages, and behind them the ends of the two lists
     """
 
-    status_words: npt.NDArray[np.int64]
-    status: npt.NDArray[np.uint8]
+    pages: npt.NDArray[np.void]
     clusters: npt.NDArray[np.int32]
-    links: npt.NDArray[np.int32]
-    slot: npt.NDArray[np.int32]
     page_of_slot: npt.NDArray[np.int32]
-    ready_ns: npt.NDArray[np.int64]
     scalars: npt.NDArray[np.int64]
     counters: npt.NDArray[np.int64]
-    marks: npt.NDArray[np.uint8]
-    evicted_at: npt.NDArray[np.int64]
     writes: npt.NDArray[np.int64]
     victims: npt.NDArray[np.int32]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
+        status, marks, links, slot, ready_ns, evicted_at = (self.pages[name] for name in PAGE.names or ())
         return (
-            self.status, self.clusters, self.links, self.slot, self.page_of_slot, self.ready_ns, self.scalars,
-            self.counters, self.marks, self.evicted_at, self.writes, self.victims,
+            status, self.clusters, links, slot, self.page_of_slot, ready_ns, self.scalars,
+            self.counters, marks, evicted_at, self.writes, self.victims,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -112,27 +123,29 @@ class Memory:
 
 def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
     """Return an empty memory for pages 0 .. n_pages - 1; `reclaim` is a key of RECLAIMS."""
-    links = np.full((n_pages + 2, 2), n_pages, np.int32)
-    links[n_pages + 1] = n_pages + 1
+    pages = _new_pages(n_pages + 2)
+    pages["links"] = n_pages
+    pages["links"][n_pages + 1] = n_pages + 1
+    pages["slot"] = pages["evicted_at"] = -1
     scalars = np.zeros(N_SCALARS, np.int64)
     scalars[LAST_SLOT] = -2
     scalars[RECLAIM_KIND] = RECLAIMS[reclaim]
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
     page_of_slot = new_page_of_slot(n_pages)
-    status_words = np.zeros(-(-n_pages // 8), np.int64)
     return Memory(
-        status_words=status_words,
-        status=status_words.view(np.uint8)[:n_pages],
+        pages=pages,
         clusters=new_clusters(len(page_of_slot)),
-        links=links,
-        slot=np.full(n_pages, -1, np.int32),
         page_of_slot=page_of_slot,
-        ready_ns=np.zeros(n_pages, np.int64),
         scalars=scalars,
         counters=np.zeros(N_COUNTERS, np.int64),
-        marks=np.zeros(n_pages, np.uint8),
-        evicted_at=np.full(n_pages, -1, np.int64),
         writes=np.zeros((n_pages, 2), np.int64),
         victims=np.empty(0, np.int32),
     )
+
+
+def _new_pages(n: int) -> npt.NDArray[np.void]:
+    """Return zeroed records, none of which lies in two cache lines."""
+    room = np.zeros(n * PAGE.itemsize + CACHE_LINE_BYTES, np.uint8)
+    begin = -room.ctypes.data % CACHE_LINE_BYTES
+    return room[begin : begin + n * PAGE.itemsize].view(PAGE)

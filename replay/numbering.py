@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inline, jit
 
 __all__ = ["number_keys"]
 
@@ -57,7 +57,7 @@ def _number_all(
     return found[:n]
 
 
-@jit(inline="always")
+@inline
 def _find(key, table, found, bits):  # type: ignore[no-untyped-def]
     """Return where the table has the key, or the empty place where it belongs."""
     at = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(64 - bits))

@@ -22,6 +22,8 @@ Differs from the kernel: up to 31 pages that just came wait in a CPU's batch bef
 replay the limit without them. Where the kernel would call its OOM killer, the run waits for the device.
 """
 
+import numpy as np
+
 from kdtool.replay.lists import push_newest, unlink
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX, flush_stats, inactive_is_low, note_cost, update_stats
 from kdtool.replay.memory import (
@@ -60,7 +62,7 @@ from kdtool.replay.memory import (
 )
 from kdtool.replay.slots import take_slot
 from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inline, inner
 
 __all__ = ["add_page", "forget_page", "make_room", "touch"]
 
@@ -70,7 +72,7 @@ SWAPPINESS, MAX_SWAPPINESS = 60, 200
 """vm.swappiness as Linux ships it."""
 
 
-@jit(inline="always")
+@inline
 def touch(page, store, memory):  # type: ignore[no-untyped-def]
     """Note an access to a mapped page: LRU order, or the bits that reclaim will see."""
     links, scalars, marks = memory[2], memory[6], memory[8]
@@ -83,7 +85,7 @@ def touch(page, store, memory):  # type: ignore[no-untyped-def]
         push_newest(links, end, page)
 
 
-@jit()
+@inner
 def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
     """Put a page that came into memory on its list; `mapped` pages have their accessed bit set."""
     links, scalars, marks, evicted_at = memory[2], memory[6], memory[8], memory[9]
@@ -100,11 +102,11 @@ def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
             end += 1
             if shadow & 1:
                 marks[page] |= WORKINGSET
-                note_cost(1, 0, scalars)
+                note_cost(np.int64(1), np.int64(0), scalars)
     push_newest(links, end, page)
 
 
-@jit()
+@inner
 def forget_page(page, memory):  # type: ignore[no-untyped-def]
     """Take a page in memory that the program unmapped out of it."""
     links, scalars, marks = memory[2], memory[6], memory[8]
@@ -117,7 +119,7 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
     marks[page] = 0
 
 
-@jit()
+@inner
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
     links, scalars = memory[2], memory[6]
@@ -125,20 +127,20 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
         if scalars[RECLAIM_KIND] == LINUX:
             _reclaim(capacity, memory, device)
         elif scalars[RECLAIM_KIND] == LRU:
-            _free(links[links.shape[0] - 2, 1], memory, device)
+            _free(np.int64(links[links.shape[0] - 2, 1]), memory, device)
         else:
-            _free(memory[11][scalars[VICTIM_AT]], memory, device)
+            _free(np.int64(memory[11][scalars[VICTIM_AT]]), memory, device)
             scalars[VICTIM_AT] += 1
     scalars[COUNT] += 1
 
 
-@jit()
+@inner
 def _work(ns, scalars):  # type: ignore[no-untyped-def]
     scalars[WORKED_NS] += ns
     scalars[NOW_NS] += ns
 
 
-@jit()
+@inner
 def _give_slot(page, memory):  # type: ignore[no-untyped-def]
     """Give the page a place on the device unless it has one."""
     clusters, slot, page_of_slot, scalars = memory[1], memory[3], memory[4], memory[6]
@@ -148,7 +150,7 @@ def _give_slot(page, memory):  # type: ignore[no-untyped-def]
         page_of_slot[taken] = page
 
 
-@jit()
+@inner
 def _free(page, memory, device):  # type: ignore[no-untyped-def]
     """Take a page that is on the device, or goes there at once, out of memory, and remember when."""
     status, links, scalars, counters, marks = memory[0], memory[2], memory[6], memory[7], memory[8]
@@ -167,7 +169,7 @@ def _free(page, memory, device):  # type: ignore[no-untyped-def]
     marks[page] = 0
 
 
-@jit()
+@inner
 def _spare(page, memory):  # type: ignore[no-untyped-def]
     """Put an accessed inactive page back, or on the active list if it was found accessed before."""
     links, scalars, marks = memory[2], memory[6], memory[8]
@@ -182,7 +184,7 @@ def _spare(page, memory):  # type: ignore[no-untyped-def]
     push_newest(links, end, page)
 
 
-@jit()
+@inner
 def _shrink_inactive_list(n_pages, memory, device):  # type: ignore[no-untyped-def]
     """Look at the `n_pages` oldest inactive pages; return how many were freed."""
     status, links, ready_ns, scalars, marks = memory[0], memory[2], memory[5], memory[6], memory[8]
@@ -190,7 +192,7 @@ def _shrink_inactive_list(n_pages, memory, device):  # type: ignore[no-untyped-d
     scanned, written, freed = 0, 0, 0
     complete_writes(memory)
     for _ in range(n_pages):
-        page = links[inactive, 1]
+        page = np.int64(links[inactive, 1])
         if page == inactive:
             break  # the page being faulted in is counted already and on no list yet
         scanned += 1
@@ -215,20 +217,20 @@ def _shrink_inactive_list(n_pages, memory, device):  # type: ignore[no-untyped-d
     return freed
 
 
-@jit()
+@inner
 def _shrink_active_list(n_pages, memory):  # type: ignore[no-untyped-def]
     """Deactivate the `n_pages` oldest active pages."""
     links, scalars, marks = memory[2], memory[6], memory[8]
     inactive = links.shape[0] - 2
     for _ in range(min(n_pages, scalars[ACTIVE_COUNT])):
-        page = links[inactive + 1, 1]
+        page = np.int64(links[inactive + 1, 1])
         unlink(links, page)
         scalars[ACTIVE_COUNT] -= 1
         marks[page] = marks[page] & (REFERENCED | DIRTY) | WORKINGSET
         push_newest(links, inactive, page)
 
 
-@jit()
+@inner
 def _scan_target(pages, priority, scalars):  # type: ignore[no-untyped-def]
     """Return how many of a list's `pages` are to be scanned: get_scan_count(), without file pages."""
     if priority == 0:
@@ -239,7 +241,7 @@ def _scan_target(pages, priority, scalars):  # type: ignore[no-untyped-def]
     return (pages >> priority) * anon // (anon + file)
 
 
-@jit()
+@inner
 def _shrink_lruvec(priority, force, memory, device):  # type: ignore[no-untyped-def]
     """Scan a part of both lists, 32 pages at a time, until enough is freed; return it."""
     scalars = memory[6]
@@ -262,28 +264,28 @@ def _shrink_lruvec(priority, force, memory, device):  # type: ignore[no-untyped-
     submit_writes(memory, device)
     flush_stats(scalars)
     if inactive_is_low(scalars):
-        _shrink_active_list(SWAP_CLUSTER_MAX, memory)
+        _shrink_active_list(np.int64(SWAP_CLUSTER_MAX), memory)
     return freed
 
 
-@jit()
+@inner
 def _try_to_free_pages(memory, device):  # type: ignore[no-untyped-def]
     """Scan more and more until SWAP_CLUSTER_MAX pages are freed; return how many: do_try_to_free_pages()."""
     scalars = memory[6]
     freed = 0
     for force in range(2):
         scalars[SKIPPED] = 0
-        priority = DEF_PRIORITY
-        while priority >= 0 and freed < SWAP_CLUSTER_MAX:
-            freed += _shrink_lruvec(priority, force, memory, device)
-            priority -= 1
+        for above in range(DEF_PRIORITY + 1):
+            if freed >= SWAP_CLUSTER_MAX:
+                break
+            freed += _shrink_lruvec(DEF_PRIORITY - above, force, memory, device)
         scalars[SNAPSHOT_ACTIVATIONS] = scalars[STAT_ACTIVATIONS]
         if freed or not scalars[SKIPPED]:
             break
     return freed
 
 
-@jit()
+@inner
 def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Free pages until there is room for one."""
     scalars = memory[6]

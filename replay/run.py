@@ -11,13 +11,15 @@ import numpy.typing as npt
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
 from kdtool.replay.devices import Device
-from kdtool.replay.engine import CTX_WORDS, replay_range
+from kdtool.replay.engine import replay_range
+from kdtool.replay.hook import CTX_WORDS
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
 from kdtool.replay.policies.base import OUT_WORDS, Prepared
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.result import Result, Shadow, exact_pages, score
 from kdtool.replay.workload import Workload
+from kdtool.rmt.numba_vm import compiled
 from kdtool.traces import parse_fraction
 
 __all__ = [
@@ -192,10 +194,11 @@ def _run_prepared(
     )  # fmt: skip
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
+    decide = compiled(policy.decide)
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(
-            policy.decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values,
+            decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values,
             missed, shadow_missed,
         )  # fmt: skip
         if progress is not None:

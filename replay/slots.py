@@ -22,7 +22,7 @@ program's pages, so that it is never half full: the kernel then frees slots it w
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inner, jit
 
 __all__ = ["NO_PAGE", "SWAPFILE_CLUSTER", "free_slot", "new_clusters", "new_page_of_slot", "take_slot"]
 
@@ -53,25 +53,30 @@ def new_clusters(n_slots: int) -> npt.NDArray[np.int32]:
     n_clusters = -(-n_slots // SWAPFILE_CLUSTER)
     clusters = np.zeros((n_clusters + N_LISTS, 4), np.int32)
     clusters[:, LIST] = NOWHERE
-    for which in range(N_LISTS):
-        clusters[n_clusters + which, :2] = n_clusters + which
     clusters[0, USED] = 1
     clusters[n_clusters - 1, USED] += n_clusters * SWAPFILE_CLUSTER - n_slots
-    for cluster in range(n_clusters):
-        _move(cluster, NONFULL if clusters[cluster, USED] else FREE, clusters)
+    used = clusters[:n_clusters, USED] > 0
+    nobody = np.empty(0, np.int64)
+    lists = {FREE: np.flatnonzero(~used), NONFULL: np.flatnonzero(used), FRAG: nobody, FULL: nobody}
+    for which, members in lists.items():
+        head = n_clusters + which
+        ring = np.concatenate(([head], members, [head]))
+        clusters[ring[:-1], NEXT] = ring[1:]
+        clusters[ring[1:], PREVIOUS] = ring[:-1]
+        clusters[ring[1:-1], LIST] = which
     return clusters
 
 
-@jit()
+@inner
 def _isolate(cluster, clusters):  # type: ignore[no-untyped-def]
     """Take a cluster off its list."""
-    before, after = clusters[cluster, PREVIOUS], clusters[cluster, NEXT]
+    before, after = np.int64(clusters[cluster, PREVIOUS]), np.int64(clusters[cluster, NEXT])
     clusters[before, NEXT] = after
     clusters[after, PREVIOUS] = before
     clusters[cluster, LIST] = NOWHERE
 
 
-@jit()
+@inner
 def _move(cluster, to, clusters):  # type: ignore[no-untyped-def]
     """Put a cluster at the end of a list: move_cluster()."""
     if clusters[cluster, LIST] != NOWHERE:
@@ -85,7 +90,7 @@ def _move(cluster, to, clusters):  # type: ignore[no-untyped-def]
     clusters[cluster, LIST] = to
 
 
-@jit()
+@inner
 def _scan(cluster, start, page_of_slot, clusters):  # type: ignore[no-untyped-def]
     """Return the first free slot of a cluster from `start` on, counted as used, or 0; then move the cluster.
 
@@ -104,12 +109,12 @@ def _scan(cluster, start, page_of_slot, clusters):  # type: ignore[no-untyped-de
     return found
 
 
-@jit()
+@inner
 def _new_cluster(page_of_slot, clusters):  # type: ignore[no-untyped-def]
     """Return a slot of the first cluster that has any, or 0: cluster_alloc_swap_entry()."""
     heads = clusters.shape[0] - N_LISTS
     for which in (NONFULL, FREE, FRAG):
-        cluster = clusters[heads + which, NEXT]
+        cluster = np.int64(clusters[heads + which, NEXT])
         if cluster < heads:
             _isolate(cluster, clusters)
             return _scan(cluster, cluster * SWAPFILE_CLUSTER, page_of_slot, clusters)
@@ -140,10 +145,10 @@ def free_slot(page, slot, page_of_slot, clusters):  # type: ignore[no-untyped-de
     """Give the page's slot back if it has one: swap_entries_free()."""
     if slot[page] >= 0:
         page_of_slot[slot[page]] = NO_PAGE
-        cluster = slot[page] // SWAPFILE_CLUSTER
+        cluster = np.int64(slot[page]) // SWAPFILE_CLUSTER
         clusters[cluster, USED] -= 1
         if clusters[cluster, USED] == 0:
-            _move(cluster, FREE, clusters)
+            _move(cluster, np.int64(FREE), clusters)
         elif clusters[cluster, LIST] != NONFULL:
-            _move(cluster, NONFULL, clusters)
+            _move(cluster, np.int64(NONFULL), clusters)
         slot[page] = -1

@@ -193,7 +193,7 @@ _FILE_FLAG, _SHARED_FLAG = int(VmaFlag.FILE), int(VmaFlag.SHARED)
 _UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
 
 
-@jit()
+@jit(allocates=True)
 def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ignore[no-untyped-def]
     """Return which references are to anonymous pages, and the (row, page) pairs that were unmapped.
 
@@ -238,7 +238,7 @@ def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> n
     return insns
 
 
-@jit()
+@jit(allocates=True)
 def _merge_clocks(insns, thread, n_threads):  # type: ignore[no-untyped-def]
     """Add up what each thread advanced; a clock that went back belongs to a new program (exec)."""
     last = np.zeros(n_threads, np.int64)

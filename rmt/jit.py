@@ -1,46 +1,91 @@
-"""Numba's njit with a cache on disk that knows when any of our sources changed.
+"""Numba's njit with a cache on disk that knows when a source that it was compiled from changed.
 
-Numba keys its cache by the file of the function alone. Ours inline functions of other files, so that a
-change there would go on running the old machine code; the cache is therefore kept under a hash of them all.
+Numba keys its cache by the file of the function alone. Ours call and inline functions of other files and take
+constants from them, so that a change there would go on running the old machine code: the cache of a module is
+kept under a hash of its source and of those that it imports, theirs included.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numba
 
-__all__ = ["jit"]
+__all__ = ["inline", "inner", "jit", "sources"]
 
-
-def _cache_folder() -> Path:
-    package = Path(__file__).parent.parent  # its links are the rooms; ** would not follow them
-    digest = hashlib.sha256(numba.__version__.encode())
-    for pattern in ("*/*.py", "*/*/*.py"):
-        for source in sorted(package.glob(pattern)):
-            digest.update(source.read_bytes())
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "kdtool" / f"numba-{digest.hexdigest()[:16]}"
-
-
-_FOLDER = str(_cache_folder())
-
+_PACKAGE = Path(__file__).parent.parent
+_IMPORTED = re.compile(r"^\s*(?:from|import) (kdtool(?:\.\w+)*)", re.MULTILINE)
 
 _njit: Any = numba.njit  # its own type knows nothing of signatures
 _config: Any = numba.config
 
 
-def jit(*signature: Any, inline: Literal["never", "always"] = "never") -> Any:
-    """Return `numba.njit(*signature, inline=inline, cache=True)` with the cache in our folder."""
+def jit(*signature: Any, allocates: bool = False) -> Callable[[Callable[..., Any]], Any]:
+    """Return Numba's `njit` for a function of ours, with the cache in our folder.
 
-    def compile_function(function: Callable[..., Any]) -> Any:
-        before = _config.CACHE_DIR
-        _config.CACHE_DIR = _FOLDER
-        try:
-            return _njit(*signature, inline=inline, cache=True)(function)
-        finally:
-            _config.CACHE_DIR = before
+    allocates : that the function makes arrays. Of all others Numba need not count the references to their
+        arguments, which takes more than half of the time of a short function.
+    """
+    return partial(_compile, signature, {"_nrt": allocates})
 
-    return compile_function
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a function that compiled ones call, and Python never: without the wrapper that would let it.
+
+    The wrappers of a replay take a third of the time to compile it. Python must call `.py_func`: the function
+    itself would be a jump to nowhere.
+    """
+    return _compile((), {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}, function)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Have compiled functions take in the body of this one."""
+    return _compile((), {"_nrt": False, "inline": "always"}, function)
+
+
+def _compile(signature: tuple[Any, ...], options: dict[str, Any], function: Callable[..., Any]) -> Any:
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = _cache_folder(function.__module__)
+    try:
+        return _njit(*signature, cache=True, **options)(function)
+    finally:
+        _config.CACHE_DIR = before
+
+
+def sources(module: str) -> list[Path]:
+    """Return the files of a module of ours and of all that it imports from us, sorted."""
+    found: set[Path] = set()
+    todo = [module]
+    while todo:
+        path = _file(todo.pop())
+        if path is not None and path not in found:
+            found.add(path)
+            todo += _imports(path)
+    return sorted(found)
+
+
+@cache
+def _imports(path: Path) -> list[str]:
+    return _IMPORTED.findall(path.read_text())
+
+
+def _file(module: str) -> Path | None:
+    """Return the file of a module of ours; None for others and for what is no file."""
+    if module.split(".", maxsplit=1)[0] != "kdtool":
+        return None
+    folder = _PACKAGE.joinpath(*module.split(".")[1:])
+    plain, package = folder.with_suffix(".py"), folder / "__init__.py"
+    return next((path for path in (plain, package) if path.is_file()), None)
+
+
+@cache
+def _cache_folder(module: str) -> str:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sources(module):
+        digest.update(path.read_bytes())
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return str(base / "kdtool" / f"numba-{digest.hexdigest()[:16]}")

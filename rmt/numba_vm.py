@@ -5,27 +5,41 @@ It is what computes features for datasets and what decides in replay. All functi
 CONTEXT_FIELDS (more may follow), `x` and `out` to be filled. Each mirrors a method of `Vm`.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import types
 
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.packed import FEATURE_WORDS, NODE_WORDS, REGISTER_WORDS, TABLE_WORDS
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.rmt.vm import MULTIPLIER, VPN_LIMIT
 
-__all__ = ["DECIDE", "decide", "observe"]
+__all__ = ["DECIDE", "compiled", "decide", "observe"]
 
 _I64S = types.Array(types.int64, 1, "C")
 
 DECIDE = types.int64(_I64S, _I64S, _I64S, _I64S)
 """Signature of `decide(params, state, ctx, out) -> number of pages written to out`."""
 
+
+def compiled(decide: Any) -> Any:
+    """Return a `decide` that is compiled for DECIDE and nothing else, so that compiled code can be given it.
+
+    It is compiled when it is asked for the first time: nobody waits for policies that are not used.
+    """
+    if not decide.signatures:
+        decide.compile(DECIDE)
+    decide.disable_compile()
+    return decide
+
+
 _SEED = np.uint64(MULTIPLIER)
 _MULTIPLIER = np.uint64(MULTIPLIER)
 _HALF = np.uint64(32)
 
 
-@jit()
+@inner
 def _hash_key(params, register, ctx):  # type: ignore[no-untyped-def]
     tag = _SEED
     for i in range(params[register + 4]):
@@ -34,7 +48,7 @@ def _hash_key(params, register, ctx):  # type: ignore[no-untyped-def]
     return np.int64(tag)
 
 
-@jit()
+@inner
 def _push(state, count_at, history_at, history, page):  # type: ignore[no-untyped-def]
     """Shift a history (newest first) by one page; the oldest falls off."""
     count = min(state[count_at], history - 1)
@@ -44,7 +58,7 @@ def _push(state, count_at, history_at, history, page):  # type: ignore[no-untype
     state[count_at] = count + 1
 
 
-@jit()
+@inner
 def _push_event(params, state, ctx):  # type: ignore[no-untyped-def]
     """Push ctx's page into every register and copy its history to the scratch area."""
     for r in range(params[0]):
@@ -60,7 +74,7 @@ def _push_event(params, state, ctx):  # type: ignore[no-untyped-def]
             state[scratch + i] = state[entry + 1 + i]
 
 
-@jit()
+@inner
 def _features(params, state, x):  # type: ignore[no-untyped-def]
     """Compute every feature from the scratch histories into x."""
     for f in range(params[2]):
@@ -80,7 +94,7 @@ def _features(params, state, x):  # type: ignore[no-untyped-def]
         x[f] = value
 
 
-@jit()
+@inner
 def _matches(match_type, value, first, second):  # type: ignore[no-untyped-def]
     if match_type == 0:
         return value == first
@@ -91,7 +105,7 @@ def _matches(match_type, value, first, second):  # type: ignore[no-untyped-def]
     return ((value ^ first) & 0xFFFFFFFF) >> (32 - second) == 0
 
 
-@jit()
+@inner
 def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
     """Return the index in params of the first matching entry's action, or of the default action."""
     n_fields, fields, n_entries, entry = (
@@ -116,7 +130,7 @@ def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
     return table + 4
 
 
-@jit()
+@inner
 def _walk_tree(params, root, state, x_at):  # type: ignore[no-untyped-def]
     node = root
     while params[node] >= 0:
@@ -126,7 +140,7 @@ def _walk_tree(params, root, state, x_at):  # type: ignore[no-untyped-def]
     return params[node + 4]
 
 
-@jit()
+@inner
 def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
     """Return the predicted difference in pages, 0 for none."""
     x_at = params[8]
@@ -144,7 +158,7 @@ def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
     return 0
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Take one event in; fill `out` with the pages to prefetch and return how many.
 
@@ -167,7 +181,7 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     return n
 
 
-@jit(types.void(_I64S, _I64S, _I64S, _I64S))
+@jit()
 def observe(params, state, ctx, x):  # type: ignore[no-untyped-def]
     """Take one event in without deciding; fill `x` with the features after it."""
     _push_event(params, state, ctx)

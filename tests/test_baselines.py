@@ -8,7 +8,7 @@ import pytest
 from builders import ssd, workload
 
 from kdtool.replay import BOUNDS, POLICIES, Flush, Setting, load_policy
-from kdtool.replay.engine import (
+from kdtool.replay.hook import (
     CTX_NOW_NS,
     CTX_PROCESS,
     CTX_SLOT,

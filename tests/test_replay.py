@@ -75,8 +75,8 @@ def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
     assert r.cold_faults == len(set(vpns))
     assert r.pollution_faults <= r.major_faults == missed.sum()
     assert r.decisions == r.major_faults + r.prefetch_used
-    in_memory = np.isin(state.status, [RESIDENT, PREFETCHED, UNMAPPED]).sum()
-    inactive, active = (list_length(state.links, len(state.links) - n) for n in (2, 1))
+    in_memory = np.isin(state.pages["status"], [RESIDENT, PREFETCHED, UNMAPPED]).sum()
+    inactive, active = (list_length(state.pages["links"], len(state.pages["links"]) - n) for n in (2, 1))
     assert in_memory == state.scalars[COUNT] == inactive + active <= pages
     assert active == state.scalars[ACTIVE_COUNT]
 

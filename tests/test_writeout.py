@@ -27,9 +27,9 @@ def memory():
     """Six dirty pages with slots 10, 20, ..., page 0 the oldest of the inactive list."""
     m = new_memory(N_PAGES, "linux", Flush())
     for page in range(N_PAGES):
-        push_newest(m.links, N_PAGES, page)
-        m.marks[page] = DIRTY
-        m.slot[page] = 10 * (page + 1)
+        push_newest(m.pages["links"], N_PAGES, page)
+        m.pages["marks"][page] = DIRTY
+        m.pages["slot"][page] = 10 * (page + 1)
     return m.arrays()
 
 

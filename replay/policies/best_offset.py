@@ -3,10 +3,9 @@
 import numpy as np
 
 from kdtool.replay.devices import DEVICE_FIELDS
-from kdtool.replay.engine import CTX_NOW_NS
+from kdtool.replay.hook import CTX_NOW_NS
 from kdtool.replay.policies.base import Prepared, Setting
-from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
+from kdtool.rmt.jit import inner, jit
 
 __all__ = ["OFFSETS", "BestOffset"]
 
@@ -31,13 +30,13 @@ TABLE = SCORES + N_OFFSETS
 QUEUE = TABLE + RECENT
 
 
-@jit()
+@inner
 def _place(page):  # type: ignore[no-untyped-def]
     """Return (index, tag + 1) of a page in the table of recent requests."""
     return (page ^ (page >> 8)) & (RECENT - 1), ((page >> 8) & (RECENT_TAGS - 1)) + 1
 
 
-@jit()
+@inner
 def _land(state, now_ns):  # type: ignore[no-untyped-def]
     """Enter the pages whose reads have ended among the recent requests."""
     while state[FLYING] and state[QUEUE + 2 * state[OLDEST] + 1] <= now_ns:
@@ -47,7 +46,7 @@ def _land(state, now_ns):  # type: ignore[no-untyped-def]
         state[FLYING] -= 1
 
 
-@jit()
+@inner
 def _take_off(state, page, done_ns):  # type: ignore[no-untyped-def]
     """Note that `page` asked for a read that ends at `done_ns`; a full queue takes no more."""
     if state[FLYING] < IN_FLIGHT:
@@ -56,7 +55,7 @@ def _take_off(state, page, done_ns):  # type: ignore[no-untyped-def]
         state[FLYING] += 1
 
 
-@jit()
+@inner
 def _learn(params, state, page):  # type: ignore[no-untyped-def]
     """Test the next offset; at the end of the phase's last round adopt the best one, or none."""
     index, tag = _place(page - params[1 + state[TEST]])
@@ -77,7 +76,7 @@ def _learn(params, state, page):  # type: ignore[no-untyped-def]
         state[SCORES : SCORES + N_OFFSETS] = 0
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Learn from the page, and ask for the one at the offset in use from it."""
     page = ctx[0]

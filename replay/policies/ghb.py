@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_PROCESS
+from kdtool.replay.hook import CTX_PROCESS
 from kdtool.replay.policies.base import Prepared, Setting
-from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
+from kdtool.rmt.jit import inner, jit
 
 __all__ = ["Ghb"]
 
@@ -22,7 +21,7 @@ PAGES = INDEX + INDEX_WORDS * INDEX_ENTRIES
 SCRATCH = PAGES + 2 * BUFFER
 
 
-@jit()
+@inner
 def _enter(state, owner, ip, page):  # type: ignore[no-untyped-def]
     """Enter a page at the buffer's head, linked to the instruction's page before; return its number."""
     index = INDEX + INDEX_WORDS * ((ip ^ (ip >> 8) ^ owner) & (INDEX_ENTRIES - 1))
@@ -36,7 +35,7 @@ def _enter(state, owner, ip, page):  # type: ignore[no-untyped-def]
     return number
 
 
-@jit()
+@inner
 def _walk(state, number):  # type: ignore[no-untyped-def]
     """Copy an instruction's pages, newest first, as far as they are in the buffer; return how many."""
     n = 0
@@ -48,7 +47,7 @@ def _walk(state, number):  # type: ignore[no-untyped-def]
     return n
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Find where the last two deltas came before, and ask for the pages that come after them."""
     page = ctx[0]

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_PROCESS
+from kdtool.replay.hook import CTX_PROCESS
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["LeapPaper", "find_trend", "prefetch_window"]
 
@@ -61,7 +60,7 @@ def prefetch_window(hits, follows_trend, previous):  # type: ignore[no-untyped-d
     return max(window, previous // 2)
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Log the request; on a miss prefetch along the trend, or around with the last one."""
     page, base = ctx[0], 1 + WORDS * ctx[CTX_PROCESS]

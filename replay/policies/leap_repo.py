@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_SLOT, NAMED_SLOT
+from kdtool.replay.hook import CTX_SLOT, NAMED_SLOT
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.replay.policies.readahead import INITIAL_HITS, WINDOW_MAX, swapin_nr_pages
-from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
+from kdtool.rmt.jit import inner, jit
 
 __all__ = ["LeapRepo", "find_trend"]
 
@@ -19,7 +18,7 @@ N_SPLIT = 4
 LOGGED, LAST, HITS, WINDOW, RING = 1, 2, 3, 4, 5
 
 
-@jit()
+@inner
 def _majority(ring, newest, width):  # type: ignore[no-untyped-def]
     """Return (found, delta) of the `width` newest deltas: find_trend_in_region()."""
     size = len(ring)
@@ -50,7 +49,7 @@ def find_trend(ring, newest):  # type: ignore[no-untyped-def]
     return False, 0
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Log the request; on a miss read along the trend, or else the aligned cluster of slots around."""
     offset, ring = ctx[CTX_SLOT], state[RING : RING + HISTORY]

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_SLOT, NAMED_SLOT
+from kdtool.replay.hook import CTX_SLOT, NAMED_SLOT
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.replay.policies.readahead import INITIAL_HITS, WINDOW_MAX, swapin_nr_pages
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["LinuxCluster"]
 
@@ -14,7 +13,7 @@ __all__ = ["LinuxCluster"]
 HITS, PREVIOUS, WINDOW = 1, 2, 3
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Count a hit, or on a miss read the aligned cluster of slots around; params[0] is its size."""
     if not ctx[5]:

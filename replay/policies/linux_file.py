@@ -19,7 +19,7 @@ it gets, and put the marker on its page if that was read. Nor are there mmap's r
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inner, jit
 
 __all__ = [
     "NO_MARKER",
@@ -43,7 +43,7 @@ def new_file_state() -> npt.NDArray[np.int64]:
     return np.zeros(N_WORDS, np.int64)
 
 
-@jit()
+@inner
 def _power_of_two(n):  # type: ignore[no-untyped-def]
     """Return the least power of two that is not less than n."""
     power = 1
@@ -77,13 +77,13 @@ def next_size(size, max_pages):  # type: ignore[no-untyped-def]
     return size * 2 if size <= max_pages // 2 else max_pages
 
 
-@jit()
+@inner
 def _max_window(request, ra_pages, io_pages):  # type: ignore[no-untyped-def]
     """Return the largest window, for a large request what the device takes at once: ractl_max_pages()."""
     return min(request, io_pages) if request > ra_pages and io_pages > ra_pages else ra_pages
 
 
-@jit()
+@inner
 def _submit(file, max_order):  # type: ignore[no-untyped-def]
     """Keep the order of folios that the window is read in; return (start, pages, marker)."""
     order = 0

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_VMA, CTX_VMA_END, CTX_VMA_START
+from kdtool.replay.hook import CTX_VMA, CTX_VMA_END, CTX_VMA_START
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.replay.policies.readahead import INITIAL_HITS, WINDOW_MAX, swapin_nr_pages
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["LinuxVma"]
 
@@ -17,7 +16,7 @@ PMD_PAGES = 512
 WORDS = 3
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Count a hit, or on a miss open a window; params[0] is the largest window, 1 = no readahead."""
     page, major = ctx[0], ctx[5]

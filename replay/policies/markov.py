@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_PROCESS
+from kdtool.replay.hook import CTX_PROCESS
 from kdtool.replay.policies.base import Prepared, Setting
-from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
+from kdtool.rmt.jit import inner, jit
 
 __all__ = ["Markov"]
 
@@ -20,7 +19,7 @@ WORDS = NEXT + FAN_OUT
 LAST = ROWS + SETS * WAYS * WORDS
 
 
-@jit()
+@inner
 def _find_row(state, owner, page, may_replace):  # type: ignore[no-untyped-def]
     """Return a page's row, -1 if it has none; `may_replace` gives it the set's least recently used one."""
     first = ROWS + WORDS * WAYS * ((page ^ (page >> 12) ^ owner) & (SETS - 1))
@@ -39,7 +38,7 @@ def _find_row(state, owner, page, may_replace):  # type: ignore[no-untyped-def]
     return oldest
 
 
-@jit()
+@inner
 def _follow(state, row, page):  # type: ignore[no-untyped-def]
     """Make `page` the newest successor of a row; the oldest falls out."""
     at = 0
@@ -50,7 +49,7 @@ def _follow(state, row, page):  # type: ignore[no-untyped-def]
     state[row + NEXT] = page + 1
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Note that the page followed the process's last one, and ask for those that followed it before."""
     page, owner = ctx[0], ctx[CTX_PROCESS] + 1

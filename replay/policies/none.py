@@ -4,12 +4,11 @@ import numpy as np
 
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["NoPrefetch"]
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Ask for nothing."""
     return 0

@@ -2,27 +2,27 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_ROW, NAMED_PAGE
 from kdtool.replay.future import first_uses
-from kdtool.replay.memory import PREFETCHED, SWAPPED
+from kdtool.replay.hook import CTX_ROW, NAMED_PAGE
+from kdtool.replay.memory import PAGE, PREFETCHED, SWAPPED
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["Oracle"]
 
 DEGREE = 16
+PAGE_BYTES = PAGE.itemsize
 
-# params: the status of every page, a byte each
+# params: the records of all pages, whose first byte is the status
 # state: one word unused (steps) | references, pages of memory, pages of the trace | per page: the last row at
 # which it was looked at | per reference, 32 bits each: its page, ~page where it is used for the first time
 N_REFS, CAPACITY, N_PAGES, LOOKED = 1, 2, 3, 4
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Ask for those of the next DEGREE pages to be missing that are not on their way yet."""
-    status = params.view(np.uint8)
+    status = params.view(np.uint8)[::PAGE_BYTES]
     looked = state[LOOKED : LOOKED + state[N_PAGES]]
     coming = state[LOOKED + state[N_PAGES] :].view(np.int32)
     row = ctx[CTX_ROW]
@@ -65,4 +65,4 @@ class Oracle:
         coming[: w.n_refs] = np.where(first, ~w.page, w.page)
         head = np.array([0, w.n_refs, setting.memory_pages, n_pages], np.int64)
         state = np.concatenate((head, np.full(n_pages, -1, np.int64), coming.view(np.int64)))
-        return Prepared(setting.memory.status_words, state)
+        return Prepared(setting.memory.pages.view(np.int64), state)

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_ROW, NAMED_PAGE
 from kdtool.replay.future import plan_memory
+from kdtool.replay.hook import CTX_ROW, NAMED_PAGE
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["OracleUnlimited"]
 
@@ -16,7 +15,7 @@ DEPTHS = (0, 1, 4, 16, 64)
 NEXT = 1
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Ask for what the plan reads at this row."""
     rows, n = params[1 : 1 + params[0]], 0

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from kdtool.replay.engine import CTX_PROCESS
+from kdtool.replay.hook import CTX_PROCESS
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["INITIAL", "NO_PREDICTION", "STEADY", "TRANSIENT", "Stride", "next_state"]
 
@@ -34,7 +33,7 @@ def next_state(state, correct):  # type: ignore[no-untyped-def]
     return (TRANSIENT if state == INITIAL else NO_PREDICTION), True
 
 
-@jit(DECIDE)
+@jit()
 def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """Train the faulting instruction's entry; if it predicts, ask for the next pages along its stride."""
     page, ip, owner = ctx[0], ctx[3], ctx[CTX_PROCESS] + 1

@@ -1,0 +1,128 @@
+"""The hook `mm.swapin`: what a policy is told at an event, and what becomes of the pages that it names."""
+
+import numpy as np
+
+from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.memory import (
+    DECISIONS,
+    ISSUED,
+    LATENCY_NS,
+    PREFETCH_NS,
+    PREFETCHED,
+    PREFETCHED_NOW,
+    STEP_PS,
+    SWAPPED,
+    SYNCHRONOUS,
+    WORKED_NS,
+)
+from kdtool.replay.reclaim import add_page, make_room
+from kdtool.rmt.jit import inner
+from kdtool.rmt.program import CONTEXT_FIELDS
+
+__all__ = [
+    "CTX_NOW_NS",
+    "CTX_PROCESS",
+    "CTX_ROW",
+    "CTX_SLOT",
+    "CTX_VMA",
+    "CTX_VMA_END",
+    "CTX_VMA_START",
+    "CTX_WORDS",
+    "NAMED_PAGE",
+    "NAMED_SLOT",
+    "ask",
+]
+
+_CTX_BASE = len(CONTEXT_FIELDS)
+# What a baseline may know beyond a program's context fields; indexes into ctx.
+(CTX_ROW, CTX_SLOT, CTX_VMA, CTX_VMA_START, CTX_VMA_END, CTX_PROCESS, CTX_NOW_NS) = range(
+    _CTX_BASE, _CTX_BASE + 7
+)
+CTX_WORDS = _CTX_BASE + 7
+
+NAMED_PAGE, NAMED_SLOT = -1, -(1 << 50)
+"""A policy names a page of the faulting process by vpn; the oracle names a dense id p as NAMED_PAGE - p,
+cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
+
+_VPN_BITS = 52
+_VPN_MASK = (1 << _VPN_BITS) - 1
+_REGION_BITS = 13
+
+
+@inner
+def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
+    """Fill in what the hook may know: the context fields of a program, then what baselines need."""
+    _, _, _, tid, ip, keys, pids, vma_of_page, vma_bounds, _, _ = trace
+    vpn, process, vma = keys[page] & _VPN_MASK, keys[page] >> _VPN_BITS, vma_of_page[page]
+    ctx[0] = vpn
+    ctx[1] = pids[process]
+    ctx[2] = tid[row]
+    ctx[3] = ip[row]
+    ctx[4] = vpn >> _REGION_BITS
+    ctx[5] = major
+    ctx[CTX_ROW] = row
+    ctx[CTX_SLOT] = slot[page]
+    ctx[CTX_VMA] = vma
+    ctx[CTX_VMA_START] = vma_bounds[vma, 0]
+    ctx[CTX_VMA_END] = vma_bounds[vma, 1]
+    ctx[CTX_PROCESS] = process
+    ctx[CTX_NOW_NS] = now_ns
+
+
+@inner
+def _page_id(answer, faulting, keys, page_of_slot):  # type: ignore[no-untyped-def]
+    """Return the dense id of a page that a policy named at the page `faulting`, -1 if there is none."""
+    if answer <= NAMED_SLOT:
+        slot = NAMED_SLOT - answer
+        return np.int64(page_of_slot[slot]) if slot < len(page_of_slot) else -1
+    if answer <= NAMED_PAGE:
+        return NAMED_PAGE - answer
+    key = keys[faulting] & ~_VPN_MASK | answer
+    # Keys rise by one at least: ids are no further apart than keys.
+    apart = faulting + key - keys[faulting]
+    low, high = max(min(faulting, apart), 0), min(max(faulting, apart), len(keys) - 1)
+    if 0 <= apart < len(keys) and keys[apart] == key:
+        return apart
+    while low < high:
+        middle = (low + high) >> 1
+        if keys[middle] < key:
+            low = middle + 1
+        else:
+            high = middle
+    return low if keys[low] == key else -1
+
+
+@inner
+def _prefetch(n, faulting, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
+    """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
+    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _, _, _ = memory
+    for i in range(n):
+        page = _page_id(out[i], faulting, keys, page_of_slot)
+        if page < 0 or status[page] != SWAPPED:
+            continue
+        make_room(capacity, memory, device)
+        done = submit_io(slot[page], now_ns, scalars, device)
+        scalars[WORKED_NS] += device[PREFETCH_NS]
+        if device[SYNCHRONOUS]:
+            # The faulting thread itself does the work of a synchronous device.
+            scalars[WORKED_NS] += device[LATENCY_NS]
+            done = now_ns
+        ready_ns[page] = done
+        status[page] = PREFETCHED
+        add_page(page, np.uint8(0), np.uint8(0), memory)
+        scalars[PREFETCHED_NOW] += 1
+        counters[ISSUED] += 1
+
+
+@inner
+def ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Ask the policy at one event of the hook and start its prefetches."""
+    params, state, ctx, out = policy
+    memory[7][DECISIONS] += 1
+    if len(out) == 0:
+        return  # a policy that never asks for a page is not worth the context's cache misses
+    _context(ctx, row, page, major, now_ns, trace, memory[3])
+    state[0] = 0
+    n = decide(params, state, ctx, out)
+    memory[6][WORKED_NS] += state[0] * device[STEP_PS] // 1000
+    _prefetch(n, page, now_ns, capacity, trace[5], out, memory, device)

@@ -1,0 +1,63 @@
+"""The cache of compiled code: kept under a hash of the sources that the code was made from."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdtool.replay import POLICIES
+from kdtool.rmt.jit import sources
+from kdtool.rmt.numba_vm import DECIDE, compiled
+
+
+def test_a_module_s_sources_are_itself_and_what_it_imports_from_us():
+    names = {"/".join(path.parts[-2:]) for path in sources("kdtool.replay.reclaim")}
+
+    assert {
+        "replay/reclaim.py",
+        "replay/writeout.py",
+        "replay/memory.py",
+        "replay/blockqueue.py",
+        "rmt/jit.py",
+    } <= names
+    assert not {"replay/engine.py", "replay/workload.py", "rmt/numba_vm.py"} & names
+    assert sources("numpy") == sources("__main__") == []
+
+
+def test_an_edit_of_an_inlined_function_is_seen(tmp_path: Path):
+    """Of a copy of the package, so that the cache of this one stays."""
+    package = tmp_path / "kdtool"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    for room in ("rmt", "replay"):
+        (package / room).mkdir()
+        (package / room / "__init__.py").write_text("")
+    (package / "rmt" / "jit.py").write_bytes(Path("kdtool/rmt/jit.py").read_bytes())
+    (package / "replay" / "caller.py").write_text(
+        "from kdtool.replay.callee import answer\nfrom kdtool.rmt.jit import jit\n\n\n"
+        "@jit()\ndef ask(x):\n    return answer(x)\n"
+    )
+    said = []
+    for number in (1, 2):
+        (package / "replay" / "callee.py").write_text(
+            f"from kdtool.rmt.jit import inline\n\n\n@inline\ndef answer(x):\n    return x + {number}\n"
+        )
+        command = [sys.executable, "-B", "-c", "from kdtool.replay.caller import ask; print(ask(40))"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        said.append(done.stdout.strip())
+
+    assert said == ["41", "42"]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_a_decision_compiles_for_one_signature_alone(policy):
+    decide = compiled(policy.decide)
+
+    assert decide.nopython_signatures == [DECIDE] == compiled(decide).nopython_signatures
+    with pytest.raises(TypeError):
+        decide(np.zeros(1, np.float64), np.zeros(1), np.zeros(1), np.zeros(1))
