@@ -15,10 +15,13 @@ from kdtool.collect.faults import Faults
 from kdtool.collect.refs import References
 from kdtool.errors import CapabilityError
 from kdtool.kernel.tracefs import Instance
+from kdtool.rmt import stride_program
+from kdtool.verify.kernelvm import KernelVm
 
 __all__ = [
     "POCL",
     "SWAP",
+    "bpf",
     "compiled",
     "faults",
     "gcc",
@@ -49,9 +52,19 @@ def _tracefs() -> str:
     return ""
 
 
-_no_tracefs = _tracefs()
+def _bpf() -> str:
+    """Return why a program of ours cannot run in this kernel, or nothing."""
+    try:
+        KernelVm(stride_program()).close()
+    except CapabilityError as error:
+        return str(error)
+    return ""
+
+
+_no_tracefs, _no_bpf = _tracefs(), _bpf()
 _faults, _refs, _accel = Faults().unavailable(), References().unavailable(), Accel().unavailable()
 
+bpf = pytest.mark.skipif(bool(_no_bpf), reason=_no_bpf)
 root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 gcc = _missing("gcc")
 loop = _missing("losetup")
