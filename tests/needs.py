@@ -19,9 +19,11 @@ from kdtool.rmt import stride_program
 from kdtool.verify.kernelvm import KernelVm
 
 __all__ = [
+    "BPFTOOL",
     "POCL",
     "SWAP",
     "bpf",
+    "bpftool",
     "compiled",
     "faults",
     "gcc",
@@ -66,6 +68,8 @@ _faults, _refs, _accel = Faults().unavailable(), References().unavailable(), Acc
 
 bpf = pytest.mark.skipif(bool(_no_bpf), reason=_no_bpf)
 root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+BPFTOOL = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin")
+bpftool = pytest.mark.skipif(BPFTOOL is None, reason="bpftool is not installed")
 gcc = _missing("gcc")
 loop = _missing("losetup")
 faults = pytest.mark.skipif(_faults is not None, reason=f"{_faults and _faults.reason}")
