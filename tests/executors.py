@@ -39,3 +39,15 @@ def random_contexts(seed, n_events):
         rng.integers(0, 2, n_events),
     ]
     return np.stack(columns, axis=1).astype(np.int64)
+
+
+class NumbaVm:
+    """The Numba VM, one event at a time."""
+
+    def __init__(self, program):
+        self._params, self._state = pack(program).params, pack(program).new_state()
+        self._out = np.zeros(LIMITS.degree_pages, np.int64)
+
+    def decide(self, context):
+        row = np.array([value % 2**64 for value in context], np.uint64).astype(np.int64)
+        return self._out[: decide(self._params, self._state, row, self._out)].tolist()

@@ -5,18 +5,20 @@ distance; R0 to R5 are free. Lengths of histories and runs are loaded anew for e
 kernel's verifier would learn from one about the next would make it follow every combination.
 """
 
+from collections.abc import Sequence
+
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R7, R9, Emitter
 from kdtool.rmt.bpf.layout import CONTEXT, COUNTS, RUN, Layout
 from kdtool.rmt.program import CONTEXT_FIELDS, VALUE_MAX, VALUE_MIN, Feature
 from kdtool.rmt.vm import MULTIPLIER
 
-__all__ = ["emit_features", "emit_push"]
+__all__ = ["emit_features", "emit_hash", "emit_push"]
 
 
 def emit_push(asm: Emitter, layout: Layout) -> None:
     """Push the page of the context in scratch into every register; copy the histories to scratch."""
     for i, register in enumerate(layout.shape.registers):
-        _hash_key(asm, register.key)
+        emit_hash(asm, R9, [CONTEXT + 8 * CONTEXT_FIELDS.index(name) for name in register.key])
         asm.alu_register("mov", R3, R1)
         asm.alu("and", R3, register.size - 1)
         asm.alu("mul", R3, layout.state_entry_bytes(i))
@@ -26,12 +28,12 @@ def emit_push(asm: Emitter, layout: Layout) -> None:
         _shift(asm, layout, i)
 
 
-def _hash_key(asm: Emitter, key: tuple[str, ...]) -> None:
-    """R1 = the hash of the key (vm.hash_key)."""
+def emit_hash(asm: Emitter, base: int, offsets: Sequence[int]) -> None:
+    """R1 = the hash of the words at base + offsets (vm.hash_key); R2 and R3 are lost."""
     asm.constant(R1, MULTIPLIER)
     asm.alu_register("mov", R2, R1)
-    for name in key:
-        asm.load(R3, R9, CONTEXT + 8 * CONTEXT_FIELDS.index(name))
+    for offset in offsets:
+        asm.load(R3, base, offset)
         asm.alu_register("xor", R1, R3)
         asm.alu_register("mul", R1, R2)
         asm.alu_register("mov", R3, R1)

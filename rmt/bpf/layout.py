@@ -5,7 +5,7 @@
              entry   action (delta s64, kind u32, argument u32) | two words a match field
              node    threshold s64 | left child u32 | feature u32 (both as offsets in bytes)
     state    per register: size x (tag | count | history, newest first)
-    scratch  loop variables | counts | record (8 words) | pages out | x | a history a register, oldest first
+    scratch  loop variables | counts | record (7 words) | pages out | x | a history a register, oldest first
 
 A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
 further, so that a rollout moves nothing.
@@ -23,9 +23,11 @@ VERSION, DEGREE, DELTA_LIMIT, POLICY_HEADER_BYTES = 0, 8, 16, 32
 NODE_BYTES, ACTION_BYTES = 16, 16
 STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
 RECORD = CONTEXT + 8 * len(CONTEXT_FIELDS)
-RECORD_WORDS = 8
+RECORD_TIME, RECORD_TASK, RECORD_PAGE, RECORD_IP, RECORD_EVENT, RECORD_VERSION, RECORD_PAGES = range(
+    RECORD, RECORD + 56, 8
+)
+RECORD_WORDS = 7
 OUT = RECORD + 8 * RECORD_WORDS
-RECORD_VERSION, RECORD_PAGES = RECORD + 8 * (RECORD_WORDS - 2), RECORD + 8 * (RECORD_WORDS - 1)
 UNROLLED_FIELDS = 8
 """Up to so many match fields, four entries are tested between two looks at the loop's variable; else one."""
 MAX_MAP_BYTES = 1 << 28
