@@ -25,6 +25,7 @@ __all__ = [
     "XDP",
     "ProgramInfo",
     "TestRun",
+    "count_run_time",
     "create_map",
     "freeze_map",
     "load_program",
@@ -41,6 +42,7 @@ RDONLY_PROG, MMAPABLE = 1 << 7, 1 << 10
 
 SYSCALL = {"x86_64": 321, "aarch64": 280}
 MAP_CREATE, MAP_UPDATE_ELEM, PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, MAP_FREEZE = 0, 2, 5, 10, 15, 22
+ENABLE_STATS, STATS_RUN_TIME = 32, 0
 ATTR_BYTES = 144
 INFO_BYTES, INFO_RUN_TIME, INFO_VERIFIED = 232, 192, 216
 """struct bpf_prog_info of Linux 5.16 on: its size, and where run_time_ns and verified_insns lie."""
@@ -54,7 +56,7 @@ class ProgramInfo:
     """What the kernel says of a loaded program.
 
     verified : instructions that its verifier followed, over all paths
-    run_ns, runs : what it took and how often it ran, while sysctl kernel.bpf_stats_enabled is 1
+    run_ns, runs : what it took and how often it ran, while `count_run_time` has it count
     """
 
     instructions: int
@@ -124,6 +126,11 @@ def program_info(fd: int) -> ProgramInfo:
     run_ns, runs = struct.unpack_from("<QQ", info, INFO_RUN_TIME)
     (verified,) = struct.unpack_from("<I", info, INFO_VERIFIED)
     return ProgramInfo(xlated_bytes // 8, verified, jited_bytes, run_ns, runs)
+
+
+def count_run_time() -> int:
+    """Return a descriptor; while it is open, the kernel counts what every BPF program takes."""
+    return _bpf(ENABLE_STATS, struct.pack("<I", STATS_RUN_TIME), "run time statistics")
 
 
 def load_program(kind: int, code: bytes) -> int:

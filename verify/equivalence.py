@@ -9,7 +9,7 @@ from kdtool.rmt import LIMITS, Program, pack
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import decide
 
-__all__ = ["Difference", "compare_decisions", "decide_all"]
+__all__ = ["Difference", "compare_decisions", "decide_all", "decide_rows"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ def decide_all(
     packed = pack(program)
     n_pages = np.zeros(len(contexts), np.int64)
     pages = np.zeros((len(contexts), program.guards.degree_pages), np.int64)
-    _decide_all(packed.params, packed.new_state(), contexts, n_pages, pages)
+    decide_rows(packed.params, packed.new_state(), contexts, n_pages, pages)
     return n_pages, pages
 
 
 @jit()
-def _decide_all(params, state, contexts, n_pages, pages):  # type: ignore[no-untyped-def]
+def decide_rows(params, state, contexts, n_pages, pages):  # type: ignore[no-untyped-def]
+    """Decide at each row of `contexts`; fill `n_pages` and `pages`."""
     for row in range(len(contexts)):
         n_pages[row] = decide(params, state, contexts[row], pages[row])
 

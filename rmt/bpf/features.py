@@ -84,7 +84,6 @@ def emit_features(asm: Emitter, layout: Layout) -> None:
         if runs:
             longest = max(lag for _, lag in runs)
             _run(asm, longest, f"run{register}", layout.newest(register), COUNTS + 8 * register)
-            asm.store(R9, RUN, R1)
         for f, lag in runs:  # a shorter one is the longest, cut off
             asm.load(R1, R9, RUN)
             asm.jump_if(R1, "<=", lag, f"f{f}.done")
@@ -110,20 +109,26 @@ def _difference(asm: Emitter, feature: Feature, label: str, newest: int, count: 
 
 
 def _run(asm: Emitter, lag: int, label: str, newest: int, count: int) -> None:
-    """R1 = how many of the newest differences are equal, at most lag."""
-    asm.alu("mov", R1, 0)
-    asm.load(R2, R9, count)
-    asm.jump_if(R2, "<=", 1, f"{label}.done")
+    """RUN in scratch = how many of the newest differences are equal, at most lag.
+
+    Differences beyond the history are compared as well, whatever lies there, and cut off afterwards.
+    """
     asm.load(R3, R7, newest)
     asm.load(R4, R7, newest - 8)
     asm.alu_register("sub", R3, R4)
     for run in range(1, lag):
         asm.alu("mov", R1, run)
-        asm.load(R2, R9, count)
-        asm.jump_if(R2, "<=", run + 1, f"{label}.done")
         asm.load(R5, R7, newest - 8 * (run + 1))
         asm.alu_register("sub", R4, R5)
-        asm.jump_if_register(R4, "!=", R3, f"{label}.done")
+        asm.jump_if_register(R4, "!=", R3, f"{label}.end")
         asm.alu_register("mov", R4, R5)
     asm.alu("mov", R1, lag)
-    asm.label(f"{label}.done")
+    asm.label(f"{label}.end")
+    asm.store(R9, RUN, R1)
+    asm.load(R1, R9, RUN)
+    asm.load(R2, R9, count)
+    asm.alu("add", R2, -1)
+    asm.jump_if_register(R1, "<=", R2, f"{label}.cut")
+    asm.alu_register("mov", R1, R2)
+    asm.label(f"{label}.cut")
+    asm.store(R9, RUN, R1)

@@ -1,9 +1,9 @@
 """Where everything lies in the maps of a BPF program, in bytes.
 
-    policy   version | degree | delta limit | nodes (a power of two of bytes) | a region a table
+    policy   version | degree | delta limit | nodes (a power of two) | a value s32 a node | a region a table
              table   entries, then the default action as entries that match everything
              entry   action (delta s64, kind u32, argument u32) | two words a match field
-             node    threshold s64 | left child u32 | feature u32 (both as offsets in bytes)
+             node    threshold, from bit 32 on | left child's number, from 9 on | feature's number, from 3 on
     state    per register: size x (tag | count | history, newest first)
     scratch  loop variables | counts | record (7 words) | pages out | x | a history a register, oldest first
 
@@ -20,7 +20,8 @@ from kdtool.rmt.program import CONTEXT_FIELDS
 __all__ = ["Layout", "TableLayout"]
 
 VERSION, DEGREE, DELTA_LIMIT, POLICY_HEADER_BYTES = 0, 8, 16, 32
-NODE_BYTES, ACTION_BYTES = 16, 16
+NODE_BYTES, VALUE_BYTES, ACTION_BYTES = 8, 4, 16
+FEATURE_BIT, CHILD_BIT, THRESHOLD_BIT = 3, 9, 32
 STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
 RECORD = CONTEXT + 8 * len(CONTEXT_FIELDS)
 RECORD_TIME, RECORD_TASK, RECORD_PAGE, RECORD_IP, RECORD_EVENT, RECORD_VERSION, RECORD_PAGES = range(
@@ -93,9 +94,10 @@ class Layout:
 
     def _lay_policy(self) -> None:
         self.nodes = POLICY_HEADER_BYTES
-        node_bytes = NODE_BYTES * _power_of_two(self.shape.nodes) if self.shape.nodes else 0
-        self.node_mask = node_bytes - NODE_BYTES
-        at, tables = self.nodes + node_bytes, []
+        n_nodes = _power_of_two(self.shape.nodes) if self.shape.nodes else 0
+        self.node_mask = NODE_BYTES * (n_nodes - 1)
+        self.values = self.nodes + NODE_BYTES * (n_nodes + 1)  # the last node may have a right child, too
+        at, tables = self.values + -(-VALUE_BYTES * n_nodes // 8) * 8, []
         for table in self.shape.tables:
             tables.append(_table_layout(at, table))
             at += tables[-1].size_bytes

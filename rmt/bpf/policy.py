@@ -2,22 +2,28 @@
 
 Every match becomes one of two unsigned comparisons of 64 bits: EXACT and RANGE are x - low <= width, LPM and
 TERNARY are x & mask == value. A tree is laid out level by level, so that siblings are neighbours; a leaf is
-its own left child and its threshold is larger than any feature: a walk of more steps than the leaf is deep
-ends there too.
+its own left child and no feature is above its threshold: a walk of more steps than it is deep ends there.
 """
 
 import struct
 
 from kdtool.errors import ProgramError
-from kdtool.rmt.bpf.layout import NODE_BYTES, POLICY_HEADER_BYTES, Layout, TableLayout
+from kdtool.rmt.bpf.layout import (
+    CHILD_BIT,
+    FEATURE_BIT,
+    NODE_BYTES,
+    POLICY_HEADER_BYTES,
+    THRESHOLD_BIT,
+    VALUE_BYTES,
+    Layout,
+    TableLayout,
+)
 from kdtool.rmt.bpf.shape import Shape, shape_of
-from kdtool.rmt.program import Action, Entry, MatchField, Program, Table, Tree
+from kdtool.rmt.program import VALUE_MAX, Action, Entry, MatchField, Program, Table, Tree
 
-__all__ = ["LEAF_BIAS", "pack_policy"]
+__all__ = ["INFER", "STOP", "pack_policy"]
 
 CONSTANT, STOP, FOLLOW, INFER = range(4)
-LEAF_BIAS = 1 << 40
-"""A leaf's threshold is its value plus this: above every feature."""
 EVERYTHING = 2**64 - 1
 LOW_32 = 2**32 - 1
 
@@ -35,12 +41,13 @@ def pack_policy(layout: Layout, program: Program, version: int) -> bytes:
     value[:POLICY_HEADER_BYTES] = header
     features = [f.name for f in program.features]
     roots: dict[str, int] = {}
-    at = 0
+    n_nodes = 0
     for tree in program.models:
-        nodes = _nodes(tree, at, features)
-        value[layout.nodes + at : layout.nodes + at + len(nodes)] = nodes
-        roots[tree.name] = at
-        at += len(nodes)
+        roots[tree.name] = NODE_BYTES * n_nodes
+        nodes, values = _nodes(tree, n_nodes, features)
+        struct.pack_into(f"<{len(nodes)}q", value, layout.nodes + NODE_BYTES * n_nodes, *nodes)
+        struct.pack_into(f"<{len(values)}i", value, layout.values + VALUE_BYTES * n_nodes, *values)
+        n_nodes += len(nodes)
     for table, place in zip(program.tables, layout.tables, strict=True):
         value[place.offset : place.offset + place.size_bytes] = _region(table, place, features, roots)
     return bytes(value)
@@ -71,18 +78,19 @@ def _check_room(shape: Shape, program: Program) -> None:
             )
 
 
-def _nodes(tree: Tree, root: int, features: list[str]) -> bytes:
-    """Return a tree's nodes level by level; `root` is the offset in bytes of the first."""
-    order, packed = [0], bytearray()
+def _nodes(tree: Tree, root: int, features: list[str]) -> tuple[list[int], list[int]]:
+    """Return a tree's nodes and values level by level; `root` is the number of the first."""
+    order: list[int] = [0]
+    nodes, values = [], []
     for place, node in enumerate(order):
-        split = tree.feature[node]
-        if split < 0:
-            packed += struct.pack("<qII", LEAF_BIAS + tree.value[node], root + NODE_BYTES * place, 0)
-            continue
-        left = root + NODE_BYTES * len(order)
-        packed += struct.pack("<qII", tree.threshold[node], left, 8 * features.index(tree.inputs[split]))
-        order += [tree.left[node], tree.right[node]]
-    return bytes(packed)
+        split, threshold, left, feature = tree.feature[node], VALUE_MAX, root + place, 0
+        if split >= 0:
+            threshold, left = tree.threshold[node], root + len(order)
+            feature = features.index(tree.inputs[split])
+            order += [tree.left[node], tree.right[node]]
+        nodes.append(threshold << THRESHOLD_BIT | left << CHILD_BIT | feature << FEATURE_BIT)
+        values.append(tree.value[node])
+    return nodes, values
 
 
 def _region(table: Table, place: TableLayout, features: list[str], roots: dict[str, int]) -> bytes:

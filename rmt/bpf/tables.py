@@ -5,11 +5,23 @@ kernel's verifier follow the loop entry by entry. No branch depends on what a tr
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R8, R9, Emitter
-from kdtool.rmt.bpf.layout import ACTION_BYTES, CONTEXT, CURSOR, Layout
-from kdtool.rmt.bpf.policy import INFER, LEAF_BIAS, STOP
+from kdtool.rmt.bpf.layout import (
+    ACTION_BYTES,
+    CHILD_BIT,
+    CONTEXT,
+    CURSOR,
+    NODE_BYTES,
+    THRESHOLD_BIT,
+    VALUE_BYTES,
+    Layout,
+)
+from kdtool.rmt.bpf.policy import INFER, STOP
 from kdtool.rmt.program import CONTEXT_FIELDS, MatchField
 
 __all__ = ["emit_table"]
+
+NODE_SHIFT = 3
+"""A node's number, moved so far, is its offset in bytes. A feature's lies so in the node already."""
 
 
 def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, predicted: str) -> None:
@@ -87,30 +99,45 @@ def _match(asm: Emitter, source: int, field: MatchField, cell: int, otherwise: s
 
 
 def _walk(asm: Emitter, layout: Layout) -> None:
-    """R0 = the answer of the tree whose root lies at R1 in nodes: as many steps as the deepest tree takes."""
+    """R0 = the answer of the tree whose root lies at R1 in nodes: as many steps as the deepest tree takes.
+
+    A step loads both children before it is known which one is next: the next step waits for the comparison,
+    and no longer for a load after it.
+    """
     asm.alu_register("mov", R2, R8)
     asm.alu("add", R2, layout.nodes)
-    for _ in range(layout.shape.depth):
-        _to_node(asm, layout)
-        asm.load(R4, R3, 12, 4)
-        asm.alu("and", R4, layout.x_mask)
-        asm.alu_register("mov", R5, R9)
-        asm.alu_register("add", R5, R4)
-        asm.load(R5, R5, layout.x)
-        asm.load(R4, R3, 0)
-        asm.alu_register("sub", R4, R5)  # threshold - x: negative where the walk goes right
-        asm.alu("rsh", R4, 63)  # arsh, and: the verifier of 6.18 would follow both outcomes
-        asm.alu("lsh", R4, 4)
-        asm.load(R1, R3, 8, 4)
-        asm.alu_register("add", R1, R4)
-    _to_node(asm, layout)
-    asm.load(R0, R3, 0)
-    asm.constant(R4, LEAF_BIAS)
-    asm.alu_register("sub", R0, R4)
-
-
-def _to_node(asm: Emitter, layout: Layout) -> None:
-    """R3 = the node at R1."""
     asm.alu("and", R1, layout.node_mask)
-    asm.alu_register("mov", R3, R2)
-    asm.alu_register("add", R3, R1)
+    asm.alu_register("add", R1, R2)
+    asm.load(R1, R1, 0)
+    for _ in range(layout.shape.depth):
+        asm.alu_register("mov", R3, R1)
+        asm.alu("rsh", R3, CHILD_BIT - NODE_SHIFT)
+        asm.alu("and", R3, layout.node_mask)
+        asm.alu_register("add", R3, R2)
+        asm.load(R0, R3, 0)
+        asm.load(R3, R3, NODE_BYTES)
+        asm.alu_register("mov", R4, R1)
+        asm.alu("and", R4, layout.x_mask)
+        asm.alu_register("add", R4, R9)
+        asm.load(R4, R4, layout.x)
+        asm.alu("arsh", R1, THRESHOLD_BIT)
+        asm.alu_register("sub", R1, R4)
+        asm.alu("arsh", R1, 63)  # all ones where the walk goes right
+        asm.alu_register("xor", R3, R0)
+        asm.alu_register("and", R3, R1)
+        asm.alu_register("xor", R0, R3)
+        asm.alu_register("mov", R1, R0)
+    _load_value(asm, layout)
+
+
+def _load_value(asm: Emitter, layout: Layout) -> None:
+    """R0 = the value of the leaf R1, which is its own left child."""
+    asm.alu("rsh", R1, CHILD_BIT - NODE_SHIFT)
+    asm.alu("and", R1, layout.node_mask)
+    asm.alu("rsh", R1, 1)  # values are half as large as nodes
+    asm.alu_register("mov", R2, R8)
+    asm.alu("add", R2, layout.values)
+    asm.alu_register("add", R2, R1)
+    asm.load(R0, R2, 0, VALUE_BYTES)
+    asm.alu("lsh", R0, 32)
+    asm.alu("arsh", R0, 32)
