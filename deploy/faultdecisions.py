@@ -26,11 +26,11 @@ from kdtool.kernel.bpf import (
     RINGBUF,
     ProgramInfo,
     create_map,
-    load_program,
     program_info,
 )
 from kdtool.kernel.bpf_asm import Assembler
 from kdtool.kernel.bpf_faults import ADDRESS_OFFSET, IP_OFFSET, check_machine
+from kdtool.kernel.bpf_loops import load_looping_program
 from kdtool.kernel.perf import PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Event, OfCgroup, online_cpus
 from kdtool.kernel.ringbuf import RingBuffer
 from kdtool.rmt import Program
@@ -136,7 +136,7 @@ class FaultDecisions:
                 wrapper = FaultWrapper(config == PAGE_FAULTS_MAJ, every, IP_OFFSET, ADDRESS_OFFSET)
                 asm = Assembler()
                 emit_fault(asm, self.layout, wrapper)
-                self._programs.append(self._keep(load_program(PERF_EVENT, asm.assemble(maps))))
+                self._programs.append(self._keep(load_looping_program(PERF_EVENT, asm.assemble(maps))))
                 for cpu in online_cpus():
                     event = Event(config, OfCgroup(directory), cpu, fields=0)
                     self._events.append(event)

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import programs, trees
 
-from kdtool.errors import ProgramError
+from kdtool.errors import CapabilityError, ProgramError
+from kdtool.kernel import bpf_loops
 from kdtool.kernel.bpf import SOCKET_FILTER, load_program
 from kdtool.kernel.bpf_asm import R0, Assembler
+from kdtool.kernel.bpf_loops import load_looping_program
 from kdtool.rmt import (
     LIMITS,
     Action,
@@ -99,6 +101,25 @@ class TestInTheKernel:
         asm.exit()
         with pytest.raises(RuntimeError, match="R0 !read_ok"):
             load_program(SOCKET_FILTER, asm.assemble())
+
+
+@pytest.mark.root
+@needs.bpf
+def test_where_loops_work_a_refused_program_is_still_a_bug():
+    asm = Assembler()
+    asm.load(R0, R0, 0)
+    asm.exit()
+    with pytest.raises(RuntimeError, match="R0 !read_ok"):
+        load_looping_program(SOCKET_FILTER, asm.assemble())
+
+
+def test_a_kernel_without_may_goto_is_told_from_a_bug(monkeypatch):
+    def refuse(kind, code):
+        raise RuntimeError("the BPF verifier refused the program: unknown opcode e5")
+
+    monkeypatch.setattr(bpf_loops, "load_program", refuse)
+    with pytest.raises(CapabilityError, match=r"no loops by may_goto: use Linux 6\.9 or later"):
+        load_looping_program(SOCKET_FILTER, b"")
 
 
 def chain(name, inputs, depth):

@@ -22,12 +22,12 @@ from kdtool.kernel.bpf import (
     SOCKET_FILTER,
     ProgramInfo,
     create_map,
-    load_program,
     program_info,
     run_program,
     update_map,
 )
 from kdtool.kernel.bpf_asm import Assembler
+from kdtool.kernel.bpf_loops import load_looping_program
 from kdtool.rmt import Program
 from kdtool.rmt.bpf import EVENT_WORDS, Layout, decision_words, emit_batch, shape_of
 from kdtool.verify.policyslot import PolicySlot
@@ -81,7 +81,7 @@ class KernelVm:
             emit_batch(asm, self.layout, BATCH_EVENTS, decide=decide)
             code = asm.assemble({**maps, "policies": self._slot.fd})
             began_ns = time.perf_counter_ns()
-            self._program = self._keep(load_program(SOCKET_FILTER, code))
+            self._program = self._keep(load_looping_program(SOCKET_FILTER, code))
             self.load_ns = time.perf_counter_ns() - began_ns
         except BaseException:
             self.close()
