@@ -1,1 +1,5 @@
-"""What runs live. Nothing yet: programs are recorded, learned, replayed, verified and built, not deployed."""
+"""What runs live: decisions at page faults, made in the kernel. Nothing acts on them yet."""
+
+from kdtool.deploy.faultdecisions import Counters, DecisionBatch, FaultDecisions
+
+__all__ = ["Counters", "DecisionBatch", "FaultDecisions"]

@@ -9,29 +9,128 @@ import errno
 import os
 import platform
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdtool.errors import CapabilityError
 
-__all__ = ["ARRAY", "MMAPABLE", "PERF_EVENT", "RINGBUF", "create_map", "load_program"]
+__all__ = [
+    "ARRAY",
+    "ARRAY_OF_MAPS",
+    "MMAPABLE",
+    "PERF_EVENT",
+    "RDONLY_PROG",
+    "RINGBUF",
+    "SOCKET_FILTER",
+    "XDP",
+    "ProgramInfo",
+    "TestRun",
+    "count_run_time",
+    "create_map",
+    "freeze_map",
+    "load_program",
+    "program_info",
+    "run_program",
+    "update_map",
+]
 
-ARRAY, RINGBUF = 2, 27
+ARRAY, ARRAY_OF_MAPS, RINGBUF = 2, 12, 27
 """enum bpf_map_type."""
-PERF_EVENT = 7
+SOCKET_FILTER, XDP, PERF_EVENT = 1, 6, 7
 """enum bpf_prog_type."""
-MMAPABLE = 1 << 10
+RDONLY_PROG, MMAPABLE = 1 << 7, 1 << 10
 
 SYSCALL = {"x86_64": 321, "aarch64": 280}
-MAP_CREATE, PROG_LOAD = 0, 5
+MAP_CREATE, MAP_UPDATE_ELEM, PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, MAP_FREEZE = 0, 2, 5, 10, 15, 22
+ENABLE_STATS, STATS_RUN_TIME = 32, 0
 ATTR_BYTES = 144
+INFO_BYTES, INFO_RUN_TIME, INFO_VERIFIED = 232, 192, 216
+"""struct bpf_prog_info of Linux 5.16 on: its size, and where run_time_ns and verified_insns lie."""
 NAME = b"kdtool"
 LOG_BYTES = 1 << 20
+PACKET_BYTES = 64
 
 
-def create_map(kind: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int = 0) -> int:
-    """Return the file descriptor of a new map; CapabilityError, with what to do, when it is refused."""
-    attr = struct.pack("<7I16s", kind, key_bytes, value_bytes, max_entries, flags, 0, 0, NAME)
+@dataclass(frozen=True)
+class ProgramInfo:
+    """What the kernel says of a loaded program.
+
+    verified : instructions that its verifier followed, over all paths
+    run_ns, runs : what it took and how often it ran, while `count_run_time` has it count
+    """
+
+    instructions: int
+    verified: int
+    jited_bytes: int
+    run_ns: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """What a test run returned, and the mean time of a run."""
+
+    __test__ = False  # no test of pytest's
+
+    returned: int
+    duration_ns: int
+    packet: bytes
+
+
+def create_map(
+    kind: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int = 0, inner_fd: int = 0
+) -> int:
+    """Return the file descriptor of a new map; CapabilityError, with what to do, when it is refused.
+
+    inner_fd : for a map of maps, one like those that it will hold
+    """
+    attr = struct.pack("<7I16s", kind, key_bytes, value_bytes, max_entries, flags, inner_fd, 0, NAME)
     return _bpf(MAP_CREATE, attr, "map")
+
+
+def update_map(fd: int, key: int, value: bytes) -> None:
+    """Write the value of an array map's `key`; of a map of maps, the descriptor of a map as 4 bytes."""
+    at, whole = (
+        ctypes.create_string_buffer(struct.pack("<I", key)),
+        ctypes.create_string_buffer(value, len(value)),
+    )
+    attr = struct.pack("<I4xQQQ", fd, ctypes.addressof(at), ctypes.addressof(whole), 0)
+    _bpf(MAP_UPDATE_ELEM, attr, "map's value")
+
+
+def freeze_map(fd: int) -> None:
+    """Have nobody write to a map from user space any more."""
+    _bpf(MAP_FREEZE, struct.pack("<I", fd), "freezing of a map")
+
+
+def run_program(fd: int, repeat: int = 1, packet: bytes = bytes(PACKET_BYTES)) -> TestRun:
+    """Run a socket filter or XDP program `repeat` times over `packet`.
+
+    Raises InterruptedError when a signal came: some of the runs have been made then.
+    """
+    given, left = (ctypes.create_string_buffer(packet, len(packet)) for _ in range(2))
+    attr = struct.pack(
+        "<4I2Q2I",
+        *(fd, 0, len(packet), len(packet), ctypes.addressof(given), ctypes.addressof(left), repeat, 0),
+    )
+    buffer = _bpf_attr(PROG_TEST_RUN, attr, "test run")[1]
+    returned, _, _ = struct.unpack_from("<iII", buffer, 4)
+    return TestRun(returned, struct.unpack_from("<I", buffer, 36)[0], left.raw)
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """Return what the kernel says of a program."""
+    info = ctypes.create_string_buffer(INFO_BYTES)
+    _bpf(OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, INFO_BYTES, ctypes.addressof(info)), "program's facts")
+    jited_bytes, xlated_bytes = struct.unpack_from("<II", info, 16)
+    run_ns, runs = struct.unpack_from("<QQ", info, INFO_RUN_TIME)
+    (verified,) = struct.unpack_from("<I", info, INFO_VERIFIED)
+    return ProgramInfo(xlated_bytes // 8, verified, jited_bytes, run_ns, runs)
+
+
+def count_run_time() -> int:
+    """Return a descriptor; while it is open, the kernel counts what every BPF program takes."""
+    return _bpf(ENABLE_STATS, struct.pack("<I", STATS_RUN_TIME), "run time statistics")
 
 
 def load_program(kind: int, code: bytes) -> int:
@@ -74,6 +173,11 @@ class _RefusedProgram(Exception):
 
 
 def _bpf(command: int, attr: bytes, what: str) -> int:
+    return _bpf_attr(command, attr, what)[0]
+
+
+def _bpf_attr(command: int, attr: bytes, what: str) -> tuple[int, bytes]:
+    """Return what bpf(2) returned, and the attributes as it left them."""
     number = SYSCALL.get(platform.machine())
     if number is None:
         raise CapabilityError(f"bpf: unknown on {platform.machine()}: use x86_64 or aarch64")
@@ -81,10 +185,12 @@ def _bpf(command: int, attr: bytes, what: str) -> int:
     buffer = ctypes.create_string_buffer(attr.ljust(ATTR_BYTES, b"\0"), ATTR_BYTES)
     fd: int = libc.syscall(number, command, buffer, ATTR_BYTES)
     if fd >= 0:
-        return fd
+        return fd, buffer.raw
     error = ctypes.get_errno()
     if command == PROG_LOAD and error in (errno.EINVAL, errno.EACCES):
         raise _RefusedProgram
+    if command == PROG_TEST_RUN and error == errno.EINTR:
+        raise InterruptedError("a signal came during a test run")
     reasons = {
         errno.EPERM: f"refused to this user (kernel.unprivileged_bpf_disabled is {_unprivileged()}): run as "
         f"root, or give it CAP_BPF and CAP_PERFMON",

@@ -8,6 +8,7 @@ kernel's verifier does that.
 """
 
 import struct
+from collections.abc import Mapping
 
 __all__ = ["R0", "R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "Assembler"]
 
@@ -45,7 +46,8 @@ CONDITIONS = {
     "s<": 0xC0,
     "s<=": 0xD0,
 }
-CALL, EXIT, ALWAYS = 0x80, 0x90, 0x00
+CALL, EXIT, ALWAYS, MAY_GOTO = 0x80, 0x90, 0x00, 0xE0
+ATOMIC_ADD, ATOMIC_XCHG, ATOMIC_CMPXCHG = 0x00, 0xE1, 0xF1
 
 
 class Assembler:
@@ -65,6 +67,12 @@ class Assembler:
         self._code: list[tuple[int, int, int, int, int]] = []
         self._labels: dict[str, int] = {}
         self._jumps: dict[int, str] = {}
+        self._maps: dict[int, str] = {}
+
+    @property
+    def map_uses(self) -> Mapping[int, str]:
+        """Return which instructions (their number) refer to which map, of those given by a name."""
+        return self._maps
 
     def alu(self, operation: str, dst: int, value: int) -> None:
         """64-bit `dst = dst operation value`, a constant of 32 bits, signed."""
@@ -88,19 +96,27 @@ class Assembler:
 
     def atomic_add(self, base: int, offset: int, src: int) -> None:
         """`*(u64 *)(base + offset) += src`, atomically."""
-        self._add(STX | ATOMIC | SIZES[8], base, src, offset)
+        self._add(STX | ATOMIC | SIZES[8], base, src, offset, ATOMIC_ADD)
+
+    def exchange(self, base: int, offset: int, src: int) -> None:
+        """Swap src with `*(u64 *)(base + offset)`, atomically."""
+        self._add(STX | ATOMIC | SIZES[8], base, src, offset, ATOMIC_XCHG)
+
+    def compare_exchange(self, base: int, offset: int, src: int) -> None:
+        """If `*(u64 *)(base + offset) == R0`, make it src, atomically; R0 is what it was."""
+        self._add(STX | ATOMIC | SIZES[8], base, src, offset, ATOMIC_CMPXCHG)
 
     def constant(self, dst: int, value: int) -> None:
         """`dst = value`, 64 bits."""
         self._wide(dst, 0, value & 0xFFFF_FFFF, value >> 32 & 0xFFFF_FFFF)
 
-    def map(self, dst: int, fd: int) -> None:
-        """`dst =` the map with file descriptor `fd`."""
-        self._wide(dst, PSEUDO_MAP_FD, fd, 0)
+    def map(self, dst: int, fd: int | str) -> None:
+        """`dst =` the map with file descriptor `fd`, or of that name, to be known when it is assembled."""
+        self._refer(dst, PSEUDO_MAP_FD, fd, 0)
 
-    def map_value(self, dst: int, fd: int, offset: int) -> None:
+    def map_value(self, dst: int, fd: int | str, offset: int) -> None:
         """`dst =` the address of byte `offset` of the only value of an array map."""
-        self._wide(dst, PSEUDO_MAP_VALUE, fd, offset)
+        self._refer(dst, PSEUDO_MAP_VALUE, fd, offset)
 
     def call(self, helper: int) -> None:
         """`R0 = helper(R1 .. R5)`, by its number in enum bpf_func_id; R1 to R5 are lost."""
@@ -121,6 +137,11 @@ class Assembler:
         self._jumps[len(self._code)] = label
         self._add(JMP | BY_REGISTER | CONDITIONS[condition], dst, src)
 
+    def may_goto(self, label: str) -> None:
+        """Go on, and to `label` if this has been run millions of times (Linux 6.9): the end of a loop."""
+        self._jumps[len(self._code)] = label
+        self._add(JMP | MAY_GOTO)
+
     def label(self, name: str) -> None:
         """Name the next instruction; ValueError if the name is taken (a bug of the caller)."""
         if name in self._labels:
@@ -131,16 +152,31 @@ class Assembler:
         """Return R0."""
         self._add(JMP | EXIT)
 
-    def assemble(self) -> bytes:
-        """Return the program; KeyError for a jump to a label that is nowhere (a bug of the caller)."""
+    def assemble(self, maps: Mapping[str, int] | None = None) -> bytes:
+        """Return the program; `maps` are the file descriptors of the maps that were given by names.
+
+        KeyError for a jump to a label that is nowhere, or a map that is not there; ValueError for a jump
+        further than 32767 instructions.
+        """
         code = list(self._code)
         for at, label in self._jumps.items():
             opcode, dst, src, _, imm = code[at]
-            code[at] = (opcode, dst, src, self._labels[label] - at - 1, imm)
+            distance = self._labels[label] - at - 1
+            if not -(1 << 15) <= distance < 1 << 15:
+                raise ValueError(f"label {label} is {distance} instructions away")
+            code[at] = (opcode, dst, src, distance, imm)
+        for at, name in self._maps.items():
+            opcode, dst, src, off, _ = code[at]
+            code[at] = (opcode, dst, src, off, maps[name] if maps is not None else 0)
         return b"".join(struct.pack("<BBhi", op, src << 4 | dst, off, imm) for op, dst, src, off, imm in code)
 
     def _add(self, opcode: int, dst: int = 0, src: int = 0, offset: int = 0, imm: int = 0) -> None:
         self._code.append((opcode, dst, src, offset, imm))
+
+    def _refer(self, dst: int, kind: int, fd: int | str, offset: int) -> None:
+        if isinstance(fd, str):
+            self._maps[len(self._code)] = fd
+        self._wide(dst, kind, fd if isinstance(fd, int) else 0, offset)
 
     def _wide(self, dst: int, src: int, low: int, high: int) -> None:
         self._add(IMM64, dst, src, imm=low - (low >> 31 << 32))

@@ -34,7 +34,7 @@ from kdtool.kernel.perf import (
 from kdtool.kernel.perf_records import Side, split_records
 from kdtool.kernel.ringbuf import RingBuffer
 
-__all__ = ["BpfFaults", "fault_program"]
+__all__ = ["ADDRESS_OFFSET", "IP_OFFSET", "BpfFaults", "check_machine", "fault_program"]
 
 KTIME_GET_NS, GET_CURRENT_PID_TGID, RINGBUF_RESERVE, RINGBUF_SUBMIT = 5, 14, 131, 132
 """enum bpf_func_id. bpf_ktime_get_ns is CLOCK_MONOTONIC."""
@@ -57,7 +57,7 @@ class BpfFaults:
     path = "bpf"
 
     def __init__(self, cgroup: Path, ring_bytes: int | None = None) -> None:
-        _check_machine()
+        check_machine()
         self._events: list[Event] = []
         self._side_rings: list[Ring] = []
         self._rings: list[RingBuffer] = []
@@ -185,7 +185,7 @@ def fault_program(ring_fd: int, lost_fd: int, lost_offset: int, *, is_major: boo
     return asm.assemble()
 
 
-def _check_machine() -> None:
+def check_machine() -> None:
     """Raise where the program would not say the truth."""
     if platform.machine() != "x86_64":
         raise CapabilityError(f"faults by BPF: not for {platform.machine()}: use perf's rings")

@@ -15,10 +15,15 @@ from kdtool.collect.faults import Faults
 from kdtool.collect.refs import References
 from kdtool.errors import CapabilityError
 from kdtool.kernel.tracefs import Instance
+from kdtool.rmt import stride_program
+from kdtool.verify.kernelvm import KernelVm
 
 __all__ = [
+    "BPFTOOL",
     "POCL",
     "SWAP",
+    "bpf",
+    "bpftool",
     "compiled",
     "faults",
     "gcc",
@@ -49,10 +54,22 @@ def _tracefs() -> str:
     return ""
 
 
-_no_tracefs = _tracefs()
+def _bpf() -> str:
+    """Return why a program of ours cannot run in this kernel, or nothing."""
+    try:
+        KernelVm(stride_program()).close()
+    except CapabilityError as error:
+        return str(error)
+    return ""
+
+
+_no_tracefs, _no_bpf = _tracefs(), _bpf()
 _faults, _refs, _accel = Faults().unavailable(), References().unavailable(), Accel().unavailable()
 
+bpf = pytest.mark.skipif(bool(_no_bpf), reason=_no_bpf)
 root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+BPFTOOL = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin")
+bpftool = pytest.mark.skipif(BPFTOOL is None, reason="bpftool is not installed")
 gcc = _missing("gcc")
 loop = _missing("losetup")
 faults = pytest.mark.skipif(_faults is not None, reason=f"{_faults and _faults.reason}")

@@ -96,7 +96,7 @@ def test_a_trees_own_table_agrees_and_a_changed_one_does_not(tree):
 
 def test_build_writes_tables_that_decide_alike(tmp_path):
     program = replace(stride_program(), tables=(model_table(),))
-    tables, files = build_tables(program, "tables", tmp_path)
+    tables, files = build_tables(program, tmp_path)
     rng = np.random.default_rng(0)
     events = np.zeros((500, 6), np.int64)
     events[:, 0] = np.cumsum(rng.choice([3, 5, 1, -2], 500)) + 1000
@@ -111,7 +111,7 @@ def test_build_writes_tables_that_decide_alike(tmp_path):
 def test_build_refuses_what_is_not_proved_and_writes_nothing(tmp_path):
     program = replace(stride_program(), budget=Budget(1, 1))
     with pytest.raises(ProgramError, match="is not proved: steps"):
-        build_tables(program, "tables", tmp_path / "out")
+        build_tables(program, tmp_path / "out")
     with pytest.raises(ProgramError, match="leaves"):
-        build_tables(stride_program(), "tables", tmp_path / "out", max_entries=2)
+        build_tables(stride_program(), tmp_path / "out", max_entries=2)
     assert not (tmp_path / "out").exists()

@@ -2,35 +2,34 @@
 
 from pathlib import Path
 
-from kdtool.errors import ProgramError, unknown_name
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.errors import ProgramError
 from kdtool.rmt import LIMITS, Action, Program, Table, program_to_tables, worst_case, write_program
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.traces import Trace, memory_pages
 from kdtool.verify.equivalence import compare_decisions
 from kdtool.verify.program import verify_program
 
-__all__ = ["TARGETS", "build_tables", "check_on_trace", "format_table"]
-
-TARGETS = ("tables",)
+__all__ = ["build_tables", "check_on_trace", "format_table", "require_proof", "swap_ins"]
 
 
 def build_tables(
-    program: Program, target: str, folder: Path, max_entries: int = LIMITS.entries
+    program: Program, folder: Path, max_entries: int = LIMITS.entries
 ) -> tuple[Program, list[Path]]:
     """Verify `program`, lower its models to tables, verify those, and write them to `folder`.
 
     Returns the program of tables and the files: `NAME-tables.rmt.json` and `NAME-tables.txt`.
-    Raises ProgramError when either is not proved, and ParameterError for an unknown target.
+    Raises ProgramError when either is not proved.
     """
-    if target not in TARGETS:
-        raise unknown_name("target", target, TARGETS)
-    _require_proof(program)
+    require_proof(program)
     tables = program_to_tables(program, max_entries)
     worst = worst_case(tables)
     # Scanning entries takes more steps than walking a tree: what was declared for the model is raised
     # to the tables' own worst case, and verified like any other claim.
     tables = Program(**{**vars(tables), "budget": worst})
-    _require_proof(tables)
+    require_proof(tables)
     program_file, listing_file = folder / f"{tables.name}.rmt.json", folder / f"{tables.name}.txt"
     write_program(tables, program_file)
     listing_file.write_text("\n".join(format_table(table) for table in tables.tables))
@@ -42,18 +41,24 @@ def check_on_trace(model: Program, tables: Program, path: Path, memory: str) -> 
 
     Raises ProgramError at the first difference.
     """
-    from kdtool.replay import load_device, load_workload, miss_events, run_shadow
-
-    workload = load_workload(Trace(path))
-    pages = memory_pages(memory, workload.footprint_pages)
-    contexts = miss_events(workload, run_shadow(workload, pages, load_device("ssd")))
+    contexts = swap_ins(path, memory)
     difference = compare_decisions(model, tables, contexts)
     if difference is not None:
         raise ProgramError(f"tables and model decide differently on {path}: {difference}")
     return len(contexts)
 
 
-def _require_proof(program: Program) -> None:
+def swap_ins(path: Path, memory: str) -> npt.NDArray[np.int64]:
+    """Return a trace's swap-ins, int64 (n, n_context_fields), in `memory` (a size or a percentage)."""
+    from kdtool.replay import load_device, load_workload, miss_events, run_shadow
+
+    workload = load_workload(Trace(path))
+    pages = memory_pages(memory, workload.footprint_pages)
+    return miss_events(workload, run_shadow(workload, pages, load_device("ssd")))
+
+
+def require_proof(program: Program) -> None:
+    """Raise ProgramError, with the finding, unless every check of `program` is proved."""
     report = verify_program(program)
     if report.verdict != "proved":
         worst = next(f for f in report.findings if f.verdict == report.verdict)

@@ -9,7 +9,7 @@ from kdtool.rmt import LIMITS, Program, pack
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import decide
 
-__all__ = ["Difference", "compare_decisions"]
+__all__ = ["Difference", "compare_decisions", "decide_all", "decide_rows"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,24 @@ def compare_decisions(first: Program, second: Program, contexts: npt.NDArray[np.
     if row < 0:
         return None
     return Difference(int(row), out[0, :n_first].tolist(), out[1, :n_second].tolist())
+
+
+def decide_all(
+    program: Program, contexts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Run `program` on each of `contexts`; return how many pages, (n,), and which, (n, degree_pages)."""
+    packed = pack(program)
+    n_pages = np.zeros(len(contexts), np.int64)
+    pages = np.zeros((len(contexts), program.guards.degree_pages), np.int64)
+    decide_rows(packed.params, packed.new_state(), contexts, n_pages, pages)
+    return n_pages, pages
+
+
+@jit()
+def decide_rows(params, state, contexts, n_pages, pages):  # type: ignore[no-untyped-def]
+    """Decide at each row of `contexts`; fill `n_pages` and `pages`."""
+    for row in range(len(contexts)):
+        n_pages[row] = decide(params, state, contexts[row], pages[row])
 
 
 @jit()

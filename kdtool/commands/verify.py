@@ -1,11 +1,14 @@
 """`kdtool verify` and `kdtool build`."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import typer
 
 __all__ = ["register"]
+
+TARGETS = ("tables", "bpf")
 
 
 def register(app: typer.Typer) -> None:
@@ -14,13 +17,21 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
         program: Path = typer.Argument(help="A program (P.rmt.json).", show_default=False),
+        load: bool = typer.Option(
+            False, "--load", help="Also have this kernel's own verifier judge it (root)."
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Prove a program's bounds and that its tables and models agree; exit 1 unless all is proved."""
         from kdtool.rmt import read_program
+        from kdtool.verify.build_bpf import check_load
+        from kdtool.verify.finding import Report
         from kdtool.verify.program import verify_program
 
-        report = verify_program(read_program(program))
+        read = read_program(program)
+        report = verify_program(read)
+        if load and report.verdict == "proved":
+            report = Report((*report.findings, check_load(read)))
         if as_json:
             print(json.dumps(report.to_document()))
         else:
@@ -33,24 +44,33 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def build(
         program: Path = typer.Argument(help="A program (P.rmt.json).", show_default=False),
-        target: str = typer.Option("tables", "--target", help="What to build: tables."),
+        target: str = typer.Option("tables", "--target", help=f"What to build: {', '.join(TARGETS)}."),
         output: Path = typer.Option(..., "--output", "-o", help="Folder to write to.", show_default=False),
         max_entries: int = typer.Option(
             65_536, "--max-entries", min=1, help="Refuse more entries than this."
         ),
         trace: Path | None = typer.Option(
-            None, "--trace", help="Also compare the tables with the model on every swap-in of this trace."
+            None,
+            "--trace",
+            help="Also compare what was built with the program on every swap-in of this trace.",
         ),
         memory: str = typer.Option("50%", "--memory", "-m", help="The memory at which the trace swaps."),
     ) -> None:
-        """Verify a program and write it as match-action tables."""
+        """Verify a program and write it as match-action tables, or as a BPF object for the kernel."""
+        from kdtool.errors import unknown_name
         from kdtool.rmt import read_program
         from kdtool.verify.build import build_tables, check_on_trace
+        from kdtool.verify.build_bpf import build_bpf, compare_in_kernel
 
+        if target not in TARGETS:
+            raise unknown_name("target", target, TARGETS)
         model = read_program(program)
-        tables, files = build_tables(model, target, output, max_entries)
+        if target == "tables":
+            tables, files = build_tables(model, output, max_entries)
+            compare = partial(check_on_trace, model, tables)
+        else:
+            files, compare = [build_bpf(model, output)], partial(compare_in_kernel, model)
         for file in files:
             print(file)
         if trace is not None:
-            n_events = check_on_trace(model, tables, trace, memory)
-            print(f"{n_events} decisions compared, all equal")
+            print(f"{compare(trace, memory)} decisions compared, all equal")

@@ -82,7 +82,7 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
     predicted = replay_moments(workload, policies[:3], half_pages, devices[0], starting_moments())
     current = replay_moments(workload, policies[:1], half_pages, devices[0], CURRENT)
     report(f"{name}: verifying and building")
-    tables, _ = build_tables(program, "tables", trace.parent)
+    tables, _ = build_tables(program, trace.parent)
     return Built(
         trace=trace.name,
         footprint_pages=workload.footprint_pages,

@@ -1,6 +1,7 @@
 """The checks, one file each. A new one is a file and a line in CHECKS."""
 
 from kdtool.verify.checks.agreement import agreement, check_agreement
+from kdtool.verify.checks.bpf import check_bpf
 from kdtool.verify.checks.cost import check_cost
 from kdtool.verify.checks.form import check_form
 from kdtool.verify.checks.intervals import check_intervals, predicted_deltas
@@ -9,4 +10,11 @@ from kdtool.verify.finding import Check
 
 __all__ = ["CHECKS", "agreement", "check_table", "predicted_deltas"]
 
-CHECKS: tuple[Check, ...] = (check_form, check_cost, check_intervals, check_tables, check_agreement)
+CHECKS: tuple[Check, ...] = (
+    check_form,
+    check_cost,
+    check_bpf,
+    check_intervals,
+    check_tables,
+    check_agreement,
+)

@@ -1,0 +1,259 @@
+"""Decisions in the kernel, at the page faults of one cgroup: only what was decided comes to user space.
+
+    page-faults-maj, -min (perf, the cgroup, every CPU) --> BPF: registers, features, tables, rollout --> ring
+
+Which faults are events of mm.swapin, and what is counted when two CPUs fault at once: rmt/bpf/fault.py. The
+software events fire when a fault is done, not when it begins: only then is it known to be major. Nothing is
+prefetched here. Without this object the events are gone, however its process ends.
+"""
+
+import mmap
+import os
+import select
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.kernel.bpf import (
+    ARRAY,
+    MMAPABLE,
+    PERF_EVENT,
+    RINGBUF,
+    ProgramInfo,
+    create_map,
+    program_info,
+)
+from kdtool.kernel.bpf_asm import Assembler
+from kdtool.kernel.bpf_faults import ADDRESS_OFFSET, IP_OFFSET, check_machine
+from kdtool.kernel.bpf_loops import load_looping_program
+from kdtool.kernel.perf import PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Event, OfCgroup, online_cpus
+from kdtool.kernel.ringbuf import RingBuffer
+from kdtool.rmt import Program
+from kdtool.rmt.bpf import (
+    ASKED_SLOTS,
+    RECORD_WORDS,
+    SHARED_BYTES,
+    SHARED_COUNTERS,
+    FaultWrapper,
+    Layout,
+    emit_fault,
+    shape_of,
+)
+from kdtool.verify.build import require_proof
+from kdtool.verify.policyslot import PolicySlot
+
+__all__ = ["Counters", "DecisionBatch", "FaultDecisions"]
+
+RING_BYTES = 4 << 20
+LOW_32 = 0xFFFF_FFFF
+
+Int64Array = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What has happened so far.
+
+    majors : major faults of the cgroup, counted by perf
+    major_events, minor_events : faults that were decided on; majors = major_events + major_contended
+    decisions : of those, the ones that predict a page
+    lost : records that found no room in the ring
+    major_contended, minor_contended : events that were not decided on, since another CPU was deciding
+    """
+
+    majors: int
+    major_events: int
+    minor_events: int
+    decisions: int
+    lost: int
+    major_contended: int
+    minor_contended: int
+
+
+@dataclass(frozen=True)
+class DecisionBatch:
+    """Decisions in order of time, arrays of shape (n,), int64.
+
+    t_ns : CLOCK_MONOTONIC; event : the number of the event, from 1 on; version : whose decision it was
+    pages : (n, degree_pages), of which n_pages count
+    """
+
+    t_ns: Int64Array
+    pid: Int64Array
+    tid: Int64Array
+    vpn: Int64Array
+    major: Int64Array
+    ip: Int64Array
+    event: Int64Array
+    version: Int64Array
+    n_pages: Int64Array
+    pages: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+
+class FaultDecisions:
+    """Has `program` decide at the faults of the tasks in the cgroup directory `cgroup`, from `enable` on.
+
+    others : programs that may `replace` it
+    every : report the events without a prediction, too
+    ring_bytes : a power of two of pages
+
+    Raises ProgramError for programs that are not proved or of different shapes, CapabilityError, with what to
+    do, where perf events or BPF are refused, on CPUs other than x86-64, and in a pid namespace.
+    """
+
+    def __init__(
+        self,
+        cgroup: Path,
+        program: Program,
+        *others: Program,
+        version: int = 1,
+        every: bool = False,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        check_machine()
+        for each in (program, *others):
+            require_proof(each)
+        self.layout = Layout(shape_of(program, *others))
+        self._fds: list[int] = []
+        self._events: list[Event] = []
+        self._programs: list[int] = []
+        self._slot = PolicySlot(self.layout, program, version)
+        self._ring: RingBuffer | None = None
+        self._shared: mmap.mmap | None = None
+        try:
+            maps = self._make_maps(ring_bytes)
+            directory = self._keep(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
+            for config in (PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ):
+                wrapper = FaultWrapper(config == PAGE_FAULTS_MAJ, every, IP_OFFSET, ADDRESS_OFFSET)
+                asm = Assembler()
+                emit_fault(asm, self.layout, wrapper)
+                self._programs.append(self._keep(load_looping_program(PERF_EVENT, asm.assemble(maps))))
+                for cpu in online_cpus():
+                    event = Event(config, OfCgroup(directory), cpu, fields=0)
+                    self._events.append(event)
+                    event.run(self._programs[-1])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def fd(self) -> int:
+        """Return what becomes readable when there are decisions, for poll and epoll."""
+        return self._ring_fd
+
+    @property
+    def counters(self) -> Counters:
+        """Return what has happened so far."""
+        assert self._shared is not None, "closed"
+        words = np.frombuffer(self._shared, np.uint64, 1 + len(SHARED_COUNTERS))[1:].tolist()
+        majors = sum(event.read().counted for event in self._events if event.config == PAGE_FAULTS_MAJ)
+        return Counters(majors=majors, **dict(zip(SHARED_COUNTERS, words, strict=True)))
+
+    @property
+    def info(self) -> tuple[ProgramInfo, ProgramInfo]:
+        """Return what the kernel says of the programs of minor and of major faults."""
+        minor, major = self._programs
+        return program_info(minor), program_info(major)
+
+    def enable(self) -> None:
+        """Begin to decide."""
+        for event in self._events:
+            event.enable()
+
+    def disable(self) -> None:
+        """Stop deciding; registers, counters and what is in the ring stay."""
+        for event in self._events:
+            event.disable()
+
+    def replace(self, program: Program, version: int) -> None:
+        """Have each decision that begins after this made by `program`; the registers stay.
+
+        Raises ProgramError when it is not proved, or has no room in the code that runs; the old one stays.
+        """
+        require_proof(program)
+        self._slot.put(program, version)
+
+    def drain(self) -> DecisionBatch:
+        """Return the decisions that are there."""
+        assert self._ring is not None, "closed"
+        words = self._ring.drain()
+        return _batch(words if words is not None else np.empty((0, 1 + self._record_words), np.uint64))
+
+    def batches(self, timeout_s: float) -> Iterator[DecisionBatch]:
+        """Yield decisions as they come, until there are none for `timeout_s`."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        while poll.poll(1000 * timeout_s):
+            if len(batch := self.drain()):
+                yield batch
+
+    def close(self) -> None:
+        """Take events, programs and maps down."""
+        for event in self._events:
+            event.close()
+        if self._ring is not None:
+            self._ring.close()
+        if self._shared is not None:
+            self._shared.close()
+        for fd in self._fds:
+            os.close(fd)
+        if self._fds:
+            self._slot.close()
+        self._events, self._fds, self._ring, self._shared = [], [], None, None
+
+    @property
+    def _record_words(self) -> int:
+        return RECORD_WORDS + self.layout.shape.degree_pages
+
+    def _make_maps(self, ring_bytes: int) -> dict[str, int]:
+        sizes = {
+            "state": self.layout.state_bytes,
+            "scratch": self.layout.scratch_bytes,
+            "asked": 8 * ASKED_SLOTS,
+            "shared": SHARED_BYTES,
+        }
+        maps = {"policies": self._slot.fd}
+        for name, size in sizes.items():
+            flags = MMAPABLE if name == "shared" else 0
+            maps[name] = self._keep(create_map(ARRAY, 4, size, 1, flags))
+        self._shared = mmap.mmap(maps["shared"], mmap.PAGESIZE, prot=mmap.PROT_READ)
+        self._ring_fd = maps["ring"] = self._keep(create_map(RINGBUF, 0, 0, ring_bytes))
+        self._ring = RingBuffer(self._ring_fd, ring_bytes, self.layout.record_bytes)
+        return maps
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+
+def _batch(words: Words) -> DecisionBatch:
+    """Take records, shape (n, 1 + record words), apart; the first word is the ring's own."""
+    columns = words[:, 1:].astype(np.int64)
+    t_ns, task, page, ip, event, version, n_pages = (columns[:, i] for i in range(RECORD_WORDS))
+    return DecisionBatch(
+        t_ns=t_ns,
+        pid=task >> 32,
+        tid=task & LOW_32,
+        vpn=page >> 1,
+        major=page & 1,
+        ip=ip,
+        event=event,
+        version=version,
+        n_pages=n_pages,
+        pages=columns[:, RECORD_WORDS:],
+    )

@@ -1,0 +1,73 @@
+"""Code that decides: the event in, features, tables, rollout. The one body of every BPF program of ours.
+
+R9 = scratch, with the context in it; R8 = policy  -->  pages in scratch, their number and the version in
+                                                        its record; R8 and R9 as before, others lost
+"""
+
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R6, R7, R8, R9, Emitter
+from kdtool.rmt.bpf.features import emit_features, emit_push
+from kdtool.rmt.bpf.layout import (
+    COUNTS,
+    DEGREE,
+    DELTA_LIMIT,
+    RECORD_PAGES,
+    RECORD_VERSION,
+    STEP,
+    VERSION,
+    Layout,
+)
+from kdtool.rmt.bpf.tables import emit_table
+from kdtool.rmt.vm import VPN_LIMIT
+
+__all__ = ["emit_decision"]
+
+VPN_BITS = VPN_LIMIT.bit_length() - 1
+
+
+def emit_decision(asm: Emitter, layout: Layout) -> None:
+    """Emit the counterpart of `Vm.decide`. It uses labels without a prefix, so once a program."""
+    emit_push(asm, layout)
+    asm.store_constant(R9, STEP, 0)
+    asm.label("step")
+    asm.may_goto("end")
+    asm.load(R6, R9, STEP)
+    asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "end")
+    asm.load(R1, R8, DEGREE)
+    asm.jump_if_register(R6, ">=", R1, "end")
+    asm.alu_register("mov", R7, R9)
+    asm.alu_register("add", R7, R6)
+    emit_features(asm, layout)
+    for number in range(len(layout.shape.tables)):
+        emit_table(asm, layout, number, stop="end", predicted="predicted")
+    asm.jump("end")
+    asm.label("predicted")
+    _append_page(asm, layout)
+    asm.jump("step")
+    asm.label("end")
+    asm.load(R1, R9, STEP)
+    asm.alu("rsh", R1, 3)
+    asm.store(R9, RECORD_PAGES, R1)
+    asm.load(R1, R8, VERSION)
+    asm.store(R9, RECORD_VERSION, R1)
+
+
+def _append_page(asm: Emitter, layout: Layout) -> None:
+    """Append the newest page + R0 to the pages and every history, unless a guard ends the rollout."""
+    asm.load(R1, R8, DELTA_LIMIT)
+    asm.jump_if_register(R0, "s>", R1, "end")
+    asm.alu("mov", R2, 0)
+    asm.alu_register("sub", R2, R1)
+    asm.jump_if_register(R0, "s<", R2, "end")
+    asm.load(R2, R7, layout.newest(0))
+    asm.alu_register("add", R2, R0)
+    asm.alu_register("mov", R1, R2)
+    asm.alu("rsh", R1, VPN_BITS)  # of a negative page too
+    asm.jump_if(R1, "!=", 0, "end")
+    asm.store(R7, layout.out, R2)
+    for i in range(len(layout.shape.registers)):
+        asm.store(R7, layout.newest(i) + 8, R2)
+        asm.load(R1, R9, COUNTS + 8 * i)
+        asm.alu("add", R1, 1)
+        asm.store(R9, COUNTS + 8 * i, R1)
+    asm.alu("add", R6, 8)
+    asm.store(R9, STEP, R6)

@@ -1,0 +1,220 @@
+"""The program that runs at each page fault: is it an event of mm.swapin, and if so, what is to be prefetched?
+
+A major fault is one. A minor fault is one when the page is among those that the program asked for: it was
+prefetched, and this is its first touch. So that this is known, the pages of each decision leave their hash
+in `asked`, a direct-mapped table: a later page with the same slot takes it, and that first touch is not seen.
+
+    software event page-faults-maj, -min --> one at a time, in order of time --> a record for each decision
+
+Registers are shared by all CPUs, and the features of one event follow from those before it. So a lock lets
+one fault decide at a time; a CPU that waits longer than SPINS tries gives up, and the event is counted as
+contended. (bpf_spin_lock is not for programs of perf events.)
+"""
+
+from dataclasses import dataclass
+
+from kdtool.rmt.bpf.decision import emit_decision
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R6, R7, R9, R10, Emitter
+from kdtool.rmt.bpf.features import emit_hash
+from kdtool.rmt.bpf.layout import (
+    CONTEXT,
+    RECORD,
+    RECORD_EVENT,
+    RECORD_IP,
+    RECORD_PAGE,
+    RECORD_PAGES,
+    RECORD_TASK,
+    RECORD_TIME,
+    STEP,
+    Layout,
+)
+from kdtool.rmt.bpf.wrappers import emit_policy
+from kdtool.rmt.program import CONTEXT_FIELDS
+
+__all__ = ["ASKED_SLOTS", "SHARED_BYTES", "SHARED_COUNTERS", "FaultWrapper", "emit_fault"]
+
+KTIME_GET_NS, GET_CURRENT_PID_TGID, RINGBUF_OUTPUT = 5, 14, 130
+"""enum bpf_func_id. bpf_ktime_get_ns is CLOCK_MONOTONIC."""
+PAGE_SHIFT, REGION_SHIFT = 12, 13
+ASKED_SLOTS = 1 << 16
+SPINS = 2048
+LOCK = 0
+SHARED_COUNTERS = ("minor_events", "major_events", "decisions", "lost", "minor_contended", "major_contended")
+"""The words of the map `shared` after the lock."""
+SHARED_BYTES = 8 * (1 + len(SHARED_COUNTERS))
+TASK, PID, VPN, IP, SLOT, TAG = range(-64, -16, 8)
+"""On the stack."""
+
+
+@dataclass(frozen=True)
+class FaultWrapper:
+    """What the program is for.
+
+    is_major : which of the two events it is attached to
+    every : send a record for events without a prediction, too
+    ip_offset, address_offset : in struct bpf_perf_event_data of this architecture
+    """
+
+    is_major: bool
+    every: bool
+    ip_offset: int
+    address_offset: int
+
+
+def emit_fault(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
+    """Emit a program for perf events; it returns 0, so that perf writes no sample."""
+    _note_fault(asm, wrapper)
+    _find_slot(asm, is_event_if_free=wrapper.is_major)
+    _lock(asm, _counter("major_contended" if wrapper.is_major else "minor_contended"))
+    _fill_context(asm, wrapper)
+    emit_policy(asm, "unlock")
+    emit_decision(asm, layout)
+    _count(asm, _counter("major_events" if wrapper.is_major else "minor_events"))
+    _number(asm)
+    _remember_pages(asm, layout)
+    _send(asm, layout, every=wrapper.every)
+    asm.label("unlock")
+    asm.map_value(R2, "shared", LOCK)
+    asm.alu("mov", R1, 0)
+    asm.exchange(R2, 0, R1)
+    asm.label("out")
+    asm.alu("mov", R0, 0)
+    asm.exit()
+
+
+def _counter(name: str) -> int:
+    return 8 * (1 + SHARED_COUNTERS.index(name))
+
+
+def _count(asm: Emitter, counter: int) -> None:
+    asm.map_value(R1, "shared", counter)
+    asm.alu("mov", R2, 1)
+    asm.atomic_add(R1, 0, R2)
+
+
+def _note_fault(asm: Emitter, wrapper: FaultWrapper) -> None:
+    """Put task, process, page and instruction on the stack."""
+    asm.load(R2, R1, wrapper.address_offset)
+    asm.alu("rsh", R2, PAGE_SHIFT)
+    asm.store(R10, VPN, R2)
+    asm.load(R2, R1, wrapper.ip_offset)
+    asm.store(R10, IP, R2)
+    asm.call(GET_CURRENT_PID_TGID)
+    asm.store(R10, TASK, R0)
+    asm.alu("rsh", R0, 32)
+    asm.store(R10, PID, R0)
+
+
+def _find_slot(asm: Emitter, *, is_event_if_free: bool) -> None:
+    """Put the page's slot and hash on the stack; leave unless the page was asked for or need not be."""
+    emit_hash(asm, R10, [PID, VPN])
+    asm.store(R10, TAG, R1)
+    _to_slot(asm)
+    asm.store(R10, SLOT, R3)
+    if not is_event_if_free:
+        asm.load(R2, R4, 0)
+        asm.jump_if_register(R2, "!=", R1, "out")
+
+
+def _to_slot(asm: Emitter) -> None:
+    """R4 = the slot of the hash R1, R3 = how far into the map it lies."""
+    asm.alu_register("mov", R3, R1)
+    asm.alu("and", R3, ASKED_SLOTS - 1)
+    asm.alu("lsh", R3, 3)
+    asm.map_value(R4, "asked", 0)
+    asm.alu_register("add", R4, R3)
+
+
+def _lock(asm: Emitter, contended: int) -> None:
+    asm.map_value(R6, "shared", LOCK)
+    asm.alu("mov", R7, 0)
+    asm.label("spin")
+    asm.alu("mov", R0, 0)
+    asm.alu("mov", R1, 1)
+    asm.compare_exchange(R6, 0, R1)
+    asm.jump_if(R0, "==", 0, "locked")
+    asm.alu("add", R7, 1)
+    asm.jump_if(R7, "<", SPINS, "spin")
+    _count(asm, contended)
+    asm.jump("out")
+    asm.label("locked")
+
+
+def _fill_context(asm: Emitter, wrapper: FaultWrapper) -> None:
+    """Free the page's slot; fill context and record. The time is taken here, so that records are in order."""
+    asm.load(R1, R10, TAG)
+    _to_slot(asm)
+    asm.load(R2, R4, 0)
+    asm.jump_if_register(R2, "!=", R1, "another's")
+    asm.store_constant(R4, 0, 0)
+    asm.label("another's")
+    asm.call(KTIME_GET_NS)
+    asm.map_value(R9, "scratch", 0)
+    asm.store(R9, RECORD_TIME, R0)
+    asm.load(R1, R10, TASK)
+    asm.store(R9, RECORD_TASK, R1)
+    asm.alu("and", R1, 0x7FFF_FFFF)  # a thread's number, never as large
+    asm.store(R9, _field("tid"), R1)
+    asm.load(R1, R10, PID)
+    asm.store(R9, _field("pid"), R1)
+    asm.load(R1, R10, IP)
+    asm.store(R9, RECORD_IP, R1)
+    asm.store(R9, _field("ip"), R1)
+    asm.load(R1, R10, VPN)
+    asm.store(R9, _field("vpn"), R1)
+    asm.alu_register("mov", R2, R1)
+    asm.alu("rsh", R2, REGION_SHIFT)
+    asm.store(R9, _field("region"), R2)
+    asm.alu("lsh", R1, 1)
+    asm.alu("or", R1, int(wrapper.is_major))
+    asm.store(R9, RECORD_PAGE, R1)
+    asm.store_constant(R9, _field("major"), int(wrapper.is_major))
+
+
+def _field(name: str) -> int:
+    return CONTEXT + 8 * CONTEXT_FIELDS.index(name)
+
+
+def _number(asm: Emitter) -> None:
+    """Put the event's number, from 1 on, into the record."""
+    asm.map_value(R1, "shared", _counter("minor_events"))
+    asm.load(R2, R1, 0)
+    asm.load(R1, R1, 8)
+    asm.alu_register("add", R1, R2)
+    asm.store(R9, RECORD_EVENT, R1)
+
+
+def _remember_pages(asm: Emitter, layout: Layout) -> None:
+    """Leave the hash of each page in its slot of `asked`. The step counts down, from the last page."""
+    asm.label("remember")
+    asm.may_goto("remembered")
+    asm.load(R6, R9, STEP)
+    asm.alu("add", R6, -8)
+    asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "remembered")
+    asm.store(R9, STEP, R6)
+    asm.alu_register("mov", R7, R9)
+    asm.alu_register("add", R7, R6)
+    asm.load(R1, R7, layout.out)
+    asm.store(R10, VPN, R1)
+    emit_hash(asm, R10, [PID, VPN])
+    _to_slot(asm)
+    asm.store(R4, 0, R1)
+    asm.jump("remember")
+    asm.label("remembered")
+
+
+def _send(asm: Emitter, layout: Layout, *, every: bool) -> None:
+    asm.load(R6, R9, RECORD_PAGES)
+    if not every:
+        asm.jump_if(R6, "==", 0, "unlock")
+    asm.map(R1, "ring")
+    asm.alu_register("mov", R2, R9)
+    asm.alu("add", R2, RECORD)
+    asm.alu("mov", R3, layout.record_bytes)
+    asm.alu("mov", R4, 0)
+    asm.call(RINGBUF_OUTPUT)
+    asm.jump_if(R0, "==", 0, "sent")
+    _count(asm, _counter("lost"))
+    asm.label("sent")
+    asm.jump_if(R6, "==", 0, "unlock")
+    _count(asm, _counter("decisions"))

@@ -1,0 +1,120 @@
+"""Where everything lies in the maps of a BPF program, in bytes.
+
+    policy   version | degree | delta limit | nodes (a power of two) | a value s32 a node | a region a table
+             table   entries, then the default action as entries that match everything
+             entry   action (delta s64, kind u32, argument u32) | two words a match field
+             node    threshold, from bit 32 on | left child's number, from 9 on | feature's number, from 3 on
+    state    per register: size x (tag | count | history, newest first)
+    scratch  loop variables | counts | record (7 words) | pages out | x | a history a register, oldest first
+
+A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
+further, so that a rollout moves nothing.
+"""
+
+from dataclasses import dataclass
+
+from kdtool.errors import ProgramError
+from kdtool.rmt.bpf.shape import Shape, TableShape
+from kdtool.rmt.program import CONTEXT_FIELDS
+
+__all__ = ["Layout", "TableLayout"]
+
+VERSION, DEGREE, DELTA_LIMIT, POLICY_HEADER_BYTES = 0, 8, 16, 32
+NODE_BYTES, VALUE_BYTES, ACTION_BYTES = 8, 4, 16
+FEATURE_BIT, CHILD_BIT, THRESHOLD_BIT = 3, 9, 32
+STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
+RECORD = CONTEXT + 8 * len(CONTEXT_FIELDS)
+RECORD_TIME, RECORD_TASK, RECORD_PAGE, RECORD_IP, RECORD_EVENT, RECORD_VERSION, RECORD_PAGES = range(
+    RECORD, RECORD + 56, 8
+)
+RECORD_WORDS = 7
+OUT = RECORD + 8 * RECORD_WORDS
+UNROLLED_FIELDS = 8
+"""Up to so many match fields, four entries are tested between two looks at the loop's variable; else one."""
+MAX_MAP_BYTES = 1 << 28
+"""Half of what the kernel allows a variable offset to be (BPF_MAX_VAR_OFF)."""
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """A table's region: where it begins, the bytes of an entry, how many are tested in a row, its bytes."""
+
+    offset: int
+    stride: int
+    unroll: int
+    size_bytes: int
+
+    @property
+    def last(self) -> int:
+        """Return the largest cursor, of the last entries that are tested in a row."""
+        return self.size_bytes - self.unroll * self.stride
+
+
+class Layout:
+    """Offsets and sizes for `shape`.
+
+    Raises ProgramError, naming the limit, when the policy would be larger than a map's value may be.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        degree = shape.degree_pages
+        self.out = OUT
+        self.x = OUT + 8 * degree
+        self.x_mask = 8 * (_power_of_two(len(shape.features)) - 1)
+        at = self.x + self.x_mask + 8
+        self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
+        histories = []
+        for depth in self.history_depth:
+            histories.append(at)
+            at += 8 * (depth + degree)
+        self.histories, self.scratch_bytes = tuple(histories), at
+        self._lay_state()
+        self._lay_policy()
+
+    @property
+    def record_bytes(self) -> int:
+        """Return the bytes of a record with its pages."""
+        return 8 * (RECORD_WORDS + self.shape.degree_pages)
+
+    def newest(self, register: int) -> int:
+        """Return where in scratch the newest page of a register lies before the rollout."""
+        return self.histories[register] + 8 * (self.history_depth[register] - 1)
+
+    def state_entry_bytes(self, register: int) -> int:
+        """Return the bytes that one key of a register takes."""
+        return 8 * (2 + self.history_depth[register])
+
+    def _lay_state(self) -> None:
+        at, offsets = 0, []
+        for i, register in enumerate(self.shape.registers):
+            offsets.append(at)
+            at += register.size * self.state_entry_bytes(i)
+        self.state, self.state_bytes = tuple(offsets), at
+
+    def _lay_policy(self) -> None:
+        self.nodes = POLICY_HEADER_BYTES
+        n_nodes = _power_of_two(self.shape.nodes) if self.shape.nodes else 0
+        self.node_mask = NODE_BYTES * (n_nodes - 1)
+        self.values = self.nodes + NODE_BYTES * (n_nodes + 1)  # the last node may have a right child, too
+        at, tables = self.values + -(-VALUE_BYTES * n_nodes // 8) * 8, []
+        for table in self.shape.tables:
+            tables.append(_table_layout(at, table))
+            at += tables[-1].size_bytes
+        self.tables, self.policy_bytes = tuple(tables), at
+        if at > MAX_MAP_BYTES:
+            raise ProgramError(
+                f"entries and nodes take {at} bytes, a BPF map's value here at most {MAX_MAP_BYTES}: "
+                f"train with fewer leaves or build fewer entries"
+            )
+
+
+def _table_layout(offset: int, table: TableShape) -> TableLayout:
+    stride = ACTION_BYTES + 16 * len(table.match_fields)
+    unroll = 4 if len(table.match_fields) <= UNROLLED_FIELDS else 1
+    groups = -(-(table.entries + 1) // unroll)
+    return TableLayout(offset, stride, unroll, groups * unroll * stride)
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(at_least - 1, 0).bit_length()

@@ -1,0 +1,178 @@
+"""Reads tests/conformance/*.txt: small programs, events, and what must be decided, checked by hand.
+
+== what the case tries                  lines before the first case are every case's, unless it has its own
+registers: p=pid/16/8                   name = key+key / size / history
+features:  d=delta(p,1), s=span(p,2)
+tree m:    d <= 4 ? 0 : (s <= 9 ? 5 : 0)
+table:     d RANGE, s LPM; 3..9 256/24 @2 -> predict 5; else infer m
+degree: 1      limit: 2147483647
+events: 10 13 16/pid=2/minor            pages; pid and tid are 1, ip is 0, the fault is major unless said
+pages:  -  -  19,22                     of each event
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdtool.rmt import (
+    Action,
+    Budget,
+    Entry,
+    Feature,
+    Guards,
+    MatchField,
+    Program,
+    Register,
+    Table,
+    Tree,
+)
+from kdtool.rmt.program import CONTEXT_FIELDS, VALUE_MAX, VALUE_MIN
+
+__all__ = ["Case", "read_cases"]
+
+FOLDER = Path(__file__).parent / "conformance"
+NUMBERS = {"min": VALUE_MIN, "max": VALUE_MAX}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program, its events, int64 (n, 6), and the pages to be decided at each."""
+
+    name: str
+    program: Program
+    contexts: np.ndarray
+    expected: list[list[int]]
+
+
+def read_cases():
+    """Return the cases of all files, in order."""
+    return [case for path in sorted(FOLDER.glob("*.txt")) for case in _read(path)]
+
+
+def _read(path):
+    common, *blocks = re.split(r"^== ", path.read_text(), flags=re.MULTILINE)
+    shared = _lines(common)
+    for block in blocks:
+        title, _, body = block.partition("\n")
+        own = _lines(body)
+        kept = [(key, text) for key, text in shared if key not in {k for k, _ in own}]
+        yield _case(f"{path.stem}: {title.strip()}", kept + own)
+
+
+def _lines(text):
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    split = [line.partition(":") for line in lines if line]
+    return [(key.strip(), rest.strip()) for key, _, rest in split]
+
+
+def _case(name, lines):
+    one = dict(lines)
+    registers = tuple(_register(part) for part in one["registers"].split(","))
+    features = tuple(_feature(m) for m in re.findall(r"(\w+)=(\w+)\((\w+),(\d+)\)", one["features"]))
+    trees = tuple(_tree(key.split()[1], text, features) for key, text in lines if key.startswith("tree"))
+    tables = [text for key, text in lines if key == "table"]
+    program = Program(
+        name="case",
+        hook="mm.swapin",
+        registers=registers,
+        features=features,
+        models=trees,
+        tables=tuple(_table(f"t{i}", text) for i, text in enumerate(tables)),
+        guards=Guards(int(one.get("degree", 1)), _number(one.get("limit", "max"))),
+        budget=Budget(1, 1),
+    )
+    contexts = np.array([_event(token) for token in one["events"].split()], np.int64)
+    expected = [_pages(token) for token in one["pages"].split()]
+    assert len(contexts) == len(expected), f"{name}: {len(contexts)} events, {len(expected)} decisions"
+    return Case(name, program, contexts, expected)
+
+
+def _number(text):
+    return NUMBERS[text] if text in NUMBERS else int(text, 0)
+
+
+def _register(text):
+    name, key, size, history = re.fullmatch(r"\s*(\w+)=([\w+]+)/(\d+)/(\d+)\s*", text).groups()
+    return Register(name, tuple(key.split("+")), int(size), int(history))
+
+
+def _feature(parts):
+    name, op, register, lag = parts
+    return Feature(name, op, register, int(lag))
+
+
+def _tree(name, text, features):
+    columns = []
+    tokens = re.findall(r"<=|[?:()]|-?\w+", text)
+    inputs = tuple(f.name for f in features)
+
+    def grow():
+        at = len(columns)
+        if tokens[0] == "(":
+            tokens.pop(0)
+            grow()
+            assert tokens.pop(0) == ")"
+            return at
+        word = tokens.pop(0)
+        if not tokens or tokens[0] != "<=":
+            columns.append([-1, 0, -1, -1, _number(word)])
+            return at
+        tokens.pop(0)
+        columns.append([inputs.index(word), _number(tokens.pop(0)), 0, 0, 0])
+        assert tokens.pop(0) == "?"
+        columns[at][2] = grow()
+        assert tokens.pop(0) == ":"
+        columns[at][3] = grow()
+        return at
+
+    grow()
+    assert not tokens, text
+    return Tree(name, inputs, *zip(*columns, strict=True))
+
+
+def _table(name, text):
+    head, *entries, last = [part.strip() for part in text.split(";")]
+    fields = tuple(MatchField(*part.split()) for part in head.split(",") if part.strip())
+    assert last.startswith("else ")
+    return Table(name, fields, tuple(_entry(part) for part in entries), _action(last[5:]))
+
+
+def _entry(text):
+    match, _, action = text.partition("->")
+    priority = re.search(r"@(\d+)", match)
+    cells = re.sub(r"@\d+", "", match).split()
+    return Entry(
+        tuple(_cell(cell) for cell in cells), int(priority[1]) if priority else 1, _action(action.strip())
+    )
+
+
+def _cell(text):
+    for separator in ("..", "&", "/"):
+        if separator in text:
+            first, second = text.split(separator)
+            return _number(first), _number(second)
+    return _number(text), _number(text)
+
+
+def _action(text):
+    name, _, argument = text.partition(" ")
+    parameter = {"predict": "delta", "infer": "model", "follow": "feature"}.get(name)
+    if parameter is None:
+        return Action(name)
+    return Action(name, **{parameter: _number(argument) if name == "predict" else argument})
+
+
+def _event(token):
+    page, *rest = token.split("/")
+    context = {"vpn": int(page, 0), "pid": 1, "tid": 1, "ip": 0, "major": 1}
+    for part in rest:
+        key, _, value = part.partition("=")
+        context.update({"major": 0} if key == "minor" else {key: int(value, 0)})
+    context.setdefault("region", context["vpn"] >> 13)
+    return [context[name] for name in CONTEXT_FIELDS]
+
+
+def _pages(token):
+    return [] if token == "-" else [int(page, 0) for page in token.split(",")]

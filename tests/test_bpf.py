@@ -1,0 +1,241 @@
+"""The BPF back end, in the running kernel: it decides as the two others do, and loads whatever is proved."""
+
+from dataclasses import replace
+
+import executors
+import needs
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import programs, trees
+
+from kdtool.errors import CapabilityError, ProgramError
+from kdtool.kernel import bpf_loops
+from kdtool.kernel.bpf import SOCKET_FILTER, load_program
+from kdtool.kernel.bpf_asm import R0, Assembler
+from kdtool.kernel.bpf_loops import load_looping_program
+from kdtool.rmt import (
+    LIMITS,
+    Action,
+    Budget,
+    Entry,
+    Feature,
+    Guards,
+    MatchField,
+    Program,
+    Register,
+    Table,
+    Tree,
+    stride_program,
+    worst_case,
+)
+from kdtool.rmt.bpf import Layout, pack_policy, shape_of
+from kdtool.verify import verify_program
+from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
+
+bpf = [pytest.mark.root, needs.bpf]
+LOAD_NS = 50_000_000
+PROGRAMS, EVENTS = 500, 1000
+
+
+class TestInTheKernel:
+    pytestmark = bpf
+
+    @settings(max_examples=PROGRAMS, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(programs(), st.integers(0, 2**32))
+    def test_all_three_executors_decide_alike(self, program, seed):
+        contexts = executors.random_contexts(seed, EVENTS)
+        decided = executors.kernel(program, contexts)
+        assert decided == executors.reference(program, contexts)
+        assert decided == executors.numba(program, contexts)
+
+    @settings(max_examples=50, deadline=None)
+    @given(trees(["d1", "d2", "s2"]), st.integers(0, 2**32))
+    def test_a_tree_alone_is_walked_alike(self, tree, seed):
+        features = (
+            Feature("d1", "delta", "process", 1),
+            Feature("d2", "delta", "process", 2),
+            Feature("s2", "span", "process", 2),
+        )
+        table = Table("t", (), (), Action("infer", model="model"))
+        program = replace(stride_program(), features=features, models=(tree,), tables=(table,))
+        contexts = executors.random_contexts(seed, 200)
+        assert executors.kernel(program, contexts) == executors.reference(program, contexts)
+
+    @pytest.mark.parametrize("case", ["widest", "deepest", "largest tree", "most entries", "most models"])
+    def test_what_the_verifier_proves_the_kernel_loads_in_50_ms(self, case):
+        program = EXTREMES[case]()
+        program = replace(program, budget=worst_case(program))
+        assert verify_program(program).verdict == "proved"
+        load_ns = []
+        for _ in range(3):
+            with KernelVm(program) as vm:
+                load_ns.append(vm.load_ns)
+        assert min(load_ns) < LOAD_NS, vm.info
+
+    @pytest.mark.parametrize("case", ["widest", "deepest", "largest tree", "most entries", "most models"])
+    def test_at_the_limits_of_the_language_it_decides_alike(self, case):
+        program = EXTREMES[case]()
+        contexts = executors.random_contexts(5, 300)
+        decided = executors.kernel(program, contexts)
+        assert decided == executors.numba(program, contexts)
+        assert decided[:40] == executors.reference(program, contexts[:40])
+        assert max(map(len, decided)) > 1
+
+    def test_events_beyond_a_batch_go_on_with_the_same_registers(self):
+        contexts = executors.random_contexts(3, BATCH_EVENTS + 100)
+        program = stride_program()
+        assert executors.kernel(program, contexts) == executors.reference(program, contexts)
+
+    def test_a_reset_empties_the_registers(self):
+        contexts = executors.random_contexts(4, 50)
+        with KernelVm(stride_program()) as vm:
+            first = vm.decide(contexts).to_lists()
+            vm.reset()
+            assert vm.decide(contexts).to_lists() == first
+
+    def test_what_the_kernels_verifier_refuses_is_told(self):
+        asm = Assembler()
+        asm.load(R0, R0, 0)
+        asm.exit()
+        with pytest.raises(RuntimeError, match="R0 !read_ok"):
+            load_program(SOCKET_FILTER, asm.assemble())
+
+
+@pytest.mark.root
+@needs.bpf
+def test_where_loops_work_a_refused_program_is_still_a_bug():
+    asm = Assembler()
+    asm.load(R0, R0, 0)
+    asm.exit()
+    with pytest.raises(RuntimeError, match="R0 !read_ok"):
+        load_looping_program(SOCKET_FILTER, asm.assemble())
+
+
+def test_a_kernel_without_may_goto_is_told_from_a_bug(monkeypatch):
+    def refuse(kind, code):
+        raise RuntimeError("the BPF verifier refused the program: unknown opcode e5")
+
+    monkeypatch.setattr(bpf_loops, "load_program", refuse)
+    with pytest.raises(CapabilityError, match=r"no loops by may_goto: use Linux 6\.9 or later"):
+        load_looping_program(SOCKET_FILTER, b"")
+
+
+def chain(name, inputs, depth):
+    """A tree whose last leaf is `depth` comparisons deep."""
+    splits = range(depth)
+    feature = [word for d in splits for word in (d % len(inputs), -1)] + [-1]
+    threshold = [word for d in splits for word in (d - depth // 2, 0)] + [0]
+    left = [word for d in splits for word in (2 * d + 1, -1)] + [-1]
+    right = [word for d in splits for word in (2 * d + 2, -1)] + [-1]
+    value = [word for d in splits for word in (0, d + 1)] + [-3]
+    return Tree(name, inputs, *(tuple(column) for column in (feature, threshold, left, right, value)))
+
+
+def full(name, inputs, depth):
+    """A complete tree with random thresholds."""
+    rng = np.random.default_rng(depth)
+    n_splits, n = 2**depth - 1, 2 ** (depth + 1) - 1
+    feature = [int(f) for f in rng.integers(0, len(inputs), n_splits)] + [-1] * (n - n_splits)
+    threshold = [int(t) for t in rng.integers(-2000, 2000, n_splits)] + [0] * (n - n_splits)
+    left = [2 * i + 1 for i in range(n_splits)] + [-1] * (n - n_splits)
+    right = [2 * i + 2 for i in range(n_splits)] + [-1] * (n - n_splits)
+    value = [0] * n_splits + [int(v) for v in rng.integers(1, 1000, n - n_splits)]
+    return Tree(name, inputs, *(tuple(column) for column in (feature, threshold, left, right, value)))
+
+
+def big_program(n_registers, n_features, n_tables, n_fields, n_entries, models, degree):
+    registers = tuple(
+        Register(f"r{i}", ("pid", "ip", "tid", "region"), LIMITS.register_size, LIMITS.history)
+        for i in range(n_registers)
+    )
+    lags = [1 + (LIMITS.history - 2 - i) % (LIMITS.history - 1) for i in range(n_features)]
+    ops = ("run", "delta", "span")
+    features = tuple(
+        Feature(f"f{i}", ops[i // n_registers % 3], f"r{i % n_registers}", lag) for i, lag in enumerate(lags)
+    )
+    inputs = tuple(f.name for f in features)
+    made = tuple(make(f"m{i}", inputs) for i, make in enumerate(models))
+    fields = tuple(MatchField(name, "RANGE") for name in inputs[:n_fields])
+    tables = tuple(
+        Table(
+            f"t{t}",
+            fields,
+            tuple(
+                Entry(((3 * e - n_entries, 3 * e - n_entries + 1),) * n_fields, e % 7 + 1, action)
+                for e in range(n_entries)
+                for action in [Action("infer", model="m0") if e % 2 else Action("predict", delta=e + 1)]
+            ),
+            Action("infer", model=made[t % len(made)].name),
+        )
+        for t in range(n_tables)
+    )
+    return Program("big", "mm.swapin", registers, features, made, tables, Guards(degree), Budget(1, 1))
+
+
+EXTREMES = {
+    "widest": lambda: big_program(8, 64, 8, 64, 5, [lambda n, x: chain(n, x, 32)], 64),
+    "deepest": lambda: big_program(1, 64, 1, 0, 0, [lambda n, x: chain(n, x, 32)], 64),
+    "largest tree": lambda: big_program(1, 8, 1, 0, 0, [lambda n, x: full(n, x, 15)], 8),
+    "most entries": lambda: big_program(1, 2, 1, 2, 8192, [lambda n, x: full(n, x, 4)], 4),
+    "most models": lambda: big_program(2, 8, 8, 1, 3, [lambda n, x: full(n, x, 12)] * 8, 16),
+}
+
+
+def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
+    shape = shape_of(EXTREMES["widest"]())
+    tables = tuple(replace(table, entries=65_536) for table in shape.tables)
+    with pytest.raises(ProgramError, match=r"entries and nodes take .* bytes, .* at most 268435456"):
+        Layout(replace(shape, tables=tables))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: replace(p, guards=Guards(5)), "5 pages a decision, .* room for 4"),
+        (lambda p: replace(p, models=(chain("next_delta", ("d1",), 3),)), "7 tree nodes, .* room for 5"),
+        (lambda p: replace(p, tables=(with_entries(p, 2),)), "2 entries in table next_page"),
+        (lambda p: replace(p, features=p.features[::-1]), "other registers, features or match fields"),
+    ],
+)
+def test_a_program_that_has_no_room_in_the_code_is_refused(change, message):
+    program = stride_program()
+    layout = Layout(shape_of(program))
+    with pytest.raises(ProgramError, match=message):
+        pack_policy(layout, change(program), 2)
+
+
+def with_entries(program, n):
+    table = program.tables[0]
+    return replace(table, entries=table.entries * n)
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (lambda p: replace(p, tables=p.tables * 2), "number of tables"),
+        (lambda p: replace(p, registers=(replace(p.registers[0], size=32),)), "registers"),
+        (lambda p: replace(p, features=p.features[:1]), "features"),
+        (lambda p: replace(p, tables=(replace(p.tables[0], match_fields=()),)), "match fields"),
+    ],
+)
+def test_programs_of_two_shapes_are_told_apart(other, what):
+    with pytest.raises(ProgramError, match=f"differs from 'stride-3' in its {what}"):
+        shape_of(stride_program(), other(stride_program()))
+
+
+def test_a_policy_is_as_long_as_its_layout_says():
+    program = stride_program()
+    layout = Layout(shape_of(program, stride_program(degree_pages=9)))
+    assert len(pack_policy(layout, program, 1)) == layout.policy_bytes
+
+
+def test_a_jump_that_is_too_far_is_a_bug():
+    asm = Assembler()
+    asm.jump("end")
+    for _ in range(40_000):
+        asm.alu("mov", R0, 0)
+    asm.label("end")
+    with pytest.raises(ValueError, match="40000 instructions away"):
+        asm.assemble()

@@ -1,0 +1,31 @@
+"""BPF: what the program costs in the kernel, from its code: instructions, and the bytes of its maps."""
+
+from kdtool.errors import ProgramError
+from kdtool.rmt import Program
+from kdtool.rmt.bpf import Layout, shape_of
+from kdtool.verify.finding import Finding, proved, refuted
+from kdtool.verify.packetcode import packet_code
+
+__all__ = ["check_bpf"]
+
+MAX_INSTRUCTIONS = 1_000_000
+"""BPF_COMPLEXITY_LIMIT_INSNS in include/linux/bpf_verifier.h."""
+
+
+def check_bpf(program: Program) -> list[Finding]:
+    """Assemble the program; what it may do there follows from the other checks and the kernel's verifier."""
+    try:
+        layout = Layout(shape_of(program))
+    except ProgramError as error:
+        return [refuted("bpf", "the program does not fit into the kernel", str(error))]
+    n_instructions = len(packet_code(layout).assemble()) // 8
+    size_bytes = layout.policy_bytes + layout.state_bytes + layout.scratch_bytes
+    if n_instructions > MAX_INSTRUCTIONS:
+        allowed = f"BPF instructions: at most {MAX_INSTRUCTIONS} are allowed"
+        return [refuted("bpf", allowed, str(n_instructions))]
+    return [
+        proved(
+            "bpf",
+            f"{n_instructions} BPF instructions, {MAX_INSTRUCTIONS} allowed; {size_bytes} bytes of maps",
+        )
+    ]
