@@ -212,8 +212,7 @@ class FaultDecisions:
             self._shared.close()
         for fd in self._fds:
             os.close(fd)
-        if self._fds:
-            self._slot.close()
+        self._slot.close()
         self._events, self._fds, self._ring, self._shared = [], [], None, None
 
     @property

@@ -48,6 +48,10 @@ INFO_BYTES, INFO_RUN_TIME, INFO_VERIFIED = 232, 192, 216
 """struct bpf_prog_info of Linux 5.16 on: its size, and where run_time_ns and verified_insns lie."""
 NAME = b"kdtool"
 LOG_BYTES = 1 << 20
+REFUSALS = (errno.EINVAL, errno.EACCES, errno.E2BIG, errno.ENOSPC)
+"""Of a program: E2BIG when it is too large, or takes too long to verify; ENOSPC when the log is full."""
+LOAD_ATTEMPTS = 8
+"""The verifier gives up when a signal comes."""
 PACKET_BYTES = 64
 
 
@@ -169,14 +173,14 @@ def load_program(kind: int, code: bytes) -> int:
 
 
 class _RefusedProgram(Exception):
-    """EINVAL or EACCES: the verifier's, or a kernel that lacks what the program uses."""
+    """The verifier's no, or that of a kernel that lacks what the program uses."""
 
 
 def _bpf(command: int, attr: bytes, what: str) -> int:
     return _bpf_attr(command, attr, what)[0]
 
 
-def _bpf_attr(command: int, attr: bytes, what: str) -> tuple[int, bytes]:
+def _bpf_attr(command: int, attr: bytes, what: str, attempts: int = LOAD_ATTEMPTS) -> tuple[int, bytes]:
     """Return what bpf(2) returned, and the attributes as it left them."""
     number = SYSCALL.get(platform.machine())
     if number is None:
@@ -187,8 +191,10 @@ def _bpf_attr(command: int, attr: bytes, what: str) -> tuple[int, bytes]:
     if fd >= 0:
         return fd, buffer.raw
     error = ctypes.get_errno()
-    if command == PROG_LOAD and error in (errno.EINVAL, errno.EACCES):
+    if command == PROG_LOAD and error in REFUSALS:
         raise _RefusedProgram
+    if command == PROG_LOAD and error == errno.EAGAIN and attempts > 1:  # a signal came
+        return _bpf_attr(command, attr, what, attempts - 1)
     if command == PROG_TEST_RUN and error == errno.EINTR:
         raise InterruptedError("a signal came during a test run")
     reasons = {

@@ -1,5 +1,7 @@
 """The BPF back end, in the running kernel: it decides as the two others do, and loads whatever is proved."""
 
+import os
+import signal
 from dataclasses import replace
 
 import executors
@@ -32,6 +34,7 @@ from kdtool.rmt import (
 )
 from kdtool.rmt.bpf import Layout, pack_policy, shape_of
 from kdtool.verify import verify_program
+from kdtool.verify.equivalence import decide_all
 from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
 
 bpf = [pytest.mark.root, needs.bpf]
@@ -88,12 +91,56 @@ class TestInTheKernel:
         program = stride_program()
         assert executors.kernel(program, contexts) == executors.reference(program, contexts)
 
+    def test_signals_interrupt_a_run_and_no_event_is_lost_or_taken_twice(self):
+        program = EXTREMES["deepest"]()
+        contexts = executors.random_contexts(9, BATCH_EVENTS)
+        ticks = []
+        before = signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+        try:
+            with KernelVm(program) as vm:
+                signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+                decided = [vm.decide(contexts) for _ in range(5)]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert len(ticks) > 5
+        n_pages, pages = decide_all(program, np.tile(contexts, (5, 1)))
+        assert (np.concatenate([each.n_pages for each in decided]) == n_pages).all()
+        counted = np.arange(pages.shape[1]) < n_pages[:, None]
+        assert (np.concatenate([each.pages for each in decided])[counted] == pages[counted]).all()
+
+    def test_closing_twice_closes_nothing_of_others(self):
+        vm = KernelVm(stride_program())
+        vm.close()
+        others = [os.open("/dev/null", os.O_RDONLY) for _ in range(12)]
+        vm.close()
+        for fd in others:
+            os.close(fd)
+
     def test_a_reset_empties_the_registers(self):
         contexts = executors.random_contexts(4, 50)
         with KernelVm(stride_program()) as vm:
             first = vm.decide(contexts).to_lists()
             vm.reset()
             assert vm.decide(contexts).to_lists() == first
+
+    def test_a_program_loads_though_signals_come(self):
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.004, 0.05)
+            for _ in range(10):
+                KernelVm(EXTREMES["widest"]()).close()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def test_a_program_too_large_to_verify_is_told(self):
+        asm = Assembler()
+        for _ in range(1_000_001):
+            asm.alu("mov", R0, 0)
+        asm.exit()
+        with pytest.raises(RuntimeError, match="the BPF verifier refused the program"):
+            load_program(SOCKET_FILTER, asm.assemble())
 
     def test_what_the_kernels_verifier_refuses_is_told(self):
         asm = Assembler()

@@ -23,10 +23,14 @@ class PolicySlot:
 
     def __init__(self, layout: Layout, program: Program, version: int) -> None:
         self._layout = layout
+        self.fd = -1
         inner = self._make(program, version)
         try:
             self.fd = create_map(ARRAY_OF_MAPS, 4, 4, 1, inner_fd=inner)
             update_map(self.fd, 0, struct.pack("<I", inner))
+        except BaseException:
+            self.close()
+            raise
         finally:
             os.close(inner)
 
@@ -42,8 +46,10 @@ class PolicySlot:
             os.close(inner)
 
     def close(self) -> None:
-        """Let go of the map; programs that use it keep it."""
-        os.close(self.fd)
+        """Let go of the map; programs that use it keep it. A second time does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     def _make(self, program: Program, version: int) -> int:
         value = pack_policy(self._layout, program, version)
