@@ -32,14 +32,14 @@ _njit: Any = numba.njit  # its own type knows nothing of signatures
 _config: Any = numba.config
 
 
-def jit(*signature: Any, inline: Literal["never", "always"] = "never") -> Any:
-    """Return `numba.njit(*signature, inline=inline, cache=True)` with the cache in our folder."""
+def jit(*signature: Any, inline: Literal["never", "always"] = "never", nogil: bool = False) -> Any:
+    """Return `numba.njit` of these arguments, with its cache in our folder."""
 
     def compile_function(function: Callable[..., Any]) -> Any:
         before = _config.CACHE_DIR
         _config.CACHE_DIR = _FOLDER
         try:
-            return _njit(*signature, inline=inline, cache=True)(function)
+            return _njit(*signature, inline=inline, nogil=nogil, cache=True)(function)
         finally:
             _config.CACHE_DIR = before
 
