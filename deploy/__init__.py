@@ -1,1 +1,1 @@
-"""What runs live. Nothing yet: programs are recorded, learned, replayed, verified and built, not deployed."""
+"""What runs live: an agent beside a stock kernel, by which a program prefetches for a cgroup's processes."""
