@@ -32,12 +32,13 @@ WINDOW_PAGES = 64
 """Entries of pagemap that are read at once, aligned: as many as a cache line of page tables times eight."""
 
 # settings
-(STOP, ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES, SPIN_NS, CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD,
+(STOP, ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES, NAP_NS, CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD,
  POLL_AT, POLL_FDS, N_SETTINGS) = range(13)  # fmt: skip
 """STOP: leave the loop · ACTIVE: 0 observes only · DEGREE: pages a decision at most · BATCH_PAGES: wait for
 so many, while hits show that it is ahead · RATE_PAGES: a 10 ms · ASKED_PAGES: pages that are followed until
-their fate is known · SPIN_NS: look again for so long before sleeping · CONTEXT_WORDS, PROCESS_WORD,
-CLOCK_WORD: of `context`; -1: none · POLL_AT, POLL_FDS: address and number of the pollfds of the rings."""
+their fate is known · NAP_NS: look at the rings so often while there are events, and more and more seldom
+without · CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD: of `context`; -1: none · POLL_AT, POLL_FDS: address and
+number of the pollfds of the rings, to sleep on while it is not active."""
 
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,

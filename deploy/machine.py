@@ -11,7 +11,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _numba_intrinsic
 
-__all__ = ["call_poll", "call_pread", "call_syscall", "load", "load_acquire", "read_clock", "store_release"]
+__all__ = [
+    "call_nap",
+    "call_poll",
+    "call_pread",
+    "call_syscall",
+    "load",
+    "load_acquire",
+    "read_clock",
+    "store_release",
+]
 
 _WORD = ir.IntType(64)
 intrinsic: Any = _numba_intrinsic  # its own type knows nothing of the typing context
@@ -55,5 +64,6 @@ call_syscall: Any = types.ExternalFunction("syscall", types.int64(*[types.int64]
 call_pread: Any = types.ExternalFunction(
     "pread", types.int64(types.int32, types.int64, types.int64, types.int64)
 )
+call_nap: Any = types.ExternalFunction("nanosleep", types.int32(types.int64, types.int64))
 call_poll: Any = types.ExternalFunction("poll", types.int32(types.int64, types.int64, types.int32))
 read_clock: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))

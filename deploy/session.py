@@ -79,18 +79,20 @@ def _of_command(request: DeployRequest, decider: Decider, show: Show, stop: Stop
         own = stack.enter_context(own_cgroup(request.memory_bytes, with_events=True))
         assert own.events is not None, "asked for"
         stack.enter_context(guarded(request.page_cluster, own.paths))
-        launched = stack.enter_context(Launched(request.command, own, quiet_stdout=request.quiet_stdout))
         pages = None if request.memory_bytes is None else request.memory_bytes // PAGE_BYTES
-        with _at_work(request, decider, own.events, own.name, pages) as work:
-            facts = run_in(own, launched, stop, duration_s=request.duration_s, tick=lambda: work.tick(show))
-            kernel = {
-                "major_faults": facts.major_faults,
-                "minor_faults": facts.minor_faults,
-                "swap_ins": facts.memory_stat.get("workingset_refault_anon", 0),
-                "oom_kills": facts.oom_kills,
-            }
-            name = Path(request.command[0]).name
-            return work.finish(name, pages, facts.wall_ns, facts.ended_by, facts.exit_code, kernel)
+        # All is ready before the command starts: it is stopped for as short a time as can be.
+        work = stack.enter_context(_at_work(request, decider, own.events, own.name, pages))
+        launched = stack.enter_context(Launched(request.command, own, quiet_stdout=request.quiet_stdout))
+        work.begin()
+        facts = run_in(own, launched, stop, duration_s=request.duration_s, tick=lambda: work.tick(show))
+        kernel = {
+            "major_faults": facts.major_faults,
+            "minor_faults": facts.minor_faults,
+            "swap_ins": facts.memory_stat.get("workingset_refault_anon", 0),
+            "oom_kills": facts.oom_kills,
+        }
+        name = Path(request.command[0]).name
+        return work.finish(name, pages, facts.wall_ns, facts.ended_by, facts.exit_code, kernel)
 
 
 def _of_living(request: DeployRequest, decider: Decider, show: Show, stop: Stop) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def _of_living(request: DeployRequest, decider: Decider, show: Show, stop: Stop)
         guarded(request.page_cluster, ()),
         _at_work(request, decider, living.events, living.name, pages) as work,
     ):
+        work.begin()
         ended_by = _wait(living, request.duration_s, stop, lambda: work.tick(show))
         return work.finish(living.name, pages, time.monotonic_ns() - began_ns, ended_by, None, {})
 
@@ -130,6 +133,10 @@ class _Work:
     def __init__(self, agent: Agent, governor: Governor, entry: Registration) -> None:
         self._agent, self._governor, self._entry = agent, governor, entry
         self._said_s = 0.0
+
+    def begin(self) -> None:
+        """Begin to work for what lives in the cgroup, and what will."""
+        self._agent.begin()
 
     def tick(self, show: Show) -> None:
         """Let the guards look, act on what they say, and show it."""
@@ -179,7 +186,6 @@ def _at_work(
         degree = min(decider.degree_pages, request.degree_pages or decider.degree_pages)
         governor = Governor(degree, request.floors)
         with Registration(name, {"policy": decider.name, "policy_version": decider.version}) as entry:
-            agent.begin()
             yield _Work(agent, governor, entry)
     finally:
         agent.close()

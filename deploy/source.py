@@ -146,9 +146,9 @@ class PerfSource:
         self._stack.close()
 
     def _open_cpu(self, number: int, whose: OfCgroup, cpu: int, ring_bytes: int) -> None:
-        """Open a CPU's events; the sampled ones and the dummy share a ring that wakes at every record."""
+        """Open a CPU's events; the sampled ones and the dummy share a ring."""
         events = [
-            self._keep(Event(config, whose, cpu, watermark_bytes=1))
+            self._keep(Event(config, whose, cpu, watermark_bytes=ring_bytes // 2))
             for config in (PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, DUMMY)
         ]
         ring = Ring(events[0], ring_bytes)
