@@ -136,6 +136,16 @@ class Agent:
         """Return the CPU time of this whole process since it began."""
         return time.process_time_ns() - self._cpu_ns
 
+    @property
+    def user_us(self) -> int | None:
+        """Return the CPU time of the cgroup's processes in user mode, None where it is not counted (v1)."""
+        try:
+            lines = (self.cgroup / "cpu.stat").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        counted = dict(line.split() for line in lines)
+        return int(counted["user_usec"]) if "user_usec" in counted else None
+
     def check(self) -> None:
         """Raise what the agent's thread failed with."""
         if self._error is not None:

@@ -31,7 +31,6 @@ from kdtool.deploy.layout import (
     MAJOR,
     MAJOR_ID,
     MASK,
-    N_MAPPINGS,
     NANOSECONDS,
     NAP_NS,
     NEXT_NS,
@@ -58,7 +57,7 @@ from kdtool.deploy.layout import (
     WANTED_PID,
 )
 from kdtool.deploy.machine import call_nap, call_poll, load, load_acquire, store_release
-from kdtool.deploy.pages import note_major, note_minor, want
+from kdtool.deploy.pages import is_mapped, note_major, note_minor, want
 from kdtool.kernel.perf import HEAD_WORD, TAIL_WORD
 from kdtool.kernel.perf_records import COMM, EXIT, MISC_COMM_EXEC, MMAP2, SAMPLE
 from kdtool.rmt.jit import jit
@@ -127,19 +126,6 @@ def _find_process(processes, scratch, pid):  # type: ignore[no-untyped-def]
             scratch[LAST_PROCESS] = row
             return row
     return -1
-
-
-@jit(nogil=True)
-def is_mapped(processes, mappings, row, vpn):  # type: ignore[no-untyped-def]
-    """Tell whether a page lies in a known mapping: bisection."""
-    low, high = 0, processes[row, N_MAPPINGS]
-    while low < high:
-        middle = (low + high) // 2
-        if mappings[row, middle, 1] <= vpn:
-            low = middle + 1
-        else:
-            high = middle
-    return low < processes[row, N_MAPPINGS] and mappings[row, low, 0] <= vpn
 
 
 @jit(nogil=True)

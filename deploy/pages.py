@@ -5,8 +5,8 @@
                   │          └──ASKED_PAGES more were asked for──► expired
                   └──mapped, or not swapped──► LOOKED_AT: not asked for again for a while
 
-A set-associative table of fixed size; a page that falls out of it stays unresolved. All take the tuple of
-Arrays.of_pages().
+A set-associative table of fixed size; a page that falls out of it stays unresolved. Most take the
+tuple of Arrays.of_pages().
 """
 
 import numpy as np
@@ -22,6 +22,7 @@ from kdtool.deploy.layout import (
     FREE,
     KNOWN,
     LOOKED_AT,
+    N_MAPPINGS,
     OVERTAKEN,
     QUEUE_COUNT,
     QUEUE_FIRST,
@@ -33,7 +34,7 @@ from kdtool.deploy.layout import (
 from kdtool.rmt.jit import jit
 from kdtool.rmt.vm import MULTIPLIER
 
-__all__ = ["follow", "forget", "note_major", "note_minor", "place", "state_of", "want"]
+__all__ = ["follow", "forget", "is_mapped", "note_major", "note_minor", "place", "state_of", "want"]
 
 OVERTAKEN_NS = 5_000_000
 """A major fault so soon after its page was asked for had begun before: the event comes when the fault ends.
@@ -159,3 +160,16 @@ def note_minor(pages, key):  # type: ignore[no-untyped-def]
         return False
     counters[USED] += 1
     return True
+
+
+@jit(nogil=True)
+def is_mapped(processes, mappings, row, vpn):  # type: ignore[no-untyped-def]
+    """Tell whether a page lies in a known mapping: bisection."""
+    low, high = 0, processes[row, N_MAPPINGS]
+    while low < high:
+        middle = (low + high) // 2
+        if mappings[row, middle, 1] <= vpn:
+            low = middle + 1
+        else:
+            high = middle
+    return low < processes[row, N_MAPPINGS] and mappings[row, low, 0] <= vpn

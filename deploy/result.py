@@ -34,6 +34,7 @@ def progress_of(agent: Agent) -> Progress:
         used=int(count[layout.USED]),
         wasted=evicted + int(count[layout.EXPIRED]),
         evicted=evicted,
+        user_us=agent.user_us,
     )
 
 

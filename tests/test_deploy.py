@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.deploy import layout as at
 from kdtool.deploy import runtime
-from kdtool.deploy.governor import ACTIVE, ASLEEP, BACK, Floors, Governor, Progress
+from kdtool.deploy.governor import ACTIVE, ASLEEP, BACK, LOOKING, Floors, Governor, Progress
 from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import new_arrays
-from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, is_mapped, run
-from kdtool.deploy.pages import follow, note_major, note_minor, place, state_of, want
+from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
+from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
 from kdtool.deploy.processes import Processes
 from kdtool.errors import CapabilityError, ParameterError, ProgramError
 from kdtool.kernel import advise
@@ -405,6 +405,30 @@ def test_one_bad_window_after_a_good_one_is_forgiven_two_are_not():
     assert governor.state == ACTIVE
     governor.tick(0.50, seen(40, 460, wasted=400))
     assert governor.state == BACK
+
+
+@pytest.mark.parametrize(("user_us", "state"), [(112_500, BACK), (125_000, ACTIVE)])
+def test_it_steps_back_where_the_kernel_alone_is_as_fast(user_us, state):
+    """Looking, 0.4 s in user mode a second; with the program 0.45 or 0.5, and 0.46 are asked for."""
+
+    def at_time(majors, used, user):
+        return Progress(majors, used, used, 0, 0, user)
+
+    governor = Governor(16, Floors())
+    governor.tick(0.0, at_time(0, 0, 0))
+    governor.tick(0.1, at_time(10, 0, 20_000))
+    assert governor.state == LOOKING
+    governor.tick(0.35, at_time(20, 0, 120_000))  # 100 ms in 0.25 s
+    assert governor.state == ACTIVE
+    governor.tick(0.45, at_time(20, 100, 500_000))  # while it settles it does not count
+    governor.tick(0.7, at_time(20, 200, 500_000 + user_us))
+    assert governor.state == state
+    assert governor.steps_back == (state == BACK)
+    if state == ACTIVE:  # and in 5 s it looks again
+        governor.tick(5.3, at_time(20, 9000, 3_000_000))
+        assert governor.state == ACTIVE
+        governor.tick(5.4, at_time(20, 9100, 3_100_000))
+        assert governor.state == LOOKING
 
 
 def test_eviction_before_use_halves_the_degree_and_it_comes_back():
