@@ -17,7 +17,7 @@ from kdtool.deploy.agent import Placement
 from kdtool.deploy.session import DeployRequest, deploy
 from kdtool.errors import CommandError, unknown_name
 from kdtool.fidelity.footprint import limit_bytes
-from kdtool.fidelity.runs import MAX_OOM_KILLS, run_once, wait_for_moment
+from kdtool.fidelity.runs import run_once, wait_for_moment
 from kdtool.fidelity.settings import Setting, find_setting
 from kdtool.kernel.host import page_cluster
 from kdtool.learners.session import TrainingRequest, train_traces
@@ -26,7 +26,7 @@ from kdtool.live.policies import load_decider
 __all__ = ["VARIANTS", "Say", "Variant", "choose_variants", "learn", "limit_of", "measure"]
 
 Say = Callable[[str], None]
-TRIES = 20
+TRIES = 5
 DISTURBED_PAUSE_S = 3.0
 """Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
 
@@ -111,6 +111,9 @@ def measure(
                     limit = limit_of(pair, store, percent)
                     wait_for_moment(number, runs)
                     row = _run(pair, variant, store, limit, real_time, device, say)
+                    if row is None:
+                        say(f"{pair.name} {variant.name}: given up for this round")
+                        continue
                     done = store.runs(pair, variant.name, limit)
                     store.keep_runs(pair, variant.name, limit, [*done, row])
                     say(f"{pair.name} {variant.name} {number + 1}: {_describe(row)}")
@@ -118,10 +121,11 @@ def measure(
 
 def _run(
     pair: Pair, variant: Variant, store: LiveStore, limit: int, real_time: bool, device: str, say: Say
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """Run it once that counts; None when others disturb it or the kernel kills it again and again."""
     command = pair.run.command(store.binaries)
     killed = 0
-    for _ in range(TRIES + MAX_OOM_KILLS):
+    for _ in range(TRIES):
         watch = Watch(variant.kernel, device)
         with page_cluster(variant.kernel.page_cluster):
             row = _run_once(command, pair, variant, store, limit, real_time)
@@ -138,7 +142,7 @@ def _run(
             return row | {"oom_kills": killed, "load": round(os.getloadavg()[0], 2)}
         say(f"{pair.name} {variant.name}: disturbed: {changed}; again")
         time.sleep(DISTURBED_PAUSE_S)
-    raise CommandError(f"{pair.name} {variant.name}: disturbed or killed for its limit again and again")
+    return None
 
 
 def _run_once(
