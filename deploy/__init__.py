@@ -1,4 +1,7 @@
-"""What runs live: decisions at page faults, made in the kernel. Nothing acts on them yet."""
+"""What runs live: an agent beside a stock kernel, by which a program prefetches for a cgroup's processes.
+
+Also decisions made in the kernel at each page fault (FaultDecisions), on which nothing acts yet.
+"""
 
 from kdtool.deploy.faultdecisions import Counters, DecisionBatch, FaultDecisions
 

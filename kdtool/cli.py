@@ -14,14 +14,14 @@ from kdtool.errors import KdtoolError
 
 __all__ = ["app", "main"]
 
-ROOMS = ("collect", "traces", "learners", "replay", "verify", "calibrate", "demo")
+ROOMS = ("collect", "traces", "learners", "replay", "verify", "deploy", "calibrate", "demo")
 
 # Options that take several values: `--policy none leap-paper` is `--policy none --policy leap-paper`.
 MANY = {"--policy", "--memory", "--device", "-p", "-m", "-d"}
 
 app = typer.Typer(
     name="kdtool",
-    help="Learn operating-system policies from traces: record, train, replay, verify, build.",
+    help="Learn operating-system policies from traces: record, train, replay, verify, build, deploy.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +43,7 @@ def options(
         False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
     ),
 ) -> None:
-    """Learn operating-system policies from traces: record, train, replay, verify, build."""
+    """Learn operating-system policies from traces: record, train, replay, verify, build, deploy."""
 
 
 def spread_values(arguments: list[str]) -> list[str]:

@@ -203,6 +203,12 @@ class Ring:
         self._control[TAIL_WORD] = head
         return words
 
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Return where the control page and the data lie in memory, for a reader in compiled code."""
+        assert self._control is not None and self._data is not None, "the ring is closed"
+        return self._control.ctypes.data, self._data.ctypes.data
+
     def close(self) -> None:
         """Unmap it."""
         self._control = self._data = None  # a map with views cannot be closed

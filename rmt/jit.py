@@ -24,13 +24,14 @@ _njit: Any = numba.njit  # its own type knows nothing of signatures
 _config: Any = numba.config
 
 
-def jit(*signature: Any, allocates: bool = False) -> Callable[[Callable[..., Any]], Any]:
+def jit(*signature: Any, allocates: bool = False, nogil: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Return Numba's `njit` for a function of ours, with the cache in our folder.
 
     allocates : that the function makes arrays. Of all others Numba need not count the references to their
         arguments, which takes more than half of the time of a short function.
+    nogil : that Python threads go on while the function runs, when Python calls it
     """
-    return partial(_compile, signature, {"_nrt": allocates})
+    return partial(_compile, signature, {"_nrt": allocates, "nogil": nogil})
 
 
 def inner(function: Callable[..., Any]) -> Any:

@@ -1,0 +1,1 @@
+"""Does a learned prefetcher make real programs faster on the running kernel?"""

@@ -1,0 +1,92 @@
+"""Does a learned prefetcher make real programs faster? python -m bench.live, from the root of the project.
+
+Learns from each program with one input, and runs it with another in half its memory: under Linux's own
+readahead, and with the agent of `kdtool deploy`. As root, with qemu-user and gcc; see docs/deploy.md.
+What it measures is kept in the work folder: started again, it goes on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.fidelity.machine import forbid_huge_pages
+from bench.fidelity.matrix import Plan, measure_footprints, record_references
+from bench.live.measure import VARIANTS, choose_variants, learn, measure
+from bench.live.store import LiveStore
+from bench.live.table import make_cells, print_cells
+from bench.live.workloads import PAIRS, choose_pairs
+from kdtool.errors import KdtoolError
+
+PLAIN_COLUMNS = 120
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    arguments = _parse_arguments()
+    begin_s = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begin_s:6.0f} s] {text}", file=sys.stderr, flush=True)
+
+    try:
+        pairs, variants = choose_pairs(arguments.programs), choose_variants(arguments.variants)
+        store = LiveStore(arguments.work)
+        if not arguments.show_only:
+            forbid_huge_pages()
+            learned = Plan([p.learn for p in pairs], [], [], 0, 256, 600.0, arguments.swap_size)
+            record_references(learned, store, say)
+            for pair in pairs:
+                learn(pair, store, say)
+            plan = Plan([p.run for p in pairs], [], [], 0, 256, 600.0, arguments.swap_size)
+            measure_footprints(plan, store, say)
+            measure(
+                pairs,
+                variants,
+                store,
+                runs=arguments.runs,
+                percent=arguments.limit,
+                real_time=arguments.real_time,
+                swap_size=arguments.swap_size,
+                say=say,
+            )
+        cells = make_cells(pairs, variants, store, arguments.limit)
+    except KdtoolError as error:
+        print(f"live: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("live: interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    if arguments.json:
+        print(json.dumps({"cells": [cell.to_row() for cell in cells]}))
+    else:
+        print_cells(cells, Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS))
+    return 0
+
+
+def _parse_arguments() -> argparse.Namespace:
+    summary, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="python -m bench.live", description=summary, epilog=rest)
+    add = parser.add_argument
+    pairs = ", ".join(pair.name for pair in PAIRS)
+    variants = ", ".join(variant.name for variant in VARIANTS)
+    add("--work", type=Path, default=Path("live-work"), help="folder for what takes long to measure")
+    add("--programs", nargs="*", metavar="NAME", help=f"which of {pairs}; all when not given")
+    add("--variants", nargs="*", metavar="NAME", help=f"which of {variants}; all when not given")
+    add("--limit", type=int, default=50, metavar="PERCENT", help="memory, of the footprint (50)")
+    add("--runs", type=int, default=7, help="of each program and variant (7)")
+    add("--real-time", action="store_true", help="give the agent real-time priority: for a busy machine")
+    add("--swap-size", default="1G", help="of the swap device (1G)")
+    add("--show-only", action="store_true", help="print what was measured; measure nothing")
+    add("--json", action="store_true", help="print one JSON document")
+    arguments = parser.parse_args()
+    if not 0 < arguments.limit < 100 or arguments.runs < 1:
+        parser.error("--limit: a percentage from 1 to 99; --runs: 1 or more")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Live runs, interleaved: in each round every variant of every program runs once, one after another.
+
+So that what changes on the machine meanwhile meets all variants alike. Each round has a swap device
+of its own for each kind; cluster readahead needs one that rotates, and then all others would get it too.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.fidelity.machine import Watch, own_swap
+from bench.live.store import LiveStore
+from bench.live.workloads import Pair
+from kdtool.deploy.agent import Placement
+from kdtool.deploy.session import DeployRequest, deploy
+from kdtool.errors import CommandError, unknown_name
+from kdtool.fidelity.footprint import limit_bytes
+from kdtool.fidelity.runs import run_once, wait_for_moment
+from kdtool.fidelity.settings import Setting, find_setting
+from kdtool.kernel.host import page_cluster
+from kdtool.learners.session import TrainingRequest, train_traces
+from kdtool.live.policies import load_decider
+
+__all__ = ["VARIANTS", "Say", "Variant", "choose_variants", "learn", "limit_of", "measure"]
+
+Say = Callable[[str], None]
+TRIES = 5
+DISTURBED_PAUSE_S = 3.0
+"""Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Linux alone (`policy` None), or with the agent running a baseline or what was `learned`."""
+
+    name: str
+    setting: str
+    policy: str | None = None
+
+    @property
+    def kernel(self) -> Setting:
+        """Return how the kernel is set up."""
+        return find_setting(self.setting)
+
+
+VARIANTS = (
+    Variant("linux-0", "none"),
+    Variant("linux-vma", "vma"),
+    Variant("linux-cluster", "cluster"),
+    Variant("leap-paper", "vma", "leap-paper"),
+    Variant("stride", "vma", "stride"),
+    Variant("learned", "vma", "learned"),
+    Variant("learned-0", "none", "learned"),
+)
+"""The agent runs beside the kernel's default readahead; learned-0: beside none."""
+
+
+def choose_variants(names: Sequence[str] | None) -> list[Variant]:
+    """Return the variants of these names, all when None; ParameterError for an unknown one."""
+    known = {variant.name: variant for variant in VARIANTS}
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("variant", name, known)
+    return [known[name] for name in (known if names is None else names)]
+
+
+def learn(pair: Pair, store: LiveStore, say: Say) -> None:
+    """Learn the pair's program from its recording, unless that was done: from all of it but 1 %."""
+    if store.learned(pair):
+        return
+    say(f"{pair.name}: learning from {pair.learn.name}")
+    request = TrainingRequest(part="99%")
+    summary = train_traces([store.trace(pair.learn)], store.program(pair), request, lambda *_: None)
+    store.keep_learned(pair, summary)
+
+
+def limit_of(pair: Pair, store: LiveStore, percent: int) -> int:
+    """Return the memory of the pair's runs: `percent` of its footprint, in bytes."""
+    footprint = store.footprint(pair.run)
+    assert footprint is not None, "footprints are measured first"
+    return limit_bytes(footprint, percent)
+
+
+def measure(
+    pairs: Sequence[Pair],
+    variants: Sequence[Variant],
+    store: LiveStore,
+    *,
+    runs: int,
+    percent: int,
+    real_time: bool,
+    swap_size: str,
+    say: Say,
+) -> None:
+    """Run what is missing of `runs` rounds; what was measured before is kept."""
+    for number in range(runs):
+        for rotational in (False, True):
+            todo = [
+                (pair, variant)
+                for pair in pairs
+                for variant in variants
+                if variant.kernel.rotational == rotational
+                and len(store.runs(pair, variant.name, limit_of(pair, store, percent))) <= number
+            ]
+            if not todo:
+                continue
+            with own_swap(rotational, swap_size) as device:
+                for pair, variant in todo:
+                    limit = limit_of(pair, store, percent)
+                    wait_for_moment(number, runs)
+                    row = _run(pair, variant, store, limit, real_time, device, say)
+                    if row is None:
+                        say(f"{pair.name} {variant.name}: given up for this round")
+                        continue
+                    done = store.runs(pair, variant.name, limit)
+                    store.keep_runs(pair, variant.name, limit, [*done, row])
+                    say(f"{pair.name} {variant.name} {number + 1}: {_describe(row)}")
+
+
+def _run(
+    pair: Pair, variant: Variant, store: LiveStore, limit: int, real_time: bool, device: str, say: Say
+) -> dict[str, Any] | None:
+    """Run it once that counts; None when others disturb it or the kernel kills it again and again."""
+    command = pair.run.command(store.binaries)
+    killed = 0
+    for _ in range(TRIES):
+        watch = Watch(variant.kernel, device)
+        with page_cluster(variant.kernel.page_cluster):
+            row = _run_once(command, pair, variant, store, limit, real_time)
+            changed = watch()
+        if row["ended_by"] == "signal":
+            raise KeyboardInterrupt
+        if row["oom_kills"]:
+            killed += 1
+            say(f"{pair.name} {variant.name}: killed by the kernel for its memory limit; again")
+            continue
+        if row["exit_code"]:
+            raise CommandError(f"{pair.name}: ended with {row['exit_code']}: run its command alone")
+        if changed is None:
+            return row | {"oom_kills": killed, "load": round(os.getloadavg()[0], 2)}
+        say(f"{pair.name} {variant.name}: disturbed: {changed}; again")
+        time.sleep(DISTURBED_PAUSE_S)
+    return None
+
+
+def _run_once(
+    command: tuple[str, ...],
+    pair: Pair,
+    variant: Variant,
+    store: LiveStore,
+    limit: int,
+    real_time: bool,
+) -> dict[str, Any]:
+    """Run it once; the same figures whoever reads ahead, None where there is no agent."""
+    if variant.policy is None:
+        facts, run = run_once(command, limit)
+        return {
+            "wall_ns": run.wall_ns, "major_faults": run.major_faults, "swap_ins": run.swap_ins,
+            "coverage": None, "accuracy": None, "agent_cpu_ns": None, "steps_back": None,
+            "oom_kills": facts.oom_kills, "exit_code": facts.exit_code, "ended_by": facts.ended_by,
+        }  # fmt: skip
+    name = str(store.program(pair)) if variant.policy == "learned" else variant.policy
+    request = DeployRequest(
+        command=command,
+        memory_bytes=limit,
+        placement=Placement(real_time=real_time),
+        quiet_stdout=True,
+    )
+    row = deploy(request, load_decider(name))
+    kept = ("coverage", "accuracy", "agent_cpu_ns", "steps_back", "exit_code", "ended_by", "active_ns")
+    kept += ("prefetch_issued", "prefetch_used", "prefetch_wasted", "overtaken", "calls", "longest_lag_ns")
+    return {"wall_ns": row["runtime_ns"], **row["kernel"], **{key: row[key] for key in kept}}
+
+
+def _describe(row: dict[str, Any]) -> str:
+    text = f"{row['wall_ns'] / 1e9:.2f} s, {row['major_faults']:,} major"
+    if row["agent_cpu_ns"] is not None:
+        text += f", coverage {row['coverage'] or 0:.2f}, agent {row['agent_cpu_ns'] / 1e9:.2f} s"
+    return text

@@ -1,0 +1,188 @@
+"""The agent: a thread that runs the loop and answers what it asks of Python. Started switched off.
+
+main thread    ticks: guards, live line ──settings──►  loop (no GIL)  ──counters──► main thread
+agent thread   loop ──NEW_PROCESS, STALE_MAPPINGS, LEFT──► processes.py ──► loop
+"""
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdtool.deploy.layout import (
+    ACTIVE,
+    ASKED_PAGES,
+    BATCH_PAGES,
+    CLOCK_WORD,
+    DEGREE,
+    NAP_NS,
+    PROCESS_WORD,
+    RATE_PAGES,
+    STOP,
+    WANTED_PID,
+    Arrays,
+    new_arrays,
+)
+from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED
+from kdtool.deploy.processes import Processes
+from kdtool.deploy.source import Decider, PerfSource, pids_in
+from kdtool.errors import CapabilityError
+from kdtool.kernel.advise import check_advice
+from kdtool.kernel.host import real_time
+
+__all__ = ["Agent", "Placement"]
+
+BATCH_DEFAULT_PAGES = 8
+NAP_DEFAULT_NS = 60_000
+"""Strided loads, 25 us a page: 1.3 s with it, 1.5 s with 20 us, 2.4 s without an agent."""
+PR_SET_TIMERSLACK, SLACK_NS = 29, 1_000
+"""An ordinary thread oversleeps by 50 us otherwise: prctl(2)."""
+FOLLOWED_SHARE = 2
+MIN_FOLLOWED, MAX_FOLLOWED = 256, 1 << 16
+RATE_WINDOWS_PER_S = 100
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How the agent's thread is scheduled; None leaves it as it is.
+
+    nice : -20 to 19
+    cpu : the only one that it runs on
+    real_time : before all ordinary threads (SCHED_FIFO); on a busy machine an ordinary one is late by
+        milliseconds, and what it asks for with it
+    """
+
+    nice: int | None = None
+    cpu: int | None = None
+    real_time: bool = False
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Apply it to the calling thread, and make its naps exact; CapabilityError when refused."""
+        try:
+            if self.cpu is not None:
+                os.sched_setaffinity(0, {self.cpu})
+            if self.nice is not None:
+                os.setpriority(os.PRIO_PROCESS, 0, self.nice)
+        except OSError as error:
+            raise CapabilityError(
+                f"the agent's nice {self.nice} on CPU {self.cpu}: {error.strerror}: run as root, with a CPU "
+                f"that is on line"
+            ) from None
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0)
+        with real_time() if self.real_time else nullcontext():
+            yield
+
+
+class Agent:
+    """Lets `decider` prefetch for the processes in `cgroup`, from `begin` on.
+
+    limit_pages : the cgroup's memory: a page that was not touched while half of it was asked for again has
+        surely been evicted
+    rate_pages : pages a second at most
+    placement : of its thread
+    log_events : events that are kept with what was decided, for tests
+
+    Raises CapabilityError when something that it needs is refused.
+    """
+
+    def __init__(
+        self,
+        cgroup: Path,
+        decider: Decider,
+        *,
+        limit_pages: int | None = None,
+        rate_pages: int = 400_000,
+        placement: Placement = Placement(),
+        log_events: int = 0,
+    ) -> None:
+        check_advice()
+        self.cgroup, self.decider, self._placement = cgroup, decider, placement
+        self.arrays: Arrays = new_arrays(decider.context_words, log_events)
+        followed = MAX_FOLLOWED if limit_pages is None else limit_pages // FOLLOWED_SHARE
+        settings = self.arrays.settings
+        settings[DEGREE] = decider.degree_pages
+        settings[BATCH_PAGES], settings[NAP_NS] = BATCH_DEFAULT_PAGES, NAP_DEFAULT_NS
+        settings[RATE_PAGES] = max(rate_pages // RATE_WINDOWS_PER_S, 1)
+        settings[ASKED_PAGES] = min(max(followed, MIN_FOLLOWED), MAX_FOLLOWED)
+        settings[PROCESS_WORD], settings[CLOCK_WORD] = decider.process_word, decider.clock_word
+        self.processes = Processes(self.arrays, cgroup)
+        self.source = PerfSource(cgroup, decider)
+        self._thread = threading.Thread(target=self._work, name="kdtool-agent")
+        self._error: BaseException | None = None
+        self._cpu_ns = 0
+
+    def begin(self) -> None:
+        """Take the processes in that live now, and begin to count majors; `set_active` begins the rest."""
+        self._cpu_ns = time.process_time_ns()
+        self.source.start()  # first, so that no new mapping is missed
+        for pid in pids_in(self.cgroup):
+            with suppress(ProcessLookupError):  # it has just ended
+                self.processes.take(pid)
+        self._thread.start()
+
+    def set_active(self, on: bool, degree_pages: int) -> None:
+        """Let the program prefetch, or step back: then faults cost the workload nothing, and nobody looks."""
+        self.source.sampling(on)
+        self.arrays.settings[DEGREE] = degree_pages
+        self.arrays.settings[ACTIVE] = int(on)
+
+    @property
+    def cpu_ns(self) -> int:
+        """Return the CPU time of this whole process since it began."""
+        return time.process_time_ns() - self._cpu_ns
+
+    @property
+    def user_us(self) -> int | None:
+        """Return the CPU time of the cgroup's processes in user mode, None where it is not counted (v1)."""
+        try:
+            lines = (self.cgroup / "cpu.stat").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        counted = dict(line.split() for line in lines)
+        return int(counted["user_usec"]) if "user_usec" in counted else None
+
+    def check(self) -> None:
+        """Raise what the agent's thread failed with."""
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Stop sampling and end the thread; what is in the rings is read first."""
+        self.source.sampling(False)
+        self.arrays.settings[ACTIVE] = 0
+        self.arrays.settings[STOP] = 1
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Take everything down; called whatever happened."""
+        self.end()
+        self.processes.close()
+        self.source.close()
+
+    def _work(self) -> None:
+        try:
+            with self._placement.applied():
+                while (reason := self.source.run(self.arrays)) != STOPPED:
+                    self._answer(reason)
+        except BaseException as error:  # kept for the main thread, which raises it
+            self._error = error
+
+    def _answer(self, reason: int) -> None:
+        """Do what the loop came back for. A process that ends under our hands is no error."""
+        pid = int(self.arrays.scratch[WANTED_PID])
+        try:
+            if reason == NEW_PROCESS:
+                self.processes.take(pid)
+            elif reason == STALE_MAPPINGS:
+                self.processes.read_stale()
+            elif reason == LEFT:
+                self.processes.let_go(pid)
+                self.arrays.scratch[WANTED_PID] = 0
+        except ProcessLookupError:
+            self.arrays.scratch[WANTED_PID] = pid

@@ -1,0 +1,70 @@
+"""Puts back what a killed agent left: another process, started by it for nobody else.
+
+    python -m kdtool.deploy.guard PAGE_CLUSTER CGROUP_DIRECTORY ...
+
+Waits until its standard input closes. If the agent did not say `done` first, it was killed: vm.page-cluster
+becomes PAGE_CLUSTER again (`-`: it was not changed), and the cgroups that it made are removed once the
+command in them has ended by itself; it goes on under its limit until then.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kdtool.kernel.host import read_page_cluster, write_page_cluster
+
+__all__ = ["guarded", "main"]
+
+LOOK_S = 0.1
+
+
+@contextmanager
+def guarded(page_cluster: int | None, cgroups: Sequence[Path]) -> Iterator[None]:
+    """Have a guard stand by for the block; a `page_cluster` is set for it and put back after it."""
+    before = read_page_cluster()
+    guard = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "kdtool.deploy.guard",
+            "-" if page_cluster is None else str(before),
+            *map(str, cgroups),
+        ],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    try:
+        if page_cluster is not None:
+            write_page_cluster(page_cluster)
+        yield
+    finally:
+        if page_cluster is not None:
+            write_page_cluster(before)
+        guard.communicate(b"done")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Wait, then put back."""
+    page_cluster, *cgroups = arguments
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.stdin.buffer.read() == b"done":
+        return 0
+    if page_cluster != "-":
+        write_page_cluster(int(page_cluster))
+    left = [Path(name) for name in cgroups]
+    while left := [path for path in left if path.exists()]:
+        for path in left:
+            with suppress(OSError):  # something lives in it still
+                os.rmdir(path)
+        time.sleep(LOOK_S)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""The processes that the agent works for: each by its pidfd, with its private anonymous mappings.
+
+A process is taken in at its first fault (or at the start) if it lives in the cgroup, and let go when it ends;
+exec makes another of it. What is not private, writable and anonymous is never prefetched: its pages come from
+files, whose readahead is another matter.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kdtool.collect.mappings import read_maps
+from kdtool.deploy.layout import MAX_MAPPINGS, N_MAPPINGS, PAGEMAP, PID, PIDFD, READ_NS, SERIAL, STALE, Arrays
+from kdtool.errors import CapabilityError
+from kdtool.kernel.advise import open_pagemap, open_process
+from kdtool.kernel.cgroup import find_layout
+from kdtool.traces import VmaFlag
+
+__all__ = ["Processes"]
+
+SERIALS = 1 << 10
+"""Serials come round after so many address spaces: a page that is followed so long has expired."""
+SPECIAL = VmaFlag.FILE | VmaFlag.SHARED
+
+
+class Processes:
+    """Keeps the rows of `arrays.processes` for the processes of the cgroup directory `cgroup`.
+
+    taken : processes that were taken in. reads : of mappings
+    """
+
+    def __init__(self, arrays: Arrays, cgroup: Path) -> None:
+        hierarchy = find_layout().events
+        assert hierarchy is not None, "the cgroup was found in it"
+        self._arrays, self._hierarchy = arrays, hierarchy
+        self._path = f"/{cgroup.relative_to(hierarchy.root)}/"
+        self._serial = 0
+        self.taken = self.reads = 0
+
+    def take(self, pid: int) -> bool:
+        """Take a process in; False when it is not of the cgroup, has ended, or there is no room."""
+        rows = self._arrays.processes
+        free = np.flatnonzero(rows[:, PID] == 0)
+        if not len(free):
+            return False
+        try:
+            pidfd = open_process(pid)
+        except ProcessLookupError:
+            return False
+        # The number may have gone to another process meanwhile: what the pidfd means is looked at now.
+        if not self._is_member(pid):
+            os.close(pidfd)
+            return False
+        try:
+            pagemap = open_pagemap(pid)
+        except (ProcessLookupError, CapabilityError):
+            os.close(pidfd)
+            raise
+        self._serial = self._serial % (SERIALS - 1) + 1
+        row = int(free[0])
+        rows[row] = 0
+        rows[row, [SERIAL, PIDFD, PAGEMAP]] = self._serial, pidfd, pagemap
+        rows[row, PID] = pid
+        self.taken += 1
+        self.read_mappings(pid)
+        return True
+
+    def let_go(self, pid: int) -> None:
+        """Let a process go."""
+        rows = self._arrays.processes
+        for row in np.flatnonzero(rows[:, PID] == pid):
+            os.close(int(rows[row, PIDFD]))
+            os.close(int(rows[row, PAGEMAP]))
+            rows[row] = 0
+
+    def read_stale(self) -> None:
+        """Read the mappings of those again whose loop asked for it."""
+        rows = self._arrays.processes
+        for row in np.flatnonzero(rows[:, STALE] == 2):
+            self.read_mappings(int(rows[row, PID]))
+
+    def read_mappings(self, pid: int) -> None:
+        """Read a process's mappings; neighbours are joined, the smallest left out if there are too many."""
+        rows, mappings = self._arrays.processes, self._arrays.mappings
+        (row,) = np.flatnonzero(rows[:, PID] == pid)
+        self.reads += 1
+        rows[row, STALE] = 0
+        ranges: list[list[int]] = []
+        for mapped in read_maps(pid, 0):
+            if mapped.flags & SPECIAL or not mapped.flags & VmaFlag.WRITE:
+                continue
+            if ranges and ranges[-1][1] == mapped.start_vpn:
+                ranges[-1][1] = mapped.end_vpn
+            else:
+                ranges.append([mapped.start_vpn, mapped.end_vpn])
+        if len(ranges) > MAX_MAPPINGS:
+            ranges = sorted(sorted(ranges, key=lambda each: each[0] - each[1])[:MAX_MAPPINGS])
+        mappings[row, : len(ranges)] = np.array(ranges, np.int64).reshape(-1, 2)
+        rows[row, N_MAPPINGS] = len(ranges)
+        rows[row, READ_NS] = time.monotonic_ns()
+
+    def close(self) -> None:
+        """Let all go."""
+        for pid in self._arrays.processes[:, PID]:
+            if pid:
+                self.let_go(int(pid))
+
+    def _is_member(self, pid: int) -> bool:
+        """Tell whether a process lives in the cgroup or below it."""
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except OSError:
+            return False
+        return self._lists_us(lines)
+
+    def _lists_us(self, lines: list[str]) -> bool:
+        """Look at the line of the hierarchy that perf selects by: `0::PATH` for v2, `N:perf_event:PATH`."""
+        for line in lines:
+            _, controllers, path = line.split(":", 2)
+            wanted = (
+                "perf_event" in controllers.split(",") if self._hierarchy.version == 1 else not controllers
+            )
+            if wanted:
+                return f"{path}/".startswith(self._path)
+        return False

@@ -1,0 +1,89 @@
+"""What a live run did, as a row with the keys of `kdtool replay`. What only replay can know is None."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdtool.deploy import layout
+from kdtool.deploy.agent import Agent
+from kdtool.deploy.governor import Governor, Progress
+
+__all__ = ["Run", "progress_of", "to_row"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how long it ran. kernel : what wait4 and memory.stat counted of a command, else empty."""
+
+    name: str
+    device: str
+    memory_pages: int | None
+    wall_ns: int
+    ended_by: str
+    exit_code: int | None
+    page_cluster: int
+    kernel: dict[str, int]
+
+
+def progress_of(agent: Agent) -> Progress:
+    """Return what the guards look at. A page whose fault was before our request was not prefetched."""
+    count = agent.arrays.counters
+    evicted = int(count[layout.EVICTED])
+    return Progress(
+        majors=agent.source.majors(),
+        issued=int(count[layout.ISSUED] - count[layout.OVERTAKEN]),
+        used=int(count[layout.USED]),
+        wasted=evicted + int(count[layout.EXPIRED]),
+        evicted=evicted,
+        user_us=agent.user_us,
+    )
+
+
+def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
+    """Return the result of a run that has ended, ratios None where nothing was counted.
+
+    Beyond replay's keys: what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
+    """
+    made, count = progress_of(agent), [int(value) for value in agent.arrays.counters]
+    counted = agent.source.counted()
+    return {
+        "trace": run.name,
+        "policy": agent.decider.name,
+        "policy_version": agent.decider.version,
+        "memory_pages": run.memory_pages,
+        "device": run.device,
+        "reclaim": "kernel",
+        "accesses": None,
+        "hits": None,
+        "minor_faults": counted.counted - count[layout.MAJOR] - count[layout.OUTSIDE],
+        "major_faults": made.majors,
+        "late_hits": None,
+        "cold_faults": None,
+        "prefetch_issued": made.issued,
+        "prefetch_used": made.used,
+        "prefetch_wasted": made.wasted,
+        "prefetch_unresolved": made.issued - made.used - made.wasted,
+        "accuracy": made.accuracy,
+        "coverage": made.coverage,
+        "hit_rate": None,
+        "pollution_faults": None,
+        "pollution": None,
+        "stall_ns": None,
+        "runtime_ns": run.wall_ns,
+        "decisions": count[layout.DECISIONS],
+        "seed": 0,
+        "ended_by": run.ended_by,
+        "exit_code": run.exit_code,
+        "page_cluster": run.page_cluster,
+        "agent_cpu_ns": agent.cpu_ns,
+        "active_ns": int(governor.active_s * 1e9),
+        "steps_back": governor.steps_back,
+        "samples": {"counted": counted.counted, "seen": count[layout.SAMPLES], "lost": counted.lost},
+        "events": count[layout.EVENTS],
+        "overtaken": count[layout.OVERTAKEN],
+        "dropped": count[layout.DROPPED],
+        "rate_limited": count[layout.LIMITED],
+        "calls": count[layout.CALLS],
+        "longest_lag_ns": count[layout.LAG_NS],
+        "processes": agent.processes.taken,
+        "kernel": run.kernel,
+    }

@@ -1,0 +1,207 @@
+"""`kdtool deploy` as a function: a policy beside a command or a living cgroup, and then the result row."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdtool.collect.base import Request
+from kdtool.collect.launch import Launched
+from kdtool.collect.limited import check_memory, own_cgroup, run_in
+from kdtool.collect.living import Living, find_living
+from kdtool.collect.terminal import Stop, stop_on_signals
+from kdtool.deploy.agent import Agent, Placement
+from kdtool.deploy.governor import Floors, Governor
+from kdtool.deploy.guard import guarded
+from kdtool.deploy.result import Run, progress_of, to_row
+from kdtool.deploy.runtime import Registration
+from kdtool.deploy.source import Decider
+from kdtool.errors import CapabilityError, ParameterError
+from kdtool.kernel.host import MAX_PAGE_CLUSTER, read_page_cluster
+from kdtool.kernel.swap import swap_devices
+from kdtool.traces import PAGE_BYTES
+
+__all__ = ["DeployRequest", "Show", "deploy"]
+
+TICK_S = 0.05
+SAY_S = 1.0
+Show = Callable[[Agent, Governor], None]
+"""Called every 50 ms while it runs."""
+
+
+def show_nothing(agent: Agent, governor: Governor) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class DeployRequest:
+    """For whom, in which memory, for how long, and within which bounds.
+
+    command : what to run; or empty, and then `cgroup` is the name of a living one
+    page_cluster : set vm.page-cluster, which is the whole machine's, meanwhile; None leaves it alone
+    rate_pages : a second, at most
+    degree_pages : a decision, at most; None leaves it to the program
+    floors : what a window must reach; None never steps back
+    placement : of the agent's thread
+    log_events : for tests, see Agent
+    """
+
+    command: tuple[str, ...] = ()
+    cgroup: str | None = None
+    memory_bytes: int | None = None
+    duration_s: float | None = None
+    page_cluster: int | None = None
+    rate_pages: int = 400_000
+    degree_pages: int | None = None
+    floors: Floors | None = Floors()  # noqa: RUF009 - immutable
+    placement: Placement = Placement()  # noqa: RUF009 - immutable
+    quiet_stdout: bool = False
+    log_events: int = 0
+
+
+def deploy(request: DeployRequest, decider: Decider, show: Show = show_nothing) -> dict[str, Any]:
+    """Run the policy until the command, the duration or a signal ends it, and return the result row.
+
+    Whatever happens, the agent is gone afterwards and what it changed is put back. Raises ParameterError,
+    CapabilityError or CommandError; that the command fails is no error: look at `exit_code`.
+    """
+    _check(request)
+    with stop_on_signals() as stop:
+        if request.cgroup is not None:
+            return _of_living(request, decider, show, stop)
+        return _of_command(request, decider, show, stop)
+
+
+def _of_command(request: DeployRequest, decider: Decider, show: Show, stop: Stop) -> dict[str, Any]:
+    with ExitStack() as stack:
+        own = stack.enter_context(own_cgroup(request.memory_bytes, with_events=True))
+        assert own.events is not None, "asked for"
+        stack.enter_context(guarded(request.page_cluster, own.paths))
+        pages = None if request.memory_bytes is None else request.memory_bytes // PAGE_BYTES
+        # All is ready before the command starts: it is stopped for as short a time as can be.
+        work = stack.enter_context(_at_work(request, decider, own.events, own.name, pages))
+        launched = stack.enter_context(Launched(request.command, own, quiet_stdout=request.quiet_stdout))
+        work.begin()
+        facts = run_in(own, launched, stop, duration_s=request.duration_s, tick=lambda: work.tick(show))
+        kernel = {
+            "major_faults": facts.major_faults,
+            "minor_faults": facts.minor_faults,
+            "swap_ins": facts.memory_stat.get("workingset_refault_anon", 0),
+            "oom_kills": facts.oom_kills,
+        }
+        name = Path(request.command[0]).name
+        return work.finish(name, pages, facts.wall_ns, facts.ended_by, facts.exit_code, kernel)
+
+
+def _of_living(request: DeployRequest, decider: Decider, show: Show, stop: Stop) -> dict[str, Any]:
+    living = find_living(Request(command=(), output=Path(), cgroup=request.cgroup))
+    assert living.events is not None, "a cgroup has a directory"
+    limit = living.memory().get("limit_bytes")
+    if living.pids() and limit is None:
+        raise ParameterError(
+            f"cgroup '{living.name}': its processes have no memory limit, and swap only when the whole "
+            f"machine does: limit the memory cgroup that they are in"
+        )
+    pages = None if limit is None else limit // PAGE_BYTES
+    began_ns = time.monotonic_ns()
+    with (
+        guarded(request.page_cluster, ()),
+        _at_work(request, decider, living.events, living.name, pages) as work,
+    ):
+        work.begin()
+        ended_by = _wait(living, request.duration_s, stop, lambda: work.tick(show))
+        return work.finish(living.name, pages, time.monotonic_ns() - began_ns, ended_by, None, {})
+
+
+def _wait(living: Living, duration_s: float | None, stop: Stop, tick: Callable[[], None]) -> str:
+    deadline = None if duration_s is None else time.monotonic() + duration_s
+    while living.lives():
+        tick()
+        if stop:
+            return "signal"
+        if deadline is not None and time.monotonic() >= deadline:
+            return "duration"
+        time.sleep(TICK_S)
+    return "cgroup"
+
+
+class _Work:
+    """An agent with its guards and its entry in the runtime folder."""
+
+    def __init__(self, agent: Agent, governor: Governor, entry: Registration) -> None:
+        self._agent, self._governor, self._entry = agent, governor, entry
+        self._said_s = 0.0
+
+    def begin(self) -> None:
+        """Begin to work for what lives in the cgroup, and what will."""
+        self._agent.begin()
+
+    def tick(self, show: Show) -> None:
+        """Let the guards look, act on what they say, and show it."""
+        self._agent.check()
+        now_s = time.monotonic()
+        governor, agent = self._governor, self._agent
+        was = governor.active, governor.degree
+        governor.tick(now_s, progress_of(agent))
+        if (governor.active, governor.degree) != was:
+            agent.set_active(governor.active, governor.degree)
+        if now_s - self._said_s >= SAY_S:
+            self._said_s = now_s
+            made = progress_of(agent)
+            self._entry.say({**vars(made), "state": governor.state, "agent_cpu_ns": agent.cpu_ns})
+        show(agent, governor)
+
+    def finish(
+        self,
+        name: str,
+        pages: int | None,
+        wall_ns: int,
+        ended_by: str,
+        exit_code: int | None,
+        kernel: dict[str, int],
+    ) -> dict[str, Any]:
+        """End the agent and return the row."""
+        self._agent.end()
+        self._agent.check()
+        devices = ", ".join(f"{each.path} ({each.kind})" for each in swap_devices())
+        run = Run(name, devices, pages, wall_ns, ended_by, exit_code, read_page_cluster(), kernel)
+        return to_row(self._agent, self._governor, run)
+
+
+@contextmanager
+def _at_work(
+    request: DeployRequest, decider: Decider, cgroup: Path, name: str, limit_pages: int | None
+) -> Iterator[_Work]:
+    agent = Agent(
+        cgroup,
+        decider,
+        limit_pages=limit_pages,
+        rate_pages=request.rate_pages,
+        placement=request.placement,
+        log_events=request.log_events,
+    )
+    try:
+        degree = min(decider.degree_pages, request.degree_pages or decider.degree_pages)
+        governor = Governor(degree, request.floors)
+        with Registration(name, {"policy": decider.name, "policy_version": decider.version}) as entry:
+            yield _Work(agent, governor, entry)
+    finally:
+        agent.close()
+
+
+def _check(request: DeployRequest) -> None:
+    if (request.cgroup is None) == (not request.command):
+        raise ParameterError("deploy: give either --cgroup NAME or -- COMMAND")
+    if request.cgroup is not None and request.memory_bytes is not None:
+        raise ParameterError("deploy: --memory limits a command; a living cgroup keeps its own: leave it out")
+    if request.duration_s is not None and request.duration_s <= 0:
+        raise ParameterError(f"duration {request.duration_s:g} s, allowed: more than 0")
+    if request.page_cluster is not None and not 0 <= request.page_cluster <= MAX_PAGE_CLUSTER:
+        raise ParameterError(f"page-cluster {request.page_cluster}, allowed: 0 to {MAX_PAGE_CLUSTER}")
+    if request.rate_pages < 1 or (request.degree_pages or 1) < 1:
+        raise ParameterError("deploy: --rate and --degree are at least 1 page")
+    if not swap_devices():
+        raise CapabilityError("deploy: this machine has no swap, so nothing is swapped in: scripts/swap up")
+    check_memory(request.memory_bytes)

@@ -1,0 +1,131 @@
+"""`kdtool deploy`."""
+
+import json
+import sys
+from pathlib import Path
+
+import typer
+
+from kdtool.errors import CommandError
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the room's commands."""
+
+    @app.command()
+    def deploy(
+        arguments: list[str] = typer.Argument(
+            None, metavar="[P.rmt.json] [-- COMMAND ...]", help="A program to run live, and a command."
+        ),
+        policy: str = typer.Option(
+            None,
+            "--policy",
+            "-p",
+            help="Instead of a program: none, leap-paper, stride, best-offset, markov or ghb.",
+        ),
+        cgroup: str = typer.Option(
+            None, "--cgroup", help="Work for this living cgroup instead of a command."
+        ),
+        memory: str = typer.Option(None, "--memory", help="Memory limit of the command, such as 96M."),
+        duration: float = typer.Option(None, "--duration", help="Stop after so many seconds."),
+        output: Path = typer.Option(None, "--output", "-o", help="Also write the result (JSON)."),
+        page_cluster: int = typer.Option(
+            None,
+            "--page-cluster",
+            help="Set vm.page-cluster, which is the whole machine's, meanwhile.  [default: leave it alone]",
+        ),
+        rate: int = typer.Option(400_000, "--rate", help="Pages to prefetch in a second at most."),
+        degree: int = typer.Option(
+            None, "--degree", help="Pages a decision at most.  [default: the program's]"
+        ),
+        min_accuracy: float = typer.Option(0.5, "--min-accuracy", help="Step back below this share."),
+        min_coverage: float = typer.Option(0.1, "--min-coverage", help="Step back below this share."),
+        nice: int = typer.Option(None, "--nice", help="Priority of the agent: -20 to 19."),
+        cpu: int = typer.Option(None, "--cpu", help="Run the agent on this CPU only."),
+        real_time: bool = typer.Option(
+            False, "--real-time", help="Run the agent before ordinary threads: for a busy machine."
+        ),
+        status: bool = typer.Option(False, "--status", help="Say which agents run."),
+        stop: bool = typer.Option(False, "--stop", help="End the agents; with a pid as argument, that one."),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
+    ) -> None:
+        """Run a verified program live: prefetch for a command (after --) or a living cgroup (as root)."""
+        given = list(arguments or ())
+        if status or stop:
+            _manage(given, stop, as_json)
+            return
+        program, command = split_arguments(given, policy)
+        from kdtool.deploy.agent import Placement
+        from kdtool.deploy.governor import Floors
+        from kdtool.deploy.session import DeployRequest
+        from kdtool.deploy.session import deploy as run
+        from kdtool.live.policies import load_decider
+        from kdtool.live.show import live_line, print_row
+        from kdtool.replay.files import whole_file
+        from kdtool.traces import parse_size
+
+        request = DeployRequest(
+            command=command,
+            cgroup=cgroup,
+            memory_bytes=None if memory is None else parse_size(memory),
+            duration_s=duration,
+            page_cluster=page_cluster,
+            rate_pages=rate,
+            degree_pages=degree,
+            floors=Floors(min_accuracy, min_coverage),
+            placement=Placement(nice, cpu, real_time),
+            quiet_stdout=as_json,
+        )
+        if page_cluster is not None:
+            print(f"kdtool: vm.page-cluster is {page_cluster} for all until this ends", file=sys.stderr)
+        decider = load_decider(program)
+        with live_line() as show:
+            row = run(request, decider, show)
+        document = json.dumps({"rows": [row]})
+        if output is not None:
+            with whole_file(output) as partial:
+                partial.write_text(document)
+        if as_json:
+            print(document)
+        else:
+            print_row(row)
+        if row["exit_code"] and row["ended_by"] == "command":
+            raise CommandError(f"{command[0]}: ended with {row['exit_code']}: run it alone")
+        if row["ended_by"] == "signal" and command:
+            raise typer.Exit(130)
+
+
+def split_arguments(given: list[str], policy: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the program or baseline, and the command; typer gives what is before and after `--` as one.
+
+    >>> split_arguments(["p.rmt.json", "make", "-j"], None)
+    ('p.rmt.json', ('make', '-j'))
+    >>> split_arguments(["make", "-j"], "stride")
+    ('stride', ('make', '-j'))
+    """
+    if policy is not None:
+        return policy, tuple(given)
+    if not given or not given[0].endswith(".json"):
+        raise typer.BadParameter("nothing to run: give a program P.rmt.json, or --policy NAME")
+    return given[0], tuple(given[1:])
+
+
+def _manage(given: list[str], stop: bool, as_json: bool) -> None:
+    """Print what runs, or end it."""
+    from kdtool.deploy import runtime
+
+    if stop:
+        if len(given) > 1 or (given and not given[0].isdecimal()):
+            raise typer.BadParameter("give one pid, or none for all agents", param_hint="--stop")
+        ended = runtime.stop(int(given[0]) if given else None)
+        print(json.dumps({"ended": ended}) if as_json else f"ended: {', '.join(map(str, ended)) or 'none'}")
+        return
+    agents = runtime.running()
+    if as_json:
+        print(json.dumps({"agents": agents}))
+    else:
+        from kdtool.live.show import print_running
+
+        print_running(agents)

@@ -1,0 +1,547 @@
+"""The agent by hand: pages and what becomes of them, faults from a made-up ring, guards, who runs."""
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kdtool.cli import app
+from kdtool.deploy import layout as at
+from kdtool.deploy import runtime
+from kdtool.deploy.governor import ACTIVE, ASLEEP, BACK, LOOKING, Floors, Governor, Progress
+from kdtool.deploy.issue import issue
+from kdtool.deploy.layout import new_arrays
+from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
+from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
+from kdtool.deploy.processes import Processes
+from kdtool.errors import CapabilityError, ParameterError, ProgramError
+from kdtool.kernel import advise
+from kdtool.kernel.cgroup import find_layout
+from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
+from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program, write_program
+from kdtool.rmt.numba_vm import decide
+
+MS = 1_000_000
+
+
+def counts(arrays, *names):
+    return [int(arrays.counters[getattr(at, name)]) for name in names]
+
+
+# ------------------------------------------------------------------------------------------- pages
+
+
+@pytest.fixture
+def arrays():
+    return new_arrays(len(CONTEXT_FIELDS))
+
+
+def ask(arrays, key, now_ns):
+    """Do to a wanted page what `issue` does when the kernel has it in swap."""
+    follow(arrays.of_pages(), key, True, now_ns)
+
+
+def test_a_page_is_wanted_once_asked_for_and_used(arrays):
+    pages = arrays.of_pages()
+    want(pages, 7, 1 * MS)
+    want(pages, 7, 2 * MS)
+    assert state_of(pages, 7) == at.QUEUED
+    assert counts(arrays, "KNOWN", "DROPPED") == [1, 0]
+    ask(arrays, 7, 3 * MS)
+    want(pages, 7, 4 * MS)
+    assert counts(arrays, "KNOWN") == [2]
+
+    assert note_minor(pages, 7)
+    assert not note_minor(pages, 7)  # mapped now: whatever comes is another page's matter
+    assert counts(arrays, "USED") == [1]
+    assert state_of(pages, 7) == at.FREE
+
+
+def test_a_major_fault_tells_an_evicted_page_from_one_that_faulted_first(arrays):
+    pages = arrays.of_pages()
+    for key in (1, 2, 3):
+        ask(arrays, key, 100 * MS)
+    note_major(pages, 1, 99 * MS)  # ended before we asked
+    note_major(pages, 2, 104 * MS)  # the fault took 4 ms at most: it had begun
+    note_major(pages, 3, 106 * MS)
+    note_major(pages, 4, 106 * MS)  # never asked for
+    assert counts(arrays, "OVERTAKEN", "EVICTED") == [2, 1]
+
+
+def test_a_page_that_was_mapped_is_looked_at_again_after_20_ms(arrays):
+    pages = arrays.of_pages()
+    follow(pages, 5, False, 100 * MS)
+    want(pages, 5, 119 * MS)
+    assert state_of(pages, 5) == at.LOOKED_AT
+    want(pages, 5, 120 * MS)
+    assert state_of(pages, 5) == at.QUEUED
+    assert not note_minor(pages, 5)  # touched while it waited: no prefetch of ours
+    assert counts(arrays, "USED") == [0]
+
+
+def test_the_oldest_page_expires_when_more_are_asked_for_than_are_followed(arrays):
+    arrays.settings[at.ASKED_PAGES] = 3
+    pages = arrays.of_pages()
+    for key in (1, 2, 3):
+        ask(arrays, key, key * MS)
+    assert note_minor(pages, 1)
+    ask(arrays, 4, 4 * MS)  # 1 makes room, used as it was
+    assert counts(arrays, "EXPIRED") == [0]
+    ask(arrays, 5, 5 * MS)  # 2 was never touched
+    assert counts(arrays, "EXPIRED", "USED") == [1, 1]
+    assert [state_of(pages, key) for key in (2, 3, 4, 5)] == [at.FREE, at.ASKED, at.ASKED, at.ASKED]
+
+
+def test_a_full_queue_drops(arrays):
+    pages = arrays.of_pages()
+    for key in range(at.QUEUE_PAGES + 5):
+        want(pages, key, MS)
+    assert counts(arrays, "DROPPED") == [5]
+    assert arrays.scratch[at.QUEUE_COUNT] == at.QUEUE_PAGES
+
+
+def test_a_page_more_than_a_set_holds_takes_the_place_of_the_oldest(arrays):
+    pages = arrays.of_pages()
+    of_set = [key for key in range(1_000_000) if place(arrays.keys, key) == -1][: at.WAYS + 1]
+    for i, key in enumerate(of_set):
+        ask(arrays, key, MS + i)
+    assert state_of(pages, of_set[0]) == at.FREE
+    assert all(state_of(pages, each) == at.ASKED for each in of_set[1:])
+
+
+# ------------------------------------------------------------------- faults, decisions, the kernel
+
+
+class FakeRing:
+    """A perf ring of 8 KiB in our own memory."""
+
+    SIZE = 8192
+    MAJOR, MINOR = 11, 12
+
+    def __init__(self):
+        self.control = np.zeros(512, np.int64)
+        self.data = np.zeros(self.SIZE // 8, np.int64)
+        row = np.zeros((1, at.RING_WORDS), np.int64)
+        row[0, [at.CONTROL_AT, at.DATA_AT, at.MASK, at.MAJOR_ID, at.NEXT_NS]] = (
+            self.control.ctypes.data, self.data.ctypes.data, self.SIZE - 1, self.MAJOR, (1 << 63) - 1,
+        )  # fmt: skip
+        self.rows = row
+
+    def put(self, kind, misc, *body):
+        words = [kind | misc << 32 | (8 * (1 + len(body))) << 48, *body]
+        head = int(self.control[128])
+        assert head + 8 * len(words) - int(self.control[129]) <= self.SIZE, "full"
+        for i, word in enumerate(words):
+            self.data[(head // 8 + i) % len(self.data)] = word
+        self.control[128] = head + 8 * len(words)
+
+    def fault(self, t_ns, pid, vpn, *, major, ip=0x400, tid=None):
+        event = self.MAJOR if major else self.MINOR
+        self.put(9, 0, event, ip, pid | (tid or pid) << 32, t_ns, vpn << 12 | 0x123, 0)
+
+    def side(self, kind, t_ns, pid, *body, misc=0):
+        self.put(kind, misc, pid | pid << 32, *body, pid | pid << 32, t_ns, 0, 1)
+
+
+class Bench:
+    """The loop over a fake ring, for `program`, with a mapping of this very process."""
+
+    def __init__(self, program, n_pages=64):
+        self.memory = mmap.mmap(-1, n_pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.first = np.frombuffer(self.memory, np.uint8).ctypes.data >> 12
+        self.n_pages = n_pages
+        self.arrays = new_arrays(len(CONTEXT_FIELDS), log_events=1000)
+        self.arrays.settings[at.BATCH_PAGES] = 1
+        packed = pack(program)
+        self.policy = (packed.params, packed.new_state(), np.zeros(128, np.int64))
+        self.ring = FakeRing()
+
+    def adopt(self, pid, row=0, serial=1):
+        pidfd, pagemap = os.pidfd_open(os.getpid()), advise.open_pagemap(os.getpid())
+        self.arrays.processes[row] = (pid, serial, pidfd, pagemap, 1, 0, 0)
+        self.arrays.mappings[row, 0] = self.first, self.first + self.n_pages
+
+    def run(self):
+        """Run until the loop comes back; what it waits for, when nothing is left, is told to stop."""
+        fds = os.pipe()
+        pollfds = np.array([fds[0] | 1 << 32], np.int64)  # readable: poll returns at once
+        os.write(fds[1], b"x")
+        self.arrays.settings[[at.POLL_AT, at.POLL_FDS]] = pollfds.ctypes.data, 1
+        try:
+            import threading
+
+            timer = threading.Timer(0.2, lambda: self.arrays.settings.__setitem__(at.STOP, 1))
+            timer.start()
+            reason = run(decide, self.ring.rows, self.arrays.of_pages(), self.arrays.whole(), self.policy)
+            timer.cancel()
+            self.arrays.settings[at.STOP] = 0
+            return reason
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def decisions(self):
+        n = int(self.arrays.scratch[at.LOGGED])
+        log, out = self.arrays.log[:n], self.arrays.log_out[:n]
+        contexts = [dict(zip(CONTEXT_FIELDS, map(int, row), strict=True)) for row in log]
+        return contexts, [out[i, 1 : 1 + out[i, 0]].tolist() for i in range(n)]
+
+
+def test_faults_become_the_events_and_decisions_of_the_reference_vm():
+    bench = Bench(stride_program())
+    bench.adopt(500)
+    first = bench.first
+    for i, page in enumerate((0, 3, 6, 9, 1, 4, 7)):
+        bench.ring.fault(1000 + i, 500, first + page, major=True, ip=0x400 + i, tid=501)
+    bench.ring.fault(1010, 500, first + 40, major=False)  # a page that nobody asked for
+    assert bench.run() == STOPPED
+
+    contexts, decided = bench.decisions()
+    assert [c["vpn"] - first for c in contexts] == [0, 3, 6, 9, 1, 4, 7]
+    assert contexts[0] == {
+        "vpn": first, "pid": 500, "tid": 501, "ip": 0x400, "region": first >> 13, "major": 1,
+    }  # fmt: skip
+    vm = Vm(stride_program())
+    assert decided == [vm.decide(context) for context in contexts]
+    assert decided[2] == [first + 9, first + 12, first + 15, first + 18]
+    names = ("SAMPLES", "MAJOR", "FIRST_TOUCHES", "OTHER_MINOR", "STRANGERS", "OUTSIDE", "EVENTS")
+    assert counts(bench.arrays, *names) == [8, 7, 0, 1, 0, 0, 7]
+    # These pages were never touched: the kernel was not even asked.
+    assert counts(bench.arrays, "ISSUED", "CALLS") == [0, 0]
+    names = ("UNMAPPED", "KNOWN", "DROPPED", "LIMITED", "NOT_SWAPPED", "FORGOTTEN", "REFUSED", "ISSUED")
+    assert sum(counts(bench.arrays, *names)) == counts(bench.arrays, "DECIDED")[0] > 0
+
+
+def test_records_that_wrap_around_the_ring_are_read_whole():
+    bench = Bench(stride_program())
+    bench.adopt(500)
+    for _ in range(4):
+        for i in range(100):  # 5,600 of 8,192 bytes
+            bench.ring.fault(1000 + i, 500, bench.first + i % 64, major=True)
+        assert bench.run() == STOPPED
+    assert counts(bench.arrays, "MAJOR") == [400]
+    contexts, decided = bench.decisions()
+    vm = Vm(stride_program())
+    assert decided == [vm.decide(context) for context in contexts]
+    assert [c["vpn"] - bench.first for c in contexts] == [i % 64 for i in range(100)] * 4
+
+
+def test_the_first_touch_of_a_page_that_was_asked_for_is_an_event():
+    bench = Bench(stride_program())
+    bench.adopt(500)
+    key = 1 << at.VPN_BITS | bench.first + 9
+    follow(bench.arrays.of_pages(), key, True, 900)
+    bench.ring.fault(1000, 500, bench.first + 9, major=False)
+    bench.ring.fault(1001, 500, bench.first + 9, major=False)
+    assert bench.run() == STOPPED
+    contexts, _ = bench.decisions()
+    assert [(c["vpn"] - bench.first, c["major"]) for c in contexts] == [(9, 0)]
+    assert counts(bench.arrays, "FIRST_TOUCHES", "USED", "OTHER_MINOR") == [1, 1, 1]
+
+
+def test_pages_outside_the_mappings_are_not_asked_for():
+    bench = Bench(stride_program(), n_pages=10)
+    bench.adopt(500)
+    for i, page in enumerate((0, 3, 6)):  # and then 9, 12, 15, 18
+        bench.ring.fault(1000 + i, 500, bench.first + page, major=True)
+    bench.run()
+    assert counts(bench.arrays, "DECIDED", "UNMAPPED", "NOT_SWAPPED") == [4, 3, 1]
+
+
+@pytest.mark.parametrize(("vpn", "mapped"), [(9, 0), (10, 1), (19, 1), (20, 0), (30, 1), (34, 1), (35, 0)])
+def test_mappings_are_half_open_ranges(arrays, vpn, mapped):
+    arrays.processes[0, at.N_MAPPINGS] = 2
+    arrays.mappings[0, :2] = (10, 20), (30, 35)
+    assert is_mapped(arrays.processes, arrays.mappings, 0, vpn) == mapped
+
+
+def test_the_loop_comes_back_for_a_new_process_and_counts_one_that_is_refused():
+    bench = Bench(stride_program())
+    bench.ring.fault(1000, 500, bench.first, major=True)
+    assert bench.run() == NEW_PROCESS
+    assert bench.arrays.scratch[at.WANTED_PID] == 500
+    assert bench.run() == STOPPED  # nobody took it in
+    assert counts(bench.arrays, "SAMPLES", "STRANGERS") == [1, 1]
+
+    bench.ring.fault(1001, 501, bench.first, major=True)
+    assert bench.run() == NEW_PROCESS
+    bench.adopt(501)
+    assert bench.run() == STOPPED
+    assert counts(bench.arrays, "SAMPLES", "MAJOR") == [2, 1]
+
+
+def test_the_loop_comes_back_when_mappings_may_have_changed():
+    bench = Bench(stride_program())
+    bench.adopt(500)
+    bench.arrays.processes[0, at.READ_NS] = 100 * MS
+    # Outside, but they were read 40 ms ago: a file's page. With a new mapping they are read again.
+    bench.ring.fault(140 * MS, 500, 5, major=True)
+    bench.ring.side(10, 141 * MS, 500, 0, 0, 0, 0, 0, 0, 0)
+    bench.ring.fault(142 * MS, 500, 5, major=True)
+    assert bench.run() == STALE_MAPPINGS
+    assert counts(bench.arrays, "OUTSIDE") == [1]
+    assert bench.arrays.processes[0, at.STALE] == 2
+
+
+def test_a_process_that_ends_or_execs_is_let_go_and_a_thread_is_not():
+    bench = Bench(stride_program())
+    bench.adopt(500)
+    bench.ring.put(4, 0, 500 | 1 << 32, 777 | 1 << 32, 500 | 500 << 32, 1000, 0, 1)  # thread 777 exits
+    bench.ring.side(3, 1001, 500, 0, 0)  # a new name only
+    assert bench.run() == STOPPED
+    bench.ring.side(3, 1002, 500, 0, 0, misc=1 << 13)  # exec
+    assert bench.run() == LEFT
+    bench.ring.put(4, 0, 500 | 1 << 32, 500 | 1 << 32, 500 | 500 << 32, 1003, 0, 1)
+    assert bench.run() == LEFT
+
+
+def test_lost_samples_are_counted():
+    bench = Bench(stride_program())
+    bench.ring.put(2, 0, 1, 41, 500 | 500 << 32, 1000, 0, 1)
+    assert bench.run() == STOPPED
+    assert counts(bench.arrays, "LOST") == [41]
+
+
+def test_the_rate_limits_what_is_asked_for_and_a_dead_process_gets_nothing(arrays):
+    pages, work = arrays.of_pages(), arrays.whole()
+    want(pages, 3 << at.VPN_BITS | 5, MS)  # no process has serial 3
+    issue(pages, work[0], work[2], work[3])
+    assert counts(arrays, "FORGOTTEN", "CALLS") == [1, 0]
+    assert arrays.scratch[at.QUEUE_COUNT] == 0
+
+
+# ------------------------------------------------------------------------------------------ kernel
+
+
+def test_advice_on_ourselves_is_taken_and_stops_where_nothing_is_mapped():
+    memory = mmap.mmap(-1, 8 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[: 4 * 4096] = b"x" * (4 * 4096)
+    first = np.frombuffer(memory, np.uint8).ctypes.data >> 12
+    pidfd, pagemap = advise.open_process(os.getpid()), advise.open_pagemap(os.getpid())
+    try:
+        assert advise.will_need(pidfd, [(first, 2), (first + 5, 3)]) == 5
+        assert advise.will_need(pidfd, [(first, 2), (5, 1), (first + 5, 3)]) == 2
+        present = advise.read_pagemap(pagemap, first, 8) >> np.uint64(63)
+        assert present.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    finally:
+        os.close(pidfd)
+        os.close(pagemap)
+
+
+def test_a_process_that_has_ended_is_said_to_have():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    pidfd = advise.open_process(child.pid)
+    child.wait()
+    with pytest.raises(ProcessLookupError):
+        advise.will_need(pidfd, [(1, 1)])
+    with pytest.raises(ProcessLookupError):
+        advise.open_process(child.pid)
+    with pytest.raises(ProcessLookupError):
+        advise.open_pagemap(child.pid)
+    os.close(pidfd)
+
+
+def test_a_process_outside_the_cgroup_is_not_taken_in(arrays):
+    events = find_layout().events
+    if events is None:
+        pytest.skip("no v2 cgroup hierarchy")
+    processes = Processes(arrays, events.root / "kdtool-nobody")
+    assert not processes.take(os.getpid())
+    assert processes.taken == 0
+    assert not arrays.processes.any()
+
+
+# ------------------------------------------------------------------------------------------ guards
+
+
+def seen(majors, used, wasted=0, evicted=0):
+    return Progress(majors=majors, issued=used + wasted, used=used, wasted=wasted, evicted=evicted)
+
+
+def test_it_wakes_by_majors_and_sleeps_when_there_is_nothing_to_do():
+    governor = Governor(16, Floors())
+    governor.tick(0.05, seen(3, 0))
+    assert governor.state == ASLEEP
+    governor.tick(0.10, seen(7, 0))
+    assert governor.state == ACTIVE
+    governor.tick(0.30, seen(8, 0))
+    assert governor.state == ACTIVE
+    governor.tick(0.60, seen(8, 0))
+    assert governor.state == ASLEEP
+    assert governor.active_s == pytest.approx(0.5)
+
+
+def test_a_program_that_covers_nothing_steps_back_for_longer_and_longer():
+    governor = Governor(16, Floors())
+    now_s, majors, stays = 0.0, 0, []
+    for _ in range(4):
+        while governor.state != ACTIVE:
+            now_s, majors = now_s + 0.05, majors + 100
+            governor.tick(now_s, seen(majors, 0))
+        while governor.state != BACK:
+            now_s, majors = now_s + 0.05, majors + 100
+            governor.tick(now_s, seen(majors, 0))
+        began_s = now_s
+        while governor.state == BACK:
+            now_s, majors = now_s + 0.05, majors + 100
+            governor.tick(now_s, seen(majors, 0))
+        stays.append(now_s - began_s)
+    assert stays == pytest.approx([0.5, 1.0, 2.0, 4.0], abs=0.051)
+    assert governor.steps_back == 4
+
+
+def test_one_bad_window_after_a_good_one_is_forgiven_two_are_not():
+    governor = Governor(16, Floors(accuracy=0.5))
+    governor.tick(0.0, seen(0, 0))
+    governor.tick(0.05, seen(10, 0))
+    governor.tick(0.20, seen(20, 200))  # good: 200 of 210
+    governor.tick(0.35, seen(30, 330, wasted=200))  # 130 used, 200 wasted
+    assert governor.state == ACTIVE
+    governor.tick(0.50, seen(40, 460, wasted=400))
+    assert governor.state == BACK
+
+
+@pytest.mark.parametrize(("user_us", "state"), [(112_500, BACK), (125_000, ACTIVE)])
+def test_it_steps_back_where_the_kernel_alone_is_as_fast(user_us, state):
+    """Looking, 0.4 s in user mode a second; with the program 0.45 or 0.5, and 0.46 are asked for."""
+
+    def at_time(majors, used, user):
+        return Progress(majors, used, used, 0, 0, user)
+
+    governor = Governor(16, Floors())
+    governor.tick(0.0, at_time(0, 0, 0))
+    governor.tick(0.1, at_time(10, 0, 20_000))
+    assert governor.state == LOOKING
+    governor.tick(0.35, at_time(20, 0, 120_000))  # 100 ms in 0.25 s
+    assert governor.state == ACTIVE
+    governor.tick(0.45, at_time(20, 100, 500_000))  # while it settles it does not count
+    governor.tick(0.7, at_time(20, 200, 500_000 + user_us))
+    assert governor.state == state
+    assert governor.steps_back == (state == BACK)
+    if state == ACTIVE:  # and in 5 s it looks again
+        governor.tick(5.3, at_time(20, 9000, 3_000_000))
+        assert governor.state == ACTIVE
+        governor.tick(5.4, at_time(20, 9100, 3_100_000))
+        assert governor.state == LOOKING
+
+
+def test_eviction_before_use_halves_the_degree_and_it_comes_back():
+    governor = Governor(16, None)
+    governor.tick(0.0, seen(0, 0))
+    governor.tick(0.05, seen(10, 0))
+    governor.tick(0.20, seen(10, 150, wasted=50, evicted=50))
+    assert governor.degree == 8
+    governor.tick(0.35, seen(10, 300, wasted=100, evicted=100))
+    assert governor.degree == 4
+    governor.tick(0.50, seen(10, 450, wasted=100, evicted=100))
+    governor.tick(0.65, seen(10, 600, wasted=100, evicted=100))
+    assert governor.degree == 16
+    assert governor.state == ACTIVE
+
+
+# ---------------------------------------------------------------------------------- who and what
+
+
+def test_a_baseline_runs_the_very_function_of_replay():
+    from kdtool.replay import load_policy
+
+    for name in LIVE_POLICIES:
+        decider = of_policy(name)
+        assert decider.decide is load_policy(name).decide
+        out = np.zeros(128, np.int64)
+        context = np.zeros(decider.context_words, np.int64)
+        assert 0 <= decider.decide(decider.params, decider.state, context, out) <= decider.degree_pages
+
+
+@pytest.mark.parametrize("name", ["oracle", "linux-vma", "leap-repo"])
+def test_what_only_replay_knows_is_refused(name):
+    with pytest.raises(ParameterError, match="only replay knows: live can run: none, leap-paper"):
+        load_decider(name)
+
+
+def test_a_program_is_verified_before_it_runs(tmp_path):
+    from dataclasses import replace
+
+    program = stride_program()
+    assert of_program(program).degree_pages == 4
+    costly = replace(program, budget=replace(program.budget, steps=1))
+    write_program(costly, tmp_path / "p.rmt.json")
+    with pytest.raises(ProgramError, match="is not deployed: steps is refuted"):
+        load_decider(str(tmp_path / "p.rmt.json"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "runtime_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_what_a_killed_agent_left_is_cleaned_and_a_living_one_shown(folder):
+    (folder / "99999.lock").touch()
+    (folder / "99999.json").write_text("{}")
+    assert runtime.running() == []
+    assert list(folder.iterdir()) == []
+
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom kdtool.deploy import runtime\n"
+        "runtime.runtime_folder = lambda: Path(sys.argv[1])\n"
+        "from kdtool.collect.terminal import stop_on_signals\n"
+        "with stop_on_signals() as stop, runtime.Registration('c', {'policy': 'p'}) as entry:\n"
+        "    entry.say({'used': 3})\n    print('ready', flush=True)\n"
+        "    while not stop: time.sleep(0.01)\n"
+    )
+    agent = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, text=True)
+    assert agent.stdout.readline() == "ready\n"
+    assert runtime.running() == [{"pid": agent.pid, "cgroup": "c", "policy": "p", "used": 3}]
+    with pytest.raises(ParameterError, match="works for it already"), runtime.Registration("c", {}):
+        pass
+    assert runtime.stop(agent.pid) == [agent.pid]
+    assert agent.wait() == 0
+    agent.stdout.close()
+    assert list(folder.iterdir()) == []
+    with pytest.raises(ParameterError, match="no agent of this user"):
+        runtime.stop(agent.pid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "nothing to run: give a program"),
+        (["--policy", "oracle", "--", "true"], "only replay knows"),
+        (["--policy", "lap-paper", "--", "true"], "did you mean 'leap-paper'"),
+        (["--policy", "stride"], "give either --cgroup NAME or -- COMMAND"),
+        (["--policy", "stride", "--cgroup", "c", "--memory", "9M"], "a living cgroup keeps its own"),
+        (["--policy", "stride", "--page-cluster", "9", "--", "true"], "allowed: 0 to 5"),
+        (["--policy", "stride", "--duration", "0", "--", "true"], "allowed: more than 0"),
+        (["no.rmt.json", "--", "true"], "no.rmt.json"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, said):
+    result = CliRunner().invoke(app, ["deploy", *arguments])
+    assert result.exit_code != 0
+    assert said in result.output + str(result.exception)
+
+
+def test_status_says_what_runs(folder):
+    result = CliRunner().invoke(app, ["deploy", "--status", "--json"])
+    assert json.loads(result.stdout) == {"agents": []}
+    assert CliRunner().invoke(app, ["deploy", "--status"]).stdout == "no agent is running\n"
+
+
+def test_missing_rights_are_named(monkeypatch):
+    monkeypatch.setattr(advise, "_effective_capabilities", lambda: 1 << 19)
+    with pytest.raises(CapabilityError, match="needs CAP_SYS_NICE: run as root"):
+        advise.check_advice()
+
+
+def test_the_clock_of_events_is_pythons(arrays):
+    from kdtool.deploy.issue import now
+
+    before = time.monotonic_ns()
+    assert before <= now(arrays.scratch) <= time.monotonic_ns()

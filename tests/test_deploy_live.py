@@ -1,0 +1,204 @@
+"""The agent beside the kernel, on programs that really swap: what it saved, what it saw, what it leaves."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import needs
+import pytest
+
+from kdtool.deploy import layout
+from kdtool.deploy.agent import Agent
+from kdtool.deploy.session import DeployRequest, deploy
+from kdtool.errors import ParameterError
+from kdtool.kernel.cgroup import PREFIX, OwnCgroup, find_layout
+from kdtool.kernel.host import read_page_cluster
+from kdtool.live.policies import load_decider, of_program
+from kdtool.rmt import (
+    CONTEXT_FIELDS,
+    Action,
+    Budget,
+    Entry,
+    Feature,
+    Guards,
+    MatchField,
+    Program,
+    Register,
+    Table,
+    Vm,
+    worst_case,
+)
+
+pytestmark = [pytest.mark.root, needs.root, needs.gcc, needs.faults]
+PAGES, LIMIT = 6000, 12 << 20
+
+
+def follow_program():
+    """Return a program that repeats a delta that came three times in a row, 16 pages ahead."""
+    known = Entry(match=((3, 3),), priority=1, action=Action("follow", feature="delta"))
+    table = Table("settled", (MatchField("run", "RANGE"),), (known,), Action("no_action"))
+    features = (Feature("delta", "delta", "process", 1), Feature("run", "run", "process", 3))
+    program = Program(
+        name="follow",
+        hook="mm.swapin",
+        registers=(Register("process", ("pid",), size=16, history=4),),
+        features=features,
+        models=(),
+        tables=(table,),
+        guards=Guards(degree_pages=16),
+        budget=Budget(1, 1),
+    )
+    return Program(**{**vars(program), "budget": worst_case(program)})
+
+
+@pytest.fixture(scope="module")
+def strides(tmp_path_factory):
+    """Give the program, with swap of our own up."""
+    with needs.swap_up():
+        yield needs.compiled(tmp_path_factory.mktemp("bin"), "strides")
+
+
+def cgroups():
+    hierarchies = (find_layout().memory, find_layout().events)
+    return [str(p) for h in hierarchies for p in h.root.glob(f"{PREFIX}{os.getpid()}-*")]
+
+
+def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
+    command = (strides, str(PAGES), "7", str(PAGES))
+    request = DeployRequest(command=command, memory_bytes=LIMIT, floors=None, log_events=20_000)
+    agents: list[Agent] = []
+    row = deploy(request, of_program(follow_program()), lambda agent, _: agents.append(agent))
+
+    without = deploy(DeployRequest(command=command, memory_bytes=LIMIT), load_decider("none"))
+    assert row["exit_code"] == without["exit_code"] == 0
+    assert without["prefetch_issued"] == 0
+    assert without["kernel"]["major_faults"] > 4_000
+    # The agent wakes a tick after the swapping begins.
+    assert row["kernel"]["major_faults"] < without["kernel"]["major_faults"] / 2
+    assert row["accuracy"] > 0.9
+    # The kernel's own counts: perf's and wait4's majors, and what came back from swap.
+    assert abs(row["major_faults"] - row["kernel"]["major_faults"]) <= 5
+    assert row["prefetch_used"] + row["major_faults"] <= row["kernel"]["swap_ins"] * 1.01 + 50
+    balance = row["prefetch_used"] + row["prefetch_wasted"] + row["prefetch_unresolved"]
+    assert row["prefetch_issued"] == balance
+    assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]
+
+    # What was decided is what the reference VM decides on the same events.
+    arrays = agents[0].arrays
+    n = int(arrays.scratch[layout.LOGGED])
+    assert 4_000 < n < 20_000
+    assert n == row["events"]
+    vm = Vm(follow_program())
+    for i in range(n):
+        context = dict(zip(CONTEXT_FIELDS, map(int, arrays.log[i]), strict=True))
+        assert vm.decide(context) == arrays.log_out[i, 1 : 1 + arrays.log_out[i, 0]].tolist()
+    assert not cgroups()
+
+
+def test_forks_execs_exits_and_unmaps_under_it_do_no_harm(strides, tmp_path):
+    """A living cgroup whose processes come and go; a neighbour outside of it is never taken in."""
+    layout_ = find_layout()
+    script = tmp_path / "churn.sh"
+    one = f"{strides} 3000 7 3000"
+    script.write_text(f"for i in 1 2 3 4 5 6; do {one} & sh -c 'exec {one}'; wait; done; exit 0\n")
+    with OwnCgroup(layout_, with_memory=True) as own:
+        (own.memory / "memory.limit_in_bytes").write_text(str(LIMIT))
+        joins = "".join(f"echo $$ > {path}/cgroup.procs; " for path in own.paths)
+        churn = subprocess.Popen(["sh", "-c", f"{joins} exec sh {script}"])
+        deadline = time.monotonic() + 5
+        while churn.pid not in own.processes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        request = DeployRequest(cgroup=own.name, duration_s=30.0)
+
+        def until_it_ends(agent, _):
+            assert not (set(agent.arrays.processes[:, layout.PID]) & {os.getpid(), 1})
+            if churn.poll() is not None and not seen:
+                seen.append(agent.processes.taken)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        seen: list[int] = []
+        row = deploy(request, of_program(follow_program()), until_it_ends)
+        assert churn.wait() == 0
+    assert row["ended_by"] == "signal"
+    assert seen[0] >= 7
+    assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]
+
+
+def test_a_cgroup_without_a_limit_is_refused(strides):
+    with OwnCgroup(find_layout(), with_memory=False) as own:
+        sleeper = subprocess.Popen(["sleep", "20"])
+        (own.events / "cgroup.procs").write_text(str(sleeper.pid))
+        (find_layout().memory.root / "cgroup.procs").write_text(str(sleeper.pid))
+        try:
+            request = DeployRequest(cgroup=own.name, duration_s=1.0)
+            with pytest.raises(ParameterError, match="no memory limit"):
+                deploy(request, load_decider("stride"))
+        finally:
+            sleeper.kill()
+            sleeper.wait()
+
+
+def test_a_killed_agent_leaves_the_program_alone_and_nothing_behind(strides, tmp_path):
+    """kill -9 at random moments, with vm.page-cluster changed: the program's result is right each time."""
+    before = read_page_cluster()
+    seed = 20261124
+    moments = random.Random(seed)
+    script = tmp_path / "work.sh"
+    for number in range(4):
+        done = tmp_path / f"done-{number}"
+        begun = tmp_path / f"begun-{number}"
+        script.write_text(f"echo > {begun}; {strides} {PAGES} 7 {PAGES} && echo right > {done}\n")
+        command = [sys.executable, "-m", "kdtool", "deploy", "--policy", "stride", "--memory", "12M"]
+        agent = subprocess.Popen(
+            [*command, "--page-cluster", "0", "--", "sh", script], stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 60
+        while not begun.exists() and agent.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert read_page_cluster() == 0
+        time.sleep(moments.uniform(0, 0.4))
+        agent.kill()
+        agent.communicate()
+
+        deadline = time.monotonic() + 20
+        pattern = f"{PREFIX}{agent.pid}-*"
+        roots = [h.root for h in (find_layout().memory, find_layout().events)]
+        left: list[Path] = [Path("/")]
+        while (left or not done.exists()) and time.monotonic() < deadline:
+            left = [path for root in roots for path in root.glob(pattern)]
+            time.sleep(0.02)
+        assert done.exists() and done.read_text() == "right\n", f"seed {seed}, run {number}"
+        assert not left
+        assert read_page_cluster() == before
+
+
+def test_the_command_line_stops_by_its_own_stop(strides, tmp_path):
+    output = tmp_path / "result.json"
+    command = [sys.executable, "-m", "kdtool", "deploy", "--policy", "stride", "--memory", "64M"]
+    agent = subprocess.Popen(
+        [*command, "-o", output, "--", "sleep", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    status = [sys.executable, "-m", "kdtool", "deploy", "--status"]
+    shown = ""
+    while f"{agent.pid}: stride" not in shown and time.monotonic() < deadline:
+        shown = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    stop = [sys.executable, "-m", "kdtool", "deploy", "--stop", str(agent.pid)]
+    assert subprocess.run(stop, capture_output=True, text=True, check=True).stdout == f"ended: {agent.pid}\n"
+    said, _ = agent.communicate(timeout=20)
+    assert agent.returncode == 130, said
+    assert re.search(r"ended by signal", said)
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["ended_by"] == "signal"
+    assert row["active_ns"] == 0  # it slept, for there was nothing to do
+    # Idle, it takes less than 0.3 of a core.
+    assert row["agent_cpu_ns"] < 0.3 * row["runtime_ns"]
