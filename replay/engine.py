@@ -168,7 +168,7 @@ def _look_ahead(row, page, is_lru, memory):  # type: ignore[no-untyped-def]
             prefetch_line(links, np.int64(links[near, 1]))
 
 
-@inner
+@inline
 def _fault(decide, row, page, capacity, trace, memory, policy, device, missed, shadow_missed):  # type: ignore[no-untyped-def]
     """Handle an access to a page that is not mapped."""
     status, scalars, counters = memory[0], memory[6], memory[7]
