@@ -45,8 +45,7 @@ class Accel:
         try:
             probe()
         except CapabilityError as error:
-            reason, _, fix = str(error).rpartition(": ")
-            return Problem(reason, fix)
+            return Problem.of(error)
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> "AccelSource":

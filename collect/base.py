@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from kdtool.errors import CapabilityError
 from kdtool.traces import Reduction, TraceWriter
 
 __all__ = ["Collector", "Emulator", "Problem", "Progress", "Recoverer", "Request", "Scope", "Source"]
@@ -22,6 +23,16 @@ class Problem:
 
     reason: str
     fix: str
+
+    @classmethod
+    def of(cls, error: CapabilityError) -> "Problem":
+        """Return what an error says, `reason: fix`.
+
+        >>> Problem.of(CapabilityError("no tracefs: mounted nowhere: mount it"))
+        Problem(reason='no tracefs: mounted nowhere', fix='mount it')
+        """
+        reason, _, fix = str(error).rpartition(": ")
+        return cls(reason, fix)
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,7 @@ class BlockIO:
         try:
             probe_events((*THREAD_EVENTS, LAST_SWITCH_EVENT, *BLOCK_EVENTS))
         except CapabilityError as error:
-            reason, _, fix = str(error).rpartition(": ")
-            return Problem(reason, fix)
+            return Problem.of(error)
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> "BlockSource":

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from kdtool.collect import COLLECTORS, collector
+from kdtool.collect.base import Problem
 from kdtool.collect.drmrecord import find_jobs
 from kdtool.collect.faults import probe_events
 from kdtool.collect.limited import MIN_MEMORY_BYTES, memory_of
@@ -76,8 +77,8 @@ def _try(name: str, probe: Callable[[], str]) -> Check:
     try:
         return Check(name, True, probe(), "")
     except CapabilityError as error:
-        reason, _, fix = str(error).rpartition(": ")
-        return Check(name, False, reason, fix)
+        problem = Problem.of(error)
+        return Check(name, False, problem.reason, problem.fix)
 
 
 def _events_cgroup() -> str:

@@ -48,8 +48,7 @@ class Faults:
         try:
             _of_tasks(None)
         except CapabilityError as error:
-            reason, _, fix = str(error).rpartition(": ")
-            return Problem(reason, fix)
+            return Problem.of(error)
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> FaultStream:

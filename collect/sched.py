@@ -56,8 +56,7 @@ class Sched:
         try:
             probe_tracefs()
         except CapabilityError as error:
-            reason, _, fix = str(error).rpartition(": ")
-            return Problem(reason, fix)
+            return Problem.of(error)
         return None
 
     def open(self, scope: Scope, writer: TraceWriter) -> "SchedSource":
