@@ -1,9 +1,10 @@
 """Block I/O: every request that a scope's threads submit, from arrival to completion, by tracefs.
 
-Idea: two instances of our own. One has `set_event_pid` with the scope's threads and follows forks: it tells
-who is of the scope, and when. The other records what happens to all bios and requests of the devices, since
-anybody may issue, complete or merge a request; the kernel selects by device at most. Of the requests made of
-that, those are kept whose first bio a thread of the scope submitted during the recording.
+Idea: three instances of our own. One records what happens to all bios and requests of the devices, since
+anybody may issue, complete or merge a request; the kernel selects by device at most. One records the births
+and names of all threads, which tell who is of the scope, and when. The third has no events, but
+`set_event_pid` with the scope's threads: the kernel has it follow forks, so that we find who came otherwise.
+Of the requests, those are kept whose first bio a thread of the scope submitted during the recording.
 State: two buffers a CPU, 56 to 80 bytes an event, four events a request; what is open.
 Kernel counterpart: include/trace/events/block.h; block/blk-core.c, blk-mq.c.
 Whose a request is: that of the thread that submitted it. Not the scope's are therefore the pages that it made
@@ -22,7 +23,7 @@ from typing import Any
 from kdtool.collect.base import Problem, Progress, Scope
 from kdtool.collect.blockrows import BLOCK_EVENTS, BlockRows
 from kdtool.collect.following import Follower
-from kdtool.collect.threadrows import DEAD, THREAD_EVENTS
+from kdtool.collect.threadrows import THREAD_EVENTS
 from kdtool.collect.threads import check_pid_namespace
 from kdtool.collect.tracestream import Rows, TraceStream, probe_events
 from kdtool.errors import CapabilityError
@@ -32,8 +33,6 @@ from kdtool.traces import TraceWriter
 
 __all__ = ["BlockIO", "BlockSource"]
 
-LAST_SWITCH_EVENT = "sched:sched_switch"
-IS_LAST = " || ".join(f"prev_state == {state}" for state in DEAD)
 THREADS_SHARE = 4
 """Threads come and go more seldom than requests: a quarter of the room will do."""
 
@@ -48,7 +47,7 @@ class BlockIO:
     def unavailable(self) -> Problem | None:
         """Return what keeps it from working here: tracefs, a tracepoint, a right."""
         try:
-            probe_events((*THREAD_EVENTS, LAST_SWITCH_EVENT, *BLOCK_EVENTS))
+            probe_events((*THREAD_EVENTS, *BLOCK_EVENTS))
         except CapabilityError as error:
             return Problem.of(error)
         return None
@@ -70,14 +69,14 @@ class BlockSource:
         with ExitStack() as stack:
             disks = stack.enter_context(Instance(buffer_bytes=asked))
             room = disks.buffer_bytes // THREADS_SHARE
-            threads = stack.enter_context(Instance(buffer_bytes=room, options={"event-fork": True}))
+            threads = stack.enter_context(Instance(buffer_bytes=room))
+            followed = stack.enter_context(Instance(buffer_bytes=room, options={"event-fork": True}))
             only = " || ".join(f"dev == {number}" for number in self._disks.values())
             formats = [disks.enable(event, filter_by=only) for event in BLOCK_EVENTS]
             formats += [threads.enable(event) for event in THREAD_EVENTS]
-            formats.append(threads.enable(LAST_SWITCH_EVENT, filter_by=IS_LAST))
             self._rows = BlockRows(formats, writer)
-            self._follower = Follower(threads, scope, self._rows.threads.join)
-            self._stream = TraceStream([disks, threads], self._rows.decode, self._write)
+            self._follower = Follower(followed, scope, self._rows.threads.join)
+            self._stream = TraceStream([disks, threads, followed], self._rows.decode, self._write)
             stack.pop_all()
         self._writer = writer
 

@@ -21,8 +21,6 @@ from kdtool.traces.blockio import EVENT, BlockColumns, BlockEvent, RequestMatche
 __all__ = ["BLOCK_EVENTS", "BlockRows"]
 
 ROW = np.dtype([*EVENT.descr, ("next_tid", "i4"), ("prio", "i4"), ("name_id", "u4")])
-LAST_SWITCH = 102
-"""`event` of the row that says that a thread has run for the last time."""
 IN_INTERRUPT = 0x08 | 0x10 | 0x40
 """`common_flags`: hard interrupt, soft interrupt, NMI (enum trace_flag_type)."""
 LAST_OF_BIOS = BlockEvent.FRONTMERGE
@@ -50,7 +48,6 @@ class BlockRows:
     rows : requests written to `blockio`
     unfinished : those of them that had not completed at the end
     foreign : requests that others submitted, or that were submitted before the recording
-    deaths : records of threads that ended
     threads : what the records say of threads
     """
 
@@ -59,13 +56,13 @@ class BlockRows:
         self._ops: dict[tuple[bytes, bool], int] = {}
         self.matcher = RequestMatcher()
         self.threads = ThreadRows(writer)
-        self.rows = self.unfinished = self.foreign = self.deaths = 0
+        self.rows = self.unfinished = self.foreign = 0
         for fmt in formats:
             if fmt.name in SHAPES:
                 needed = [field for field in SHAPES[fmt.name][1:] if field is not None]
                 fmt.require("common_pid", "common_flags", "dev", "sector", "rwbs", *needed)
             elif not self.threads.knows(fmt):
-                fmt.require("prev_pid")
+                raise ValueError(f"{fmt.name}: no rows are made of it")
 
     def decode(self, instance: Instance, _cpu: int, records: Records) -> Rows:
         """Return a row for each record that a CPU wrote, in the same order."""
@@ -73,14 +70,11 @@ class BlockRows:
 
     def write(self, rows: Rows) -> None:
         """Take in rows that are in order of time, and write the requests that they end."""
-        event = rows["event"]
-        last = rows[event == LAST_SWITCH]
-        self.threads.learn(rows[(event >= NEWTASK) & (event != LAST_SWITCH)], int(rows["ts_ns"][-1]))
-        self.threads.lifetimes.died(last["tid"], last["ts_ns"])
-        self.deaths += len(last)
-        rows = rows[event < NEWTASK]
+        about = rows["event"] >= NEWTASK
+        self.threads.learn(rows[about], int(rows["ts_ns"][-1]))
+        rows = rows[~about]
         # Whoever is not of the scope is nobody: what only he submitted is dropped once its request is whole.
-        ours = (rows["event"] <= LAST_OF_BIOS) & self.threads.lifetimes.alive(rows["tid"], rows["ts_ns"])
+        ours = (rows["event"] <= LAST_OF_BIOS) & self.threads.lifetimes.owns(rows["tid"], rows["ts_ns"])
         rows["tid"] = np.where(ours, rows["tid"], NO_TID)
         self._append(self.matcher.match(rows))
 
@@ -91,7 +85,7 @@ class BlockRows:
         """
         self.threads.learn(np.empty(0, ROW), None)
         self._append(self.matcher.finish())
-        told = self.threads.told + self.deaths
+        told = self.threads.told
         if decoded != self.matcher.fed + told:
             raise TraceError(
                 f"{decoded} records decoded, {self.matcher.fed} of block devices, {told} of threads: records "
@@ -102,7 +96,7 @@ class BlockRows:
         """Return what became of the records, and of the requests that made no row."""
         return {
             "block_events": self.matcher.fed,
-            "told": self.threads.told + self.deaths,
+            "told": self.threads.told,
             "foreign_requests": self.foreign,
             "unfinished_requests": self.unfinished,
             "stray_events": self.matcher.stray,
@@ -126,9 +120,6 @@ class BlockRows:
             self.threads.fill(fmt, records, at, rows)
             return
         buffer, starts = records.buffer, records.starts[at]
-        if fmt.name not in SHAPES:
-            rows["event"][at], rows["tid"][at] = LAST_SWITCH, fmt.numbers(buffer, starts, "prev_pid")
-            return
         event, *fields = SHAPES[fmt.name]
         rows["event"][at] = event
         for column, field in zip(("nr_sectors", "other", "old_dev"), fields, strict=True):

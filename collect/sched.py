@@ -2,16 +2,16 @@
 
 Idea: two instances of our own. One has `set_event_pid` with the scope's threads and follows forks: there the
 kernel records switches and wakings that such a thread makes or that are made of it. The other records all
-migrations, since those have no such rule (the thread that moves is seldom the one that moves it); what is not
-ours is dropped when it is read.
+migrations, forks, exits, births and names: the thread that moves is seldom the one that moves it, and the
+kernel's selection by thread follows sched_switch, which one kernel was seen to pass by (seenswitches.py).
+What is not ours is dropped when it is read.
 State: two buffers a CPU, 56 bytes a switch.
 Kernel counterpart: include/trace/events/sched.h; event_filter_pid_sched_*() in kernel/trace/trace_events.c.
 Not used: perf sampling, which drops wakings from interrupts in silence. Not seen: threads that come in other
-ways than by a fork (moved into the cgroup, io_uring's workers), until they are found, every 0.25 s; renames
-by another process. Migrations that found no room are counted as lost, whosever they were.
-Incomplete where the kernel's own tracing is: a 6.18 guest was seen to drop, in no count of its own, at times
-all events of one CPU's idle task, and so switches from it to a thread of ours. Then that thread's switches in
-and out do not alternate; `unpaired` in the facts counts how often.
+ways than by a fork (moved into the cgroup, io_uring's workers), until they are found, every 0.25 s. What the
+second instance had no room for is counted as lost, whosever it was.
+Checked: a thread's switches to and from it alternate. Where they do not, one was not reported and not found
+by other means, and the trace says that it is lost.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from typing import Any
 
 from kdtool.collect.base import Problem, Progress, Scope
 from kdtool.collect.following import Follower
-from kdtool.collect.schedrows import SchedRows
+from kdtool.collect.schedrows import ROW, SchedRows
+from kdtool.collect.seenswitches import SeenSwitches, unreported_cpus
 from kdtool.collect.threadrows import THREAD_EVENTS
 from kdtool.collect.threads import check_pid_namespace
 from kdtool.collect.tracestream import TraceStream, probe_events
@@ -35,12 +36,14 @@ OUR_EVENTS = (
     "sched:sched_waking",
     "sched:sched_wakeup",
     "sched:sched_wakeup_new",
+)
+ALL_EVENTS = (
+    "sched:sched_migrate_task",
     "sched:sched_process_fork",
     "sched:sched_process_exit",
     *THREAD_EVENTS,
 )
-MIGRATE_EVENT = "sched:sched_migrate_task"
-MIGRATE_SHARE = 4
+ALL_SHARE = 4
 """Migrations are at most a fifth of all events (measured on a pipe ring): a quarter of the room will do."""
 
 
@@ -74,12 +77,16 @@ class SchedSource:
         asked = scope.request.buffer_bytes
         with ExitStack() as stack:
             ours = stack.enter_context(Instance(buffer_bytes=asked, options={"event-fork": True}))
-            moves = stack.enter_context(Instance(buffer_bytes=ours.buffer_bytes // MIGRATE_SHARE))
+            everyones = stack.enter_context(Instance(buffer_bytes=ours.buffer_bytes // ALL_SHARE))
             formats = [ours.enable(event) for event in OUR_EVENTS]
-            formats.append(moves.enable(MIGRATE_EVENT))
+            formats += [everyones.enable(event) for event in ALL_EVENTS]
             self._rows = SchedRows(formats, writer)
             self._follower = Follower(ours, scope, self._rows.threads.join)
-            self._stream = TraceStream([ours, moves], self._rows.decode, self._rows.write)
+            self._unreported = unreported_cpus()
+            seen = SeenSwitches(ours.cpus if self._unreported else [], ROW)
+            stack.callback(seen.close)
+            work = self._rows.decode, self._rows.write
+            self._stream = TraceStream([ours, everyones], *work, beside=[seen])
             stack.pop_all()
         self._writer = writer
 
@@ -96,7 +103,7 @@ class SchedSource:
 
     def progress(self) -> Progress:
         """Return rows and losses so far."""
-        return Progress(self._rows.rows, self._stream.lost + self._stream.late)
+        return Progress(self._rows.rows, self._lost)
 
     def finish(self) -> None:
         """Stop recording, write all rows that are left and the losses.
@@ -104,19 +111,25 @@ class SchedSource:
         Raises TraceError when rows, losses and what was not ours are not what the kernel counted.
         """
         self._stream.finish()
-        self._rows.balance(sum(self._stream.decoded) - self._stream.late)
-        self._writer.lose("sched", self._stream.lost + self._stream.late)
+        self._rows.balance(sum(self._stream.decoded) + self._stream.told_beside - self._stream.late)
+        self._writer.lose("sched", self._lost)
         self._writer.lose("tasks", 0)
 
     def facts(self) -> dict[str, Any]:
         """Return the events, buffers and losses, and how many records were not the scope's."""
-        return {**self._stream.facts(), **self._rows.facts(), "joined_later": self._follower.joined_later}
+        found = {"joined_later": self._follower.joined_later, "unreported_idle_cpus": self._unreported}
+        return {**self._stream.facts(), **self._rows.facts(), **found}
 
     def close(self) -> None:
         """Take the instances down."""
         self._stream.close()
 
+    @property
+    def _lost(self) -> int:
+        """Return what buffers could not keep, or what is missing between the rows, which may be the same."""
+        return max(self._stream.lost + self._stream.late, self._rows.pairs.unpaired)
+
 
 def probe_tracefs() -> str:
     """Make an instance with all events and remove it; return where. CapabilityError where refused."""
-    return probe_events((*OUR_EVENTS, MIGRATE_EVENT))
+    return probe_events((*OUR_EVENTS, *ALL_EVENTS))

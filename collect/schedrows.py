@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.collect.threadrows import DEAD, NEWTASK, ThreadRows
-from kdtool.collect.threads import PID_LIMIT, own_threads
+from kdtool.collect.switchpairs import SwitchPairs
+from kdtool.collect.threadrows import NEWTASK, RENAME, ThreadRows
+from kdtool.collect.threads import own_threads
 from kdtool.collect.tracestream import Rows, rows_of
 from kdtool.errors import TraceError
 from kdtool.kernel.event_format import EventFormat
@@ -37,8 +38,6 @@ ROW = np.dtype(
 IN_INTERRUPT = 0x08 | 0x10 | 0x40
 """`common_flags`: hard interrupt, soft interrupt, NMI (enum trace_flag_type)."""
 NONE = -1
-IN, OUT = 1, 2
-"""Of a thread's last switch; 0: none was seen."""
 
 # Event and, for tid, next_tid, prio, target_cpu, the field of each tracepoint; None: there is none.
 SHAPES: dict[str, tuple[int, str, str | None, str | None, str | None]] = {
@@ -58,15 +57,15 @@ class SchedRows:
     rows : written to `sched`
     foreign : records that are not the scope's
     threads : what the records say of threads
-    unpaired : switches to a thread that runs already, or from one that does not: one between was not reported
+    pairs : what was missing between the switches
     """
 
     def __init__(self, formats: Sequence[EventFormat], writer: TraceWriter) -> None:
         self._writer = writer
         self._own: set[int] = set()
         self.threads = ThreadRows(writer)
-        self.rows = self.foreign = self.unpaired = 0
-        self._on_cpu = np.zeros(PID_LIMIT + 1, np.int8)
+        self.pairs = SwitchPairs(self.threads.lifetimes)
+        self.rows = self.foreign = 0
         for fmt in formats:
             if not self.threads.knows(fmt):
                 needed = [field for field in SHAPES[fmt.name][1:] if field is not None]
@@ -80,13 +79,11 @@ class SchedRows:
 
     def write(self, rows: Rows) -> None:
         """Write rows that are in order of time."""
-        about = rows["event"] >= NEWTASK
+        about = (rows["event"] == NEWTASK) | (rows["event"] == RENAME)
         self.threads.learn(rows[about], int(rows["ts_ns"][-1]))
         if about.any():
             rows = rows[~about]
-        last = rows[(rows["event"] == SchedEvent.SWITCH) & np.isin(rows["state"], DEAD)]
-        self.threads.lifetimes.died(last["tid"], last["ts_ns"])
-        self._pair(rows[rows["event"] == SchedEvent.SWITCH])
+        rows = self.pairs.complete(rows)
         ours = self._are_ours(rows)
         if not ours.all():
             self.foreign += int((~ours).sum())
@@ -97,12 +94,12 @@ class SchedRows:
 
     def facts(self) -> dict[str, int]:
         """Return what became of the records that made no row, and the switches that do not pair."""
-        return {"foreign": self.foreign, "told": self.threads.told, "unpaired": self.unpaired}
+        return {"foreign": self.foreign, "told": self.threads.told, **self.pairs.facts()}
 
     def balance(self, decoded: int) -> None:
-        """Raise TraceError unless every decoded record became a row, was foreign, or told of a thread."""
+        """Raise TraceError unless every record became a row, was foreign, or told what is known."""
         self.threads.learn(np.empty(0, ROW), None)
-        told = self.threads.told
+        told = self.threads.told + self.pairs.seen_again
         if decoded != self.rows + self.foreign + told:
             raise TraceError(
                 f"{decoded} records decoded, {self.rows} rows, {self.foreign} not of the scope, {told} "
@@ -125,35 +122,22 @@ class SchedRows:
         elif event in (SchedEvent.WAKING, SchedEvent.WAKEUP, SchedEvent.MIGRATE):
             rows["state"][at] = fmt.numbers(buffer, starts, "common_flags") & IN_INTERRUPT != 0
 
-    def _pair(self, switches: Rows) -> None:
-        """Count switches of our threads that do not alternate, in and out."""
-        tids = np.concatenate((switches["next_tid"], switches["tid"]))
-        t_ns = np.concatenate((switches["ts_ns"], switches["ts_ns"]))
-        into = np.repeat(np.array([IN, OUT], np.int8), len(switches))
-        mine = self.threads.lifetimes.alive(tids, t_ns)
-        tids, t_ns, into = tids[mine], t_ns[mine], into[mine]
-        order = np.lexsort((t_ns, tids))
-        tids, into = tids[order], into[order]
-        first = np.ones(len(tids), bool)
-        first[1:] = tids[1:] != tids[:-1]
-        before = np.concatenate((into[:1], into[:-1]))
-        before[first] = self._on_cpu[tids[first]]
-        self.unpaired += int((before == into).sum())
-        last = np.append(first[1:], True)[: len(tids)]
-        self._on_cpu[tids[last]] = into[last]
-
     def _are_ours(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Return which rows are events of the scope's threads.
 
-        Switches, forks and exits were selected by the kernel. Wakings are those of our threads, and by them,
-        but not by an interrupt that struck while one ran; migrations are those of our threads.
+        Switches were selected by the kernel. Wakings are those of our threads, and by them, but not by an
+        interrupt that struck while one ran; migrations are those of our threads, forks and exits by them.
         """
         self._own |= own_threads()
-        event, t_ns = rows["event"], rows["ts_ns"]
-        done_to = self.threads.lifetimes.alive(np.maximum(rows["next_tid"], 0), t_ns)
-        done_by = self.threads.lifetimes.alive(rows["tid"], t_ns) & (rows["state"] == 0)
+        event, owns = rows["event"], self.threads.lifetimes.owns
+        done_to = owns(np.maximum(rows["next_tid"], 0), rows["ts_ns"])
+        done_by = owns(rows["tid"], rows["ts_ns"]) & (rows["state"] == 0)
         waking = (event == SchedEvent.WAKING) | (event == SchedEvent.WAKEUP)
-        move = event == SchedEvent.MIGRATE
+        end = (event == SchedEvent.FORK) | (event == SchedEvent.EXIT)
         recorder = np.isin(rows["next_tid"], np.array(sorted(self._own)))
-        ours: npt.NDArray[np.bool_] = ~(waking | move) | (done_to | waking & done_by) & ~recorder
+        ours: npt.NDArray[np.bool_] = np.select(
+            [event == SchedEvent.SWITCH, end, waking],
+            [np.ones(len(rows), bool), done_by, (done_to | done_by) & ~recorder],
+            done_to,
+        )
         return ours

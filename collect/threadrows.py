@@ -2,7 +2,8 @@
 
     task_newtask: a thread was made          task_rename: it has another name
 
-Unit of work: rows in order of time, made of the records of an instance that follows the scope's threads.
+Unit of work: rows in order of time. They are of all threads of the machine; the scope's are those that join,
+and what those make.
 """
 
 from collections import deque
@@ -17,13 +18,11 @@ from kdtool.kernel.event_format import EventFormat
 from kdtool.kernel.trace_ring import Records
 from kdtool.traces import TraceWriter
 
-__all__ = ["DEAD", "NEWTASK", "RENAME", "THREAD_EVENTS", "ThreadRows"]
+__all__ = ["NEWTASK", "RENAME", "THREAD_EVENTS", "ThreadRows"]
 
 THREAD_EVENTS = ("task:task_newtask", "task:task_rename")
 NEWTASK, RENAME = 100, 101
 """`event` of rows that tell of threads."""
-DEAD = (0x10, 0x20)
-"""`prev_state` of a thread that is switched from for the last time: X or Z."""
 CLONE_THREAD = 0x10000
 
 SHAPES = {
@@ -37,7 +36,7 @@ class ThreadRows:
     """Learns of threads and writes their names.
 
     lifetimes : when each thread was the scope's
-    told : rows learned from
+    told : rows seen, of whomever
     """
 
     def __init__(self, writer: TraceWriter) -> None:
@@ -76,15 +75,17 @@ class ThreadRows:
         while self._joined and (until_ns is None or self._joined[0][0] <= until_ns):
             t_ns, tid, pid, name = self._joined.popleft()
             self._processes[tid] = pid
-            self.lifetimes.born(np.array([tid], np.int32), np.array([t_ns]))
+            self.lifetimes.born(tid, t_ns)
             named.append((t_ns, tid, self._writer.name_id(name)))
-        made = rows[rows["event"] == NEWTASK]
-        self.lifetimes.born(made["next_tid"], made["ts_ns"])
         columns = (rows[name].tolist() for name in ("ts_ns", "event", "tid", "next_tid", "prio", "name_id"))
-        for t_ns, event, parent, tid, clone_flags, name_id in zip(*columns, strict=True):
+        for t_ns, event, by, tid, clone_flags, name_id in zip(*columns, strict=True):
+            if not self.lifetimes.owns(by if event == NEWTASK else tid, t_ns):
+                if event == NEWTASK:
+                    self.lifetimes.gone(tid, t_ns)
+                continue
             if event == NEWTASK:
-                shares = clone_flags & CLONE_THREAD
-                self._processes[tid] = self._processes.get(parent, parent) if shares else tid
+                self.lifetimes.born(tid, t_ns)
+                self._processes[tid] = self._processes.get(by, by) if clone_flags & CLONE_THREAD else tid
                 self._names.pop(tid, None)
             named.append((t_ns, tid, name_id))
         self._name(sorted(named))

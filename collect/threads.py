@@ -28,30 +28,30 @@ Ints = npt.NDArray[np.int64]
 class Lifetimes:
     """When each thread id belonged to the scope; 16 bytes an id, in memory only where ids are used.
 
-    Only an id's last owner is known: the kernel hands out all others before one comes again, which takes
-    longer than the second within which rows are written.
+    An id belongs to it until another thread is made with it: a thread that has ended does nothing, and the id
+    of a process outlives its first thread when another one execs. Only an id's last owner is known: the
+    kernel hands out all others before one comes again, which takes longer than the second within which rows
+    are written.
     """
 
     def __init__(self) -> None:
         self._born_ns = np.zeros(PID_LIMIT + 1, np.int64)
-        self._died_ns = np.zeros(PID_LIMIT + 1, np.int64)
+        self._gone_ns = np.zeros(PID_LIMIT + 1, np.int64)
 
-    def born(self, tids: npt.NDArray[np.int32], t_ns: Ints) -> None:
-        """Take in threads from `t_ns` on."""
-        self._born_ns[tids], self._died_ns[tids] = t_ns, 0
+    def born(self, tid: int, t_ns: int) -> None:
+        """Take in a thread from `t_ns` on."""
+        self._born_ns[tid], self._gone_ns[tid] = t_ns, 0
 
-    def died(self, tids: npt.NDArray[np.int32], t_ns: Ints) -> None:
-        """Let threads go at `t_ns`, unless their id was taken again after it."""
-        last = self._born_ns[tids] <= t_ns
-        self._died_ns[tids[last]] = t_ns[last]
+    def gone(self, tid: int, t_ns: int) -> None:
+        """Let go of an id that somebody else's thread has from `t_ns` on."""
+        if self._born_ns[tid] and not self._gone_ns[tid]:
+            self._gone_ns[tid] = t_ns
 
-    def alive(self, tids: npt.NDArray[np.int32], t_ns: Ints) -> npt.NDArray[np.bool_]:
-        """Return for each thread whether it belonged to the scope at `t_ns`."""
-        born_ns, died_ns = self._born_ns[tids], self._died_ns[tids]
-        alive: npt.NDArray[np.bool_] = (
-            (born_ns > 0) & (born_ns <= t_ns) & ((died_ns == 0) | (t_ns <= died_ns))
-        )
-        return alive
+    def owns(self, tids: npt.NDArray[np.int32] | int, t_ns: Ints | int) -> npt.NDArray[np.bool_]:
+        """Return for each thread, or for one, whether it belonged to the scope at `t_ns`."""
+        born_ns, gone_ns = self._born_ns[tids], self._gone_ns[tids]
+        owns: npt.NDArray[np.bool_] = (born_ns > 0) & (born_ns <= t_ns) & ((gone_ns == 0) | (t_ns < gone_ns))
+        return owns
 
 
 def living_threads(scope: Scope, pids: list[int]) -> set[int]:

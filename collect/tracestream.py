@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from kdtool.kernel.event_format import EventFormat
 from kdtool.kernel.trace_ring import Records, RingReader
 from kdtool.kernel.tracefs import CpuStats, Instance
 
-__all__ = ["Decode", "Fill", "Rows", "TraceStream", "Write", "probe_events", "rows_of"]
+__all__ = ["Beside", "Decode", "Fill", "Rows", "TraceStream", "Write", "probe_events", "rows_of"]
 
 HOLD_NS = 500_000_000
 """How long before a drain a row is surely out of its CPU's hands, unless a hypervisor stops that CPU."""
@@ -48,16 +48,39 @@ Write = Callable[[Rows], None]
 """Takes rows in order of time; those of one call come after those of the calls before."""
 
 
+class Beside(Protocol):
+    """A source of rows of another kind, which are merged into those of the instances by time."""
+
+    def start(self) -> None:
+        """Begin to record."""
+
+    def stop(self) -> None:
+        """Stop recording."""
+
+    def drain(self) -> Rows:
+        """Return rows since the last call, of the same dtype."""
+
+    def close(self) -> None:
+        """Take it down."""
+
+
 class TraceStream:
-    """Drains instances in a thread of its own, from `start` to `finish`. It closes them.
+    """Drains instances, and what is beside them, in a thread of its own, from `start` to `finish`.
+
+    It closes them.
+
 
     late : rows dropped since later ones had been written already
     lost : events that the buffers could not keep, as of about a second ago; exact after `finish`
     missed : sub-buffers before which the kernel marked events as missing
+    decoded : records of each instance
+    told_beside : rows of what is beside them
     """
 
-    def __init__(self, instances: Sequence[Instance], decode: Decode, write: Write) -> None:
-        self._instances, self._decode, self._write = instances, decode, write
+    def __init__(
+        self, instances: Sequence[Instance], decode: Decode, write: Write, beside: Sequence[Beside] = ()
+    ) -> None:
+        self._instances, self._decode, self._write, self._beside = instances, decode, write, beside
         self._readers: list[RingReader] = []
         self._held: list[Rows] = []
         self._written_ns = self._flushed_ns = 0
@@ -66,6 +89,7 @@ class TraceStream:
         self._thread = threading.Thread(target=self._guard, name="tracestream")
         self.late = self.lost = self.missed = 0
         self.decoded = [0 for _ in instances]
+        self.told_beside = 0
         self.stats: list[CpuStats] = []
         smallest = min(instance.buffer_bytes for instance in instances)
         self._poll_s = min(max(smallest / 2 / FILL_BYTES_S, MIN_POLL_S), MAX_POLL_S)
@@ -78,8 +102,8 @@ class TraceStream:
 
     def start(self) -> None:
         """Begin to record and to drain."""
-        for instance in self._instances:
-            instance.start()
+        for source in self._sources():
+            source.start()
         self._thread.start()
 
     def check(self) -> None:
@@ -92,8 +116,8 @@ class TraceStream:
 
         Raises TraceError when what was decoded and lost is not what the kernel counted.
         """
-        for instance in self._instances:
-            instance.stop()
+        for source in self._sources():
+            source.stop()
         self._join()
         self.check()
         self.stats = [_total(instance) for instance in self._instances]
@@ -124,8 +148,12 @@ class TraceStream:
         for reader in self._readers:
             reader.close()
         self._readers = []
-        for instance in self._instances:
-            instance.close()
+        for source in self._sources():
+            source.close()
+
+    def _sources(self) -> Sequence[Instance | Beside]:
+        """Return them in the order in which they begin: an event is told by an instance, then beside it."""
+        return [*self._instances, *self._beside]
 
     def _join(self) -> None:
         self._stopping.set()
@@ -164,6 +192,9 @@ class TraceStream:
                     self.missed += records.missed_pages
                     if len(records):
                         self._held.append(self._decode(instance, cpu, records))
+        for source in self._beside:
+            self._held.append(source.drain())
+            self.told_beside += len(self._held[-1])
 
     def _flush(self, until_ns: int | None) -> None:
         """Write what is held up to a time (None: all) in order of time."""

@@ -1,4 +1,4 @@
-"""perf_event_open(2) by ctypes: counters and ring buffers of samples, selected by cgroup.
+"""perf_event_open(2) by ctypes: counters and ring buffers of records, selected by cgroup, task or CPU.
 
     perf_event_open(attr, cgroup fd, cpu) --> fd --mmap--> | control page | data: 2^n pages, a ring |
                                                              data_head ^         ^ data_tail (ours)
@@ -26,6 +26,7 @@ __all__ = [
     "DUMMY",
     "PAGE_FAULTS_MAJ",
     "PAGE_FAULTS_MIN",
+    "SWITCHES",
     "Counts",
     "Event",
     "OfCgroup",
@@ -36,7 +37,10 @@ __all__ = [
 
 PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, DUMMY = 5, 6, 9
 """`config` of software events (enum perf_sw_ids)."""
+SWITCHES = 1 << 8 | DUMMY
+"""A dummy event too, as far as the kernel goes, which reports switches of tasks and no mappings."""
 NAMES = {PAGE_FAULTS_MIN: "page-faults-min", PAGE_FAULTS_MAJ: "page-faults-maj", DUMMY: "dummy"}
+NAMES |= {SWITCHES: "dummy (context switches)"}
 
 SYSCALL = {"x86_64": 298, "aarch64": 241}
 TYPE_SOFTWARE = 1
@@ -48,9 +52,10 @@ FORMAT_ID, FORMAT_LOST = 1 << 2, 1 << 4
 ATTR_INHERIT, ATTR_EXCLUDE_KERNEL = 1 << 1, 1 << 5
 ATTR_DISABLED, ATTR_MMAP, ATTR_COMM, ATTR_TASK, ATTR_WATERMARK = 1 << 0, 1 << 8, 1 << 9, 1 << 13, 1 << 14
 ATTR_MMAP_DATA, ATTR_SAMPLE_ID_ALL, ATTR_MMAP2, ATTR_COMM_EXEC = 1 << 17, 1 << 18, 1 << 23, 1 << 24
-ATTR_USE_CLOCKID = 1 << 25
+ATTR_USE_CLOCKID, ATTR_CONTEXT_SWITCH = 1 << 25, 1 << 26
 ATTR_MAPPINGS = ATTR_MMAP | ATTR_MMAP_DATA | ATTR_MMAP2 | ATTR_COMM | ATTR_COMM_EXEC | ATTR_TASK
 FLAG_PID_CGROUP, FLAG_FD_CLOEXEC = 1 << 2, 1 << 3
+EVERYONE = -1
 IOC_ENABLE, IOC_DISABLE, IOC_SET_OUTPUT, IOC_SET_BPF = 0x2400, 0x2401, 0x2405, 0x40042408
 HEAD_WORD, TAIL_WORD = 128, 129
 """Where data_head and data_tail lie in the control page, in 8-byte words."""
@@ -113,8 +118,9 @@ class OfTask:
 class Event:
     """One software event of some tasks, on one CPU; each occurrence is one sample.
 
-    config : PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, or DUMMY, which only reports mappings, forks and execs
-    whose : which tasks
+    config : PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, or what has no samples: DUMMY, which reports mappings, forks
+        and execs, and SWITCHES, which reports every switch to and from a task
+    whose : which tasks; None: all
     watermark_bytes : wake the reader when the ring holds so many
     fields : what a sample holds; none for an event that only runs a program: the kernel would gather them
         before each run, which costs 0.4 us
@@ -125,26 +131,25 @@ class Event:
     def __init__(
         self,
         config: int,
-        whose: OfCgroup | OfTask,
+        whose: OfCgroup | OfTask | None,
         cpu: int,
         *,
         watermark_bytes: int = 0,
         fields: int = SAMPLE,
     ) -> None:
         attr = _Attr()
-        attr.type, attr.size, attr.config = TYPE_SOFTWARE, ctypes.sizeof(_Attr), config
+        attr.type, attr.size, attr.config = TYPE_SOFTWARE, ctypes.sizeof(_Attr), config & 0xFF
         attr.sample_period, attr.sample_type, attr.read_format = 1, fields, FORMAT_ID | FORMAT_LOST
         attr.flags = ATTR_DISABLED | ATTR_USE_CLOCKID | ATTR_WATERMARK
         if fields:
             attr.flags |= ATTR_SAMPLE_ID_ALL
-        if config == DUMMY:
-            attr.flags |= ATTR_MAPPINGS
+        attr.flags |= {DUMMY: ATTR_MAPPINGS, SWITCHES: ATTR_CONTEXT_SWITCH}.get(config, 0)
         if isinstance(whose, OfTask):
             attr.flags |= ATTR_INHERIT | (ATTR_EXCLUDE_KERNEL if whose.user_only else 0)
         attr.clockid = CLOCK_MONOTONIC
         attr.wakeup_watermark = watermark_bytes
         self.config, self.cpu = config, cpu
-        self.fd = _open(attr, whose, cpu)
+        self.fd = _open(attr, whose, cpu, NAMES[config])
         self.id = struct.unpack("QQQ", os.read(self.fd, 24))[1]
 
     def enable(self) -> None:
@@ -225,17 +230,19 @@ def online_cpus() -> list[int]:
     return cpus
 
 
-def _open(attr: _Attr, whose: OfCgroup | OfTask, cpu: int) -> int:
+def _open(attr: _Attr, whose: OfCgroup | OfTask | None, cpu: int, name: str) -> int:
     number = SYSCALL.get(platform.machine())
     if number is None:
         raise CapabilityError(f"perf_event_open: unknown on {platform.machine()}: use x86_64 or aarch64")
     libc = ctypes.CDLL(None, use_errno=True)
-    pid, flags = (whose.fd, FLAG_PID_CGROUP) if isinstance(whose, OfCgroup) else (whose.tid, 0)
+    pid, flags = (whose.fd, FLAG_PID_CGROUP) if isinstance(whose, OfCgroup) else (EVERYONE, 0)
+    if isinstance(whose, OfTask):
+        pid = whose.tid
     fd: int = libc.syscall(number, ctypes.byref(attr), pid, cpu, -1, flags | FLAG_FD_CLOEXEC)
     if fd < 0:
         if ctypes.get_errno() == errno.ESRCH:
             raise ProcessLookupError(f"thread {pid} has ended")
-        raise _refusal(ctypes.get_errno(), NAMES.get(attr.config, str(attr.config)), cpu)
+        raise _refusal(ctypes.get_errno(), name, cpu)
     return fd
 
 

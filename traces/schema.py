@@ -16,6 +16,7 @@ __all__ = [
     "PREEMPTED",
     "SCHEMA_VERSION",
     "TABLES",
+    "UNTOLD",
     "AccelKind",
     "BlockOp",
     "RefKind",
@@ -40,6 +41,9 @@ NO_TID = -1
 
 PREEMPTED = 255
 """`sched.state` of a thread that was switched from inside the kernel while it could have run on."""
+
+UNTOLD = 254
+"""`sched.state` of a switch that was not told by the tracepoint, which alone knows it."""
 
 
 class RefKind(IntEnum):
@@ -69,7 +73,8 @@ class SchedEvent(IntEnum):
     target_cpu, FORK of next_tid, EXIT of tid. `prio` is the kernel's (120: nice 0) of next_tid (EXIT: of tid;
     FORK: -1). A WAKEUP happens on the CPU that takes next_tid in: tid is often its idle task, 0; who woke it
     is in the WAKING before. `state`: SWITCH: what tid became: 1 S, 2 D, 4 T, 8 t, 16 X, 32 Z, 64 P, 128 I;
-    or it could have run on: 255 preempted in the kernel, 0 on its way to user mode or by yielding.
+    or it could have run on: 255 preempted in the kernel, 0 on its way to user mode or by yielding; 254: not
+    told.
     WAKING, WAKEUP and MIGRATE: 1 when an interrupt did it, to which tid only lent its CPU.
     """
 

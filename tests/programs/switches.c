@@ -1,10 +1,12 @@
 // Known numbers of scheduler events. Prints: tid t0_ns t1_ns voluntary involuntary other_tid, where the numbers
-// are its own switches between the two times.
+// are its own switches between the two times. It runs on CPU 0, or the one of SWITCHES_CPU.
 //   switches sleep N         N sleeps on one CPU: each one switch away and one waking from a timer's interrupt
 //   switches pipe N          N round trips of a byte between two threads on one CPU, first in first out
 //   switches move N          N moves between CPU 0 and 1
 //   switches fork N          N children that end at once
 //   switches thread N        N threads that end at once
+//   switches exec N          N children that end at once, after a second thread became the program anew
+//   switches swap N          three threads that store N times each at random in 32 MiB; prints no more than tid
 //   switches name N          N threads, each of which names itself
 //   switches wait N IN OUT   N bytes read from the FIFO IN, each answered to the FIFO OUT
 #define _GNU_SOURCE
@@ -30,10 +32,10 @@ static long now(void) {
     return t.tv_sec * 1000000000L + t.tv_nsec;
 }
 
-static void pin(int cpu) {
+static void pin(int number) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
+    CPU_SET(number, &set);
     if (sched_setaffinity(0, sizeof set, &set)) perror("affinity"), exit(2);
 }
 
@@ -52,6 +54,31 @@ static void *named(void *number) {
     snprintf(name, sizeof name, "kdt-%ld", (long)number);
     pthread_setname_np(pthread_self(), name);
     return NULL;
+}
+
+static void *again(void *argv) {
+    char **arguments = argv;
+    execl("/proc/self/exe", arguments[0], "fork", arguments[2], (char *)NULL);
+    exit(4);
+}
+
+static unsigned *many;
+static void *store(void *number) {
+    unsigned random = (unsigned)(long)number * 2654435761u + 1;
+    for (long i = 0; i < count; i++) {
+        random = random * 1664525u + 1013904223u;
+        many[random >> 9] += 1;
+    }
+    return NULL;
+}
+
+static int swap(void) {
+    pthread_t threads[3];
+    many = calloc(1 << 23, sizeof *many);
+    for (long i = 0; i < 3; i++) pthread_create(&threads[i], NULL, store, (void *)(i + 1));
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    printf("%ld 0 0 0 0 0\n", syscall(SYS_gettid));
+    return 0;
 }
 
 static void fifo(void) {
@@ -86,9 +113,15 @@ int main(int argc, char **argv) {
     struct rusage before, after;
     pthread_t thread;
     int pipes = argc > 2 && !strcmp(argv[1], "pipe");
+    int cpu = getenv("SWITCHES_CPU") ? atoi(getenv("SWITCHES_CPU")) : 0;
     if (argc < 3) return 2;
     count = atol(argv[2]);
-    if (strcmp(argv[1], "wait")) pin(0);
+    if (!strcmp(argv[1], "swap")) return swap();
+    if (!strcmp(argv[1], "exec")) {
+        pthread_create(&thread, NULL, again, argv);
+        pthread_join(thread, NULL);
+    }
+    if (strcmp(argv[1], "wait")) pin(cpu);
     if (pipes) {
         if (pipe(there) || pipe(back)) return 2;
         fifo();
