@@ -6,11 +6,13 @@ and the most memory that the command had. `perf` records 20 million page faults 
 
 import argparse
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +77,57 @@ def write_perf(path: Path, rows: int) -> None:
     subprocess.run([*record, program, faults], check=True, stdout=subprocess.DEVNULL)
 
 
+def write_nsight(path: Path, rows: int) -> None:
+    """Write kernels of one stream, each with the names and the process of an export."""
+    with closing(sqlite3.connect(path)) as made:
+        made.execute("PRAGMA journal_mode = OFF")
+        made.execute("CREATE TABLE StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT)")
+        made.executemany(
+            "INSERT INTO StringIds VALUES (?, ?)", [(i, f"kernel_{i}<float>") for i in range(64)]
+        )
+        made.execute(
+            "CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INTEGER NOT NULL, end INTEGER, deviceId INTEGER, "
+            "contextId INTEGER, streamId INTEGER, correlationId INTEGER, globalPid INTEGER, "
+            "demangledName INTEGER, shortName INTEGER, mangledName INTEGER)"
+        )
+        number = 0
+        for vpns in pages(rows):
+            block = [
+                (at * 2000, at * 2000 + vpn % 1999, 0, 1, 7, at, 4242 << 24, vpn % 64, vpn % 64, None)
+                for at, vpn in enumerate(vpns.tolist(), number)
+            ]
+            made.executemany(f"INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES ({', '.join('?' * 10)})", block)
+            number += len(block)
+        made.commit()
+
+
+def write_kineto(path: Path, rows: int) -> None:
+    """Write kernels of one stream, as the profiler does, a line each."""
+    number = 0
+    with path.open("w") as file:
+        file.write('{"schemaVersion": 1, "baseTimeNanoseconds": 1790857026000000000, "traceEvents": [\n')
+        for vpns in pages(rows):
+            file.write(
+                "".join(
+                    f'{{"ph": "X", "cat": "kernel", "name": "kernel_{vpn % 64}", "pid": 0, "tid": 7, '
+                    f'"ts": {at * 2}.000, "dur": {vpn % 1999 / 1000:.3f}, '
+                    f'"args": {{"device": 0, "stream": 7, '
+                    f'"correlation": {at}}}}},\n'
+                    for at, vpn in enumerate(vpns.tolist(), number)
+                )
+            )
+            number += len(vpns)
+        file.write('{"ph": "M", "name": "process_name", "pid": 0, "ts": 0, "args": {"name": "python"}}')
+        file.write('], "traceName": "t"}\n')
+
+
 FORMATS: dict[str, Callable[[Path, int], None]] = {
     "csv": write_csv,
     "oracle-general": write_oracle,
     "lackey": write_lackey,
     "blkparse": write_blkparse,
+    "nsight": write_nsight,
+    "kineto": write_kineto,
     "perf": write_perf,
 }
 
