@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.longarrays import new_array
 from kdtool.replay.workload import Workload
 from kdtool.rmt.jit import jit
 
@@ -45,23 +46,26 @@ def plan_memory(workload: Workload, memory_pages: int, depth_pages: int) -> Plan
     O(n log n) in the references. `memory_pages` is at least 1, with a depth at least 2.
     """
     w = workload
-    uses = next_uses(w.page, w.free_row, w.free_page, len(w.keys))
-    first = first_uses(w.page, w.free_row, w.free_page, len(w.keys))
+    uses, first = next_uses(w), first_uses(w)
     victims, rows, pages = _plan(
         w.page, uses, first, w.free_row, w.free_page, len(w.keys), memory_pages, depth_pages
     )
     return Plan(victims, rows, pages)
 
 
-@jit(allocates=True)
-def next_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-def]
+def next_uses(w: Workload) -> npt.NDArray[np.int64]:
     """Return the row at which each reference's page comes again, n_refs for never: int64 of shape (n_refs,).
 
     A page that is unmapped in between does not come again: it is a new one.
     """
+    uses = new_array(w.n_refs, np.int64)
+    _find_uses(w.page, w.free_row, w.free_page, np.full(len(w.keys), w.n_refs, np.int64), uses)
+    return uses
+
+
+@jit()
+def _find_uses(page, free_row, free_page, coming, uses):  # type: ignore[no-untyped-def]
     n_refs = len(page)
-    coming = np.full(n_pages, n_refs, np.int64)
-    uses = np.empty(n_refs, np.int64)
     at = len(free_row) - 1
     for row in range(n_refs - 1, -1, -1):
         while at >= 0 and free_row[at] > row:
@@ -69,14 +73,17 @@ def next_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-de
             at -= 1
         uses[row] = coming[page[row]]
         coming[page[row]] = row
-    return uses
 
 
-@jit(allocates=True)
-def first_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-def]
+def first_uses(w: Workload) -> npt.NDArray[np.uint8]:
     """Return where a page is used for the first time since it exists: uint8 (n_refs,), 1 for a cold fault."""
-    exists = np.zeros(n_pages, np.uint8)
-    first = np.zeros(len(page), np.uint8)
+    first = new_array(w.n_refs, np.uint8)
+    _find_first(w.page, w.free_row, w.free_page, np.zeros(len(w.keys), np.uint8), first)
+    return first
+
+
+@jit()
+def _find_first(page, free_row, free_page, exists, first):  # type: ignore[no-untyped-def]
     at = 0
     for row in range(len(page)):
         while at < len(free_row) and free_row[at] <= row:
@@ -84,7 +91,6 @@ def first_uses(page, free_row, free_page, n_pages):  # type: ignore[no-untyped-d
             at += 1
         first[row] = not exists[page[row]]
         exists[page[row]] = 1
-    return first
 
 
 OUT, RECENT = -1, -2

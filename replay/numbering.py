@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from kdtool.replay.longarrays import new_array
 from kdtool.rmt.jit import inline, jit
 
 __all__ = ["number_keys"]
@@ -29,7 +30,7 @@ def number_keys(
     >>> number_keys(np.array([7, 3, 7, 9]))
     (array([3, 7, 9]), array([1, 0, 1, 2], dtype=int32))
     """
-    numbers = np.empty(len(keys), np.int32)
+    numbers = new_array(len(keys), np.int32)
     found = _number_all(keys, numbers)
     order = np.argsort(found)
     rank = np.empty(len(found), np.int32)

@@ -7,7 +7,6 @@ A shadow is run before its cell's policies, which see it in memory that all of t
 read while workers are busy with the one before.
 """
 
-import mmap
 import os
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from kdtool.errors import ParameterError
 from kdtool.replay.display import Display
+from kdtool.replay.longarrays import new_array
 from kdtool.replay.policies import Policy
 from kdtool.replay.run import Progress, Result, Shadow
 from kdtool.replay.sweep import Cell, Sweep, load_cells, replay_cell
@@ -105,8 +105,8 @@ class _Parallel:
     def _read(self, path: Path) -> None:
         for cell in load_cells(path, self._sweep, self._display):
             # Shared with the workers, and gone with the last of them: it has no name.
-            shared = mmap.mmap(-1, cell.workload.n_refs)
-            self._ready.append(_Task(self._n_cells, cell, None, np.frombuffer(shared, np.uint8)))
+            shared = new_array(cell.workload.n_refs, np.uint8, shared=True)
+            self._ready.append(_Task(self._n_cells, cell, None, shared))
             self._n_cells += 1
 
     def _start(self, task: _Task, workers: Workers) -> None:

@@ -13,6 +13,7 @@ from kdtool.replay import memory as layout
 from kdtool.replay.devices import Device
 from kdtool.replay.engine import replay_range
 from kdtool.replay.hook import CTX_WORDS
+from kdtool.replay.longarrays import new_array
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
 from kdtool.replay.policies.base import OUT_WORDS, Prepared
@@ -113,7 +114,7 @@ def replay_none(
     check_memory(workload, memory_pages, 0)
     check_from_row(workload, from_row)
     began = time.perf_counter()
-    missed = np.zeros(workload.n_refs, np.uint8)
+    missed = new_array(workload.n_refs, np.uint8)
     before = Shadow(memory_pages, reclaim, flush, np.empty(0, np.uint8))
     state = _run(workload, NoPrefetch(), before, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
@@ -139,7 +140,7 @@ def replay(
     check_memory(workload, shadow.memory_pages, policy.degree_pages)
     check_from_row(workload, from_row)
     began = time.perf_counter()
-    missed = np.zeros(workload.n_refs, np.uint8)
+    missed = new_array(workload.n_refs, np.uint8)
     state = _run(workload, policy, shadow, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
     return score(workload, policy, shadow, device, state, from_row, replay_s)
@@ -158,7 +159,7 @@ def _run(
         # Its state is used up by the trial.
         trial = replace(prepared, state=prepared.state.copy())
         memory = _run_prepared(
-            workload, policy, trial, shadow, fresh(), device, np.zeros_like(missed), 0, None
+            workload, policy, trial, shadow, fresh(), device, new_array(len(missed), np.uint8), 0, None
         )
         return int(memory.scalars[layout.NOW_NS])
 

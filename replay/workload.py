@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
+from kdtool.replay.longarrays import copied, kept, new_array
 from kdtool.replay.numbering import number_keys
 from kdtool.rmt.jit import jit
 from kdtool.traces import NO_ROW, RefKind, Trace, VmaFlag, schema_of
@@ -83,19 +84,29 @@ class Workload:
 
 
 class _OneByOne(Mapping[str, npt.NDArray[Any]]):
-    """A table whose columns are read when they are asked for, so that memory never holds them all."""
+    """A table whose columns are read when they are asked for: memory never holds them all."""
 
     def __init__(self, trace: Trace, table: str) -> None:
         self._trace, self._table = trace, table
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return self._trace.columns(self._table, [name])[name]
+        column, done = new_array(self._trace.rows(self._table), _dtype(self._table, name)), 0
+        for batch in self._trace.batches(self._table, [name]):
+            part = batch[name]
+            column[done : done + len(part)] = part
+            done += len(part)
+        return column
 
     def __iter__(self) -> Iterator[str]:
         return iter(schema_of(self._table).names)
 
     def __len__(self) -> int:
         return len(schema_of(self._table).names)
+
+
+def _dtype(table: str, name: str) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(schema_of(table).field(name).type.to_pandas_dtype())
+    return dtype
 
 
 def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
@@ -131,20 +142,19 @@ def workload_from_arrays(
     k: int,
 ) -> Workload:
     """Build a workload from the columns of `refs`, each asked for once, and, if known, of `vmas`."""
-    pids, process = number_keys(refs["pid"])
-    key = process.astype(np.int64) << VPN_BITS
-    del process  # here and below: a column less in memory while the next one is read
-    key |= refs["vpn"].astype(np.int64, copy=False)
+    pids, key = _keys(refs)
     keys, page = number_keys(key)
-    del key
-    store = (refs["kind"] == RefKind.STORE).astype(np.uint8)
+    del key  # here and below: a column less while the next one is read
+    store = new_array(len(page), np.uint8)
+    np.equal(refs["kind"], RefKind.STORE, out=store.view(np.bool_))
+    keep = new_array(len(page), np.bool_)
     changes = _changes(maps, pids, keys)
-    keep, free_row, free_page = _follow_mappings(page, store, *changes, len(keys))
-    if not keep.any():
+    n_kept, free_row, free_page = _follow_mappings(page, store, *changes, len(keys), keep)
+    if not n_kept:
         raise TraceError(f"{name}: has no reference to anonymous memory, which is all that swap holds")
-    page, store = _kept(page, keep), _kept(store, keep)
-    tid = refs["tid"].astype(np.int32, copy=False)
-    insns = _kept(_merged_clock(refs["insns"].astype(np.int64), tid), keep)
+    page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
+    tid = copied(refs["tid"], np.int32)
+    insns = kept(_merged_clock(copied(refs["insns"], np.int64), tid), keep, n_kept)
     bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
@@ -152,8 +162,8 @@ def workload_from_arrays(
         page=page,
         insns=insns,
         store=store,
-        tid=_kept(tid, keep),
-        ip=_kept(refs["ip"].view(np.int64), keep),
+        tid=kept(tid, keep, n_kept),
+        ip=kept(refs["ip"].view(np.int64), keep, n_kept),
         keys=keys,
         pids=pids,
         vma_of_page=vma_of_page,
@@ -164,9 +174,13 @@ def workload_from_arrays(
     )
 
 
-def _kept(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Return the part of a column that is kept, writable: compiled code takes no other arrays."""
-    return np.require(column, requirements=["C", "W"]) if keep.all() else column[keep]
+def _keys(refs: Mapping[str, npt.NDArray[Any]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the processes, sorted, and the key of each reference's page."""
+    pids, process = number_keys(refs["pid"])
+    key = copied(process, np.int64)
+    key <<= VPN_BITS
+    key |= refs["vpn"].view(np.int64)
+    return pids, key
 
 
 def _changes(
@@ -194,14 +208,15 @@ _UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
 
 
 @jit(allocates=True)
-def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ignore[no-untyped-def]
-    """Return which references are to anonymous pages, and the (row, page) pairs that were unmapped.
+def _follow_mappings(page, store, row, first, last, flags, n_pages, keep):  # type: ignore[no-untyped-def]
+    """Set `keep` where references are to anonymous pages.
+
+    Return how many there are, and the (row, page) pairs that were unmapped.
 
     A row here is one of those that are kept.
     """
     kind = np.zeros(n_pages, np.uint8)
     live = np.zeros(n_pages, np.uint8)
-    keep = np.zeros(len(page), np.bool_)
     free_row = [np.int64(0) for _ in range(0)]
     free_page = [np.int64(0) for _ in range(0)]
     at, n_kept = 0, 0
@@ -228,7 +243,7 @@ def _follow_mappings(page, store, row, first, last, flags, n_pages):  # type: ig
             keep[i] = True
             n_kept += 1
             live[p] = 1
-    return keep, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
+    return n_kept, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
 
 
 def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -82,8 +82,7 @@ def test_no_reclaim_misses_less_than_belady(reclaim, w, capacity):
 @given(w=with_unmappings(10, 60))
 def test_uses_are_found_in_both_directions(w):
     page, n = w.page.tolist(), w.n_refs
-    uses = next_uses(w.page, w.free_row, w.free_page, len(w.keys))
-    first = first_uses(w.page, w.free_row, w.free_page, len(w.keys))
+    uses, first = next_uses(w), first_uses(w)
     for row in range(n):
         freed = [int(r) for r, p in zip(w.free_row, w.free_page, strict=True) if p == page[row]]
         later = [other for other in range(row + 1, n) if page[other] == page[row]]
@@ -114,8 +113,7 @@ class Follower:
 
     def follow(self):
         pages = self.w.page.tolist()
-        trace = self.w.page, self.w.free_row, self.w.free_page, len(self.w.keys)
-        uses, first = next_uses(*trace).tolist(), first_uses(*trace).tolist()
+        uses, first = next_uses(self.w).tolist(), first_uses(self.w).tolist()
         early = {}
         for row, page in zip(self.plan.rows.tolist(), self.plan.pages.tolist(), strict=True):
             early.setdefault(row, []).append(page)

@@ -1,15 +1,21 @@
 """`kdtool replay` on the command line: curves, files, and one line for whatever cannot be replayed."""
 
 import json
+import subprocess
+import sys
 
+import needs
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from builders import strided_trace, write_refs
+from builders import refs_columns, strided_trace, write_refs
 from test_cli import fault_trace, kdtool, refused
 
+from kdtool.kernel.cgroup import OwnCgroup, find_layout
+from kdtool.kernel.memcg import MemoryCgroup
 from kdtool.replay import DEVICE_FIELDS, load_workload
 from kdtool.replay.curve import miss_curve
-from kdtool.traces import Trace
+from kdtool.traces import Manifest, Trace, TraceWriter
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +143,31 @@ def test_a_curve_with_what_is_not_for_it_is_a_usage_error(trace, options, tmp_pa
     monkeypatch.chdir(tmp_path)
     done = kdtool("replay", trace, "--mrc", *options, exit_code=2)
     assert "goes with --from, --plot, --allow-loss and --json only" in " ".join(done.stderr.split())
+
+
+@pytest.mark.root
+@needs.root
+def test_a_trace_larger_than_memory_is_replayed(tmp_path):
+    """10 M references are 250 MB of columns; beside the interpreter and its libraries, 330 MiB hold half."""
+    random = np.random.default_rng(1)
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        for _ in range(10):
+            writer.append("refs", refs_columns(random.integers(0, 100_000, 1_000_000)))
+        writer.seal(Manifest("complete", "insns", ["test"], {"name": "test"}))
+    command = [sys.executable, "-m", "kdtool", "replay", tmp_path / "t.kdt", "--json", "--jobs", "1"]
+    command += ["-p", "none", "-m", "195M", "--reclaim", "lru"]
+    layout = find_layout()
+    assert layout.memory is not None
+    with OwnCgroup(layout, with_memory=True, with_events=False) as own:
+        assert own.memory is not None
+        MemoryCgroup(own.memory, layout.memory.version).set_limit(330 << 20)
+        enter = f'echo $$ > {own.memory}/cgroup.procs && exec "$@"'
+        inside = subprocess.run(
+            ["sh", "-c", enter, "sh", *command], check=False, capture_output=True, text=True
+        )
+    outside = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert inside.returncode == outside.returncode == 0, inside.stderr + outside.stderr
+    rows, expected = (json.loads(done.stdout)["rows"] for done in (inside, outside))
+    assert [{**row, "replay_s": 0} for row in rows] == [{**row, "replay_s": 0} for row in expected]
+    assert rows[0]["accesses"] == 10_000_000

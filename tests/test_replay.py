@@ -1,16 +1,27 @@
 """Replay: counts that balance, an LRU that is exact, and what holds for every policy."""
 
+import mmap
 from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import ssd, workload
+from builders import ssd, strided_trace, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtool.errors import KdtoolError, ParameterError, TraceError
-from kdtool.replay import POLICIES, ProgramPolicy, Setting, load_device, load_policy, replay, run_shadow
+from kdtool.errors import CapabilityError, KdtoolError, ParameterError, TraceError
+from kdtool.replay import (
+    POLICIES,
+    ProgramPolicy,
+    Setting,
+    load_device,
+    load_policy,
+    load_workload,
+    longarrays,
+    replay,
+    run_shadow,
+)
 from kdtool.replay import run as run_module
 from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
 from kdtool.replay.numbering import number_keys
@@ -102,6 +113,27 @@ def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, reclaim, mo
 
 
 @pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
+def test_columns_in_files_give_the_same(policy, tmp_path, monkeypatch):
+    trace = strided_trace(tmp_path / "t.kdt", n_pages=400)
+    in_memory = score(load_workload(trace), policy, 150)
+    monkeypatch.setattr(longarrays, "free_memory_bytes", lambda: 0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    w = load_workload(trace)
+
+    assert isinstance(w.page.base.obj if isinstance(w.page.base, memoryview) else w.page.base, mmap.mmap)
+    assert replace(score(w, policy, 150), replay_s=0) == replace(in_memory, replay_s=0)
+    assert {file.name for file in tmp_path.iterdir()} == {"t.kdt"}
+
+
+def test_no_room_for_columns_in_files_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(longarrays, "free_memory_bytes", lambda: 0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(CapabilityError, match=r"no room for .* set TMPDIR"):
+        workload([1, 2, 3])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_nothing_is_missed_when_everything_fits(policy):
     w = workload([*range(200), *range(200)])
     result = score(w, policy, 200)

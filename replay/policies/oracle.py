@@ -4,6 +4,7 @@ import numpy as np
 
 from kdtool.replay.future import first_uses
 from kdtool.replay.hook import CTX_ROW, NAMED_PAGE
+from kdtool.replay.longarrays import new_array
 from kdtool.replay.memory import PAGE, PREFETCHED, SWAPPED
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import jit
@@ -60,9 +61,11 @@ class Oracle:
         """Return the status of memory, and the references to come."""
         w = setting.workload
         n_pages = len(w.keys)
-        first = first_uses(w.page, w.free_row, w.free_page, n_pages)
-        coming = np.zeros(w.n_refs + w.n_refs % 2, np.int32)
-        coming[: w.n_refs] = np.where(first, ~w.page, w.page)
-        head = np.array([0, w.n_refs, setting.memory_pages, n_pages], np.int64)
-        state = np.concatenate((head, np.full(n_pages, -1, np.int64), coming.view(np.int64)))
+        head = 4 + n_pages
+        state = new_array(head + (w.n_refs + 1) // 2, np.int64)
+        state[:4] = 0, w.n_refs, setting.memory_pages, n_pages
+        state[4:head] = -1
+        coming = state[head:].view(np.int32)[: w.n_refs]
+        coming[:] = w.page
+        np.invert(coming, out=coming, where=first_uses(w).view(np.bool_))
         return Prepared(setting.memory.pages.view(np.int64), state)

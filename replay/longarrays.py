@@ -1,0 +1,104 @@
+"""Arrays as long as a trace: in memory while they fit there, else in files without a name.
+
+A mapped file's pages can be written back and read again, so a trace may be larger than memory: a replay goes
+through its columns from front to back. Which it is depends on what memory is free, and changes no result.
+"""
+
+import mmap
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.errors import CapabilityError
+
+__all__ = ["copied", "kept", "new_array"]
+
+SHARE = 32
+"""An array of more than this part of the memory that is free lies in a file: with as many as a replay of two
+policies at a time has, half of it is used."""
+COPY_ROWS = 1 << 20
+CGROUP_LIMITS = (
+    ("memory", "/sys/fs/cgroup/memory{}/memory.limit_in_bytes"),
+    ("", "/sys/fs/cgroup{}/memory.max"),
+)
+"""Controller in /proc/self/cgroup ("" is v2's), and where its limit is."""
+
+
+def new_array(n: int, dtype: npt.DTypeLike, *, shared: bool = False) -> npt.NDArray[Any]:
+    """Return zeros of shape (n,); `shared`: what a forked process writes is seen here.
+
+    Raises CapabilityError where there is no room for it on disk.
+    """
+    n_bytes = n * np.dtype(dtype).itemsize
+    if n_bytes > free_memory_bytes() // SHARE:
+        return np.frombuffer(_map_file(n_bytes), dtype)
+    if shared and n:
+        return np.frombuffer(mmap.mmap(-1, n_bytes), dtype)
+    return np.zeros(n, dtype)
+
+
+def copied(column: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return a new array of another dtype with what `column` has."""
+    copy = new_array(len(column), dtype)
+    np.copyto(copy, column, casting="unsafe")
+    return copy
+
+
+def kept(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_], n_kept: int) -> npt.NDArray[Any]:
+    """Return the `n_kept` rows of a column that are kept, writable: compiled code takes no other arrays."""
+    if n_kept == len(column):
+        return np.require(column, requirements=["C", "W"])
+    packed, done = new_array(n_kept, column.dtype), 0
+    for start in range(0, len(column), COPY_ROWS):
+        part = column[start : start + COPY_ROWS][keep[start : start + COPY_ROWS]]
+        packed[done : done + len(part)] = part
+        done += len(part)
+    return packed
+
+
+@cache
+def free_memory_bytes() -> int:
+    """Return what was free, of the machine and of this process's cgroup, when it was first asked."""
+    free = _machine_bytes()
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller, place in CGROUP_LIMITS:
+            if controller in controllers.split(","):
+                free = min(free, _limit_bytes(Path(place.format(path))))
+    return free
+
+
+def _machine_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) << 10
+    raise CapabilityError("/proc/meminfo has no MemAvailable: use Linux 3.14 or later")
+
+
+def _limit_bytes(file: Path) -> int:
+    """Return the limit of a cgroup; a number beyond any memory where it has none."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return 1 << 62
+    return int(text) if text.isdecimal() else 1 << 62
+
+
+def _map_file(n_bytes: int) -> mmap.mmap:
+    """Return a mapping of a new file that has all its room and no name."""
+    folder = os.environ.get("TMPDIR", "/var/tmp")
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return mmap.mmap(file.fileno(), n_bytes)
+    except OSError as error:
+        raise CapabilityError(
+            f"{folder}: no room for {n_bytes >> 20} MiB of a trace that does not fit in memory "
+            f"({error.strerror}): set TMPDIR to a folder that has it"
+        ) from None
