@@ -1,6 +1,7 @@
 """Replay: counts that balance, an LRU that is exact, and what holds for every policy."""
 
 import mmap
+import os
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -29,6 +30,8 @@ from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
 
 EVERY_POLICY = (*POLICIES, ProgramPolicy(stride_program()))
+EXAMPLES = int(os.environ.get("KDTOOL_EXAMPLES", "40"))
+"""Traces a policy in the longest of the tests; 2000 take a quarter of an hour."""
 REFS = st.lists(st.integers(0, 30), min_size=1, max_size=300)
 
 
@@ -169,7 +172,7 @@ def sad(vpns, k):
 
 
 @pytest.mark.parametrize("policy", EVERY_POLICY, ids=lambda p: p.name)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data())
 def test_reduction_is_exact_within_the_bound_for_every_policy(policy, data):
     """The claim of exact_pages: k * (1 + degree) + 1 pages are enough, prefetching included."""
