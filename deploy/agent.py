@@ -28,7 +28,7 @@ from kdtool.deploy.layout import (
     new_arrays,
 )
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED
-from kdtool.deploy.processes import Processes
+from kdtool.deploy.processes import FaultCounter, Processes
 from kdtool.deploy.source import Decider, PerfSource, pids_in
 from kdtool.errors import CapabilityError
 from kdtool.kernel.advise import check_advice
@@ -113,6 +113,7 @@ class Agent:
         self.processes = Processes(self.arrays, cgroup)
         self.source = PerfSource(cgroup, decider)
         self._thread = threading.Thread(target=self._work, name="kdtool-agent")
+        self._faults = FaultCounter()
         self._error: BaseException | None = None
         self._cpu_ns = 0
 
@@ -136,15 +137,9 @@ class Agent:
         """Return the CPU time of this whole process since it began."""
         return time.process_time_ns() - self._cpu_ns
 
-    @property
-    def user_us(self) -> int | None:
-        """Return the CPU time of the cgroup's processes in user mode, None where it is not counted (v1)."""
-        try:
-            lines = (self.cgroup / "cpu.stat").read_text().splitlines()
-        except FileNotFoundError:
-            return None
-        counted = dict(line.split() for line in lines)
-        return int(counted["user_usec"]) if "user_usec" in counted else None
+    def faults(self) -> int:
+        """Return the page faults of the cgroup's processes, minor and major, but for those of new pages."""
+        return self._faults.count(pids_in(self.cgroup))
 
     def check(self) -> None:
         """Raise what the agent's thread failed with."""

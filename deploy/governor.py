@@ -1,22 +1,24 @@
 """The guards: when the program may act, how many pages it may ask for, when it steps back.
 
-    ASLEEP ──majors──► LOOKING ──0.2 s──► ACTIVE ──no gain, or bad windows──► BACK ──0.5 s, 1 s ...──► ASLEEP
-       ▲                  ▲                  │
-       │                  └───────5 s────────┤
-       └──nothing to do──────────────────────┘
+    ASLEEP ──majors──► TRYING ──gains──► ACTIVE ──bad windows──► BACK ─0.5 s, 1 s ...─► ASLEEP
+       ▲                │  ▲                │                     ▲
+       └──few faults────┤  └───2 s, 4 s ... ┤                     │
+       └──nothing to do─┼───────────────────┘                     │
+                        └──loses, or bad windows──────────────────┘
 
-Except when active, nothing is sampled: faults cost the workload nothing and only the kernel's readahead acts.
-The live comparison: the CPU time that the workload spends in user mode in a second, while it looks and with
-the program; no gain is less than GAIN times as much. A window is bad when too few of its prefetched pages are
-used (accuracy) or too few of its swap-ins were prefetched (coverage). Pages that are evicted before they are
-used halve the degree.
+Asleep and back, nothing is sampled: faults cost the workload nothing and only the kernel's readahead acts.
+TRYING is the live comparison, see trial.py. A window is bad when too few of its prefetched pages are used
+(accuracy) or too few of its swap-ins were prefetched (coverage). Pages that are evicted before they are used
+halve the degree.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-__all__ = ["ACTIVE", "ASLEEP", "BACK", "LOOKING", "Floors", "Governor", "Progress"]
+from kdtool.deploy.trial import GAINS, LOSES, Trial
 
-ASLEEP, LOOKING, ACTIVE, BACK = "asleep", "looking", "active", "back"
+__all__ = ["ACTIVE", "ASLEEP", "BACK", "TRYING", "Floors", "Governor", "Progress"]
+
+ASLEEP, TRYING, ACTIVE, BACK = "asleep", "trying", "active", "back"
 WINDOW_EVENTS = 128
 """Swap-ins (major faults and first touches) by which a window is judged, and ..."""
 WINDOW_S = 0.1
@@ -26,28 +28,32 @@ WAKE_MAJORS = 4
 """Major faults between two ticks (0.05 s) that wake it: 80 a second, 1 % of the time at 0.1 ms each."""
 BAD_WINDOWS = 2
 FIRST_BACK_S, LAST_BACK_S = 0.5, 32.0
+NO_USE_BACK_S = 2.0
+"""The least where windows were bad: what it does not know it will not know in half a second."""
+FIRST_TRUST_S, LAST_TRUST_S = 2.0, 32.0
+"""How long a trial that was won counts; twice as long after each further one."""
 THRASH_SHARE = 0.1
-LOOK_S, SETTLE_S, COMPARE_AGAIN_S = 0.2, 0.05, 5.0
-GAIN = 1.15
-"""The kernel tells user from system time by its ticks: 50 of them in LOOK_S, so that less could be chance."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What was counted so far: major faults (all, by the kernel), the fates of pages, and the workload's CPU
-    time in user mode (us; None where the kernel does not say)."""
+    """What was counted so far: major faults (by the kernel), the fates of pages, faults of both kinds."""
 
     majors: int
     issued: int
     used: int
     wasted: int
     evicted: int
-    user_us: int | None = None
+    faults: int = 0
 
     def since(self, before: "Progress") -> "Progress":
-        """Return what came after `before`, without the CPU time."""
-        names = ("majors", "issued", "used", "wasted", "evicted")
-        return Progress(*(vars(self)[name] - vars(before)[name] for name in names))
+        """Return what came after `before`."""
+        return Progress(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
+    @property
+    def pace(self) -> int:
+        """Return how far the workload has come, see trial.py."""
+        return self.faults - self.wasted
 
     @property
     def accuracy(self) -> float | None:
@@ -75,81 +81,83 @@ class Governor:
 
     degree_pages : the program's own degree, never exceeded
     floors : None lets the program act whatever it reaches; it still sleeps when there is nothing to do
+    gain : faults a second with the program over those without it, in the last trial that came to a verdict
     """
 
     def __init__(self, degree_pages: int, floors: Floors | None) -> None:
         self._most, self._floors = degree_pages, floors
         self.degree = degree_pages
         self.state = ASLEEP
-        self.steps_back = 0
+        self.steps_back = self.trials = 0
         self.active_s = 0.0
+        self.gain: float | None = None
         self._since = self._last = Progress(0, 0, 0, 0, 0)
         self._since_s = self._last_s = self._until_s = 0.0
-        self._back_s = FIRST_BACK_S
+        self._back_s, self._trust_s = FIRST_BACK_S, FIRST_TRUST_S
         self._bad = 0
-        self._on_trial = True
-        self._kernel_rate: float | None = None
-        self._compare_from: tuple[float, Progress] | None = None
-        self._look_at_s = 0.0
+        self._trial: Trial | None = None
 
     @property
     def active(self) -> bool:
         """Return whether the program may act."""
-        return self.state == ACTIVE
+        return self.state == ACTIVE or (self._trial is not None and self._trial.on)
 
     def tick(self, now_s: float, progress: Progress) -> None:
         """Take in what was counted up to `now_s`; called every 0.05 s or so."""
-        if self.state == ACTIVE:
+        if self.active:
             self.active_s += now_s - self._last_s
-            self._compare(now_s, progress)
-            if self.active:
+        if self._trial is not None:
+            self._try(self._trial, now_s, progress)
+        elif self.state == ACTIVE:
+            if self._floors is not None and now_s >= self._until_s:
+                self._begin_trial(now_s, progress)
+            else:
                 self._judge(now_s, progress)
-        elif self.state == LOOKING and now_s - self._since_s >= LOOK_S:
-            self._kernel_rate = _rate(self._since_s, self._since, now_s, progress)
-            self._act(now_s, progress)
         elif self.state == BACK and now_s >= self._until_s:
             self.state = ASLEEP
         elif self.state == ASLEEP and progress.majors - self._last.majors >= WAKE_MAJORS:
-            self._look(now_s, progress)
+            if self._floors is None:
+                self._act(now_s, progress)
+            else:
+                self._begin_trial(now_s, progress)
         self._last, self._last_s = progress, now_s
 
-    def _look(self, now_s: float, progress: Progress) -> None:
-        """See what the kernel does alone, where that can be compared."""
+    def _begin_trial(self, now_s: float, progress: Progress) -> None:
+        self.state, self._trial = TRYING, Trial(now_s, progress.pace)
         self._since, self._since_s = progress, now_s
-        if self._floors is None or progress.user_us is None:
+        self.trials += 1
+
+    def _try(self, trial: Trial, now_s: float, progress: Progress) -> None:
+        """Go on comparing; step back at once where what it brings in is of no use."""
+        was_on = trial.on
+        verdict = trial.tick(now_s, progress.pace)
+        if trial.on and not was_on:
+            self._since, self._since_s = progress, now_s
+        elif was_on and self._floors is not None:
+            window = progress.since(self._since)
+            if window.used + window.majors >= WINDOW_EVENTS and self._is_bad(window, self._floors):
+                self._back_s = max(self._back_s, NO_USE_BACK_S)
+                verdict = LOSES
+        if verdict is None:
+            return
+        self._trial, self.gain = None, trial.gain
+        if verdict == GAINS:
+            self._back_s, self._until_s = FIRST_BACK_S, now_s + self._trust_s
+            self._trust_s = min(2 * self._trust_s, LAST_TRUST_S)
             self._act(now_s, progress)
+        elif verdict == LOSES:
+            self._step_back(now_s)
         else:
-            self.state = LOOKING
+            self.state = ASLEEP
 
     def _act(self, now_s: float, progress: Progress) -> None:
-        """Let the program act, and compare once it has settled."""
-        self.state, self._since, self._since_s = ACTIVE, progress, now_s
-        self._compare_from, self._look_at_s = None, now_s + COMPARE_AGAIN_S
-
-    def _compare(self, now_s: float, progress: Progress) -> None:
-        """Step back where the workload gets on no faster than with the kernel alone; look again in time."""
-        if progress.user_us is None or self._floors is None:
-            return
-        if self._kernel_rate is None:
-            if now_s >= self._look_at_s:
-                self._look(now_s, progress)
-        elif self._compare_from is None:
-            if now_s >= self._look_at_s - COMPARE_AGAIN_S + SETTLE_S:
-                self._compare_from = now_s, progress
-        elif now_s - self._compare_from[0] >= LOOK_S:
-            gained = _rate(*self._compare_from, now_s, progress) >= GAIN * self._kernel_rate
-            self._kernel_rate = None
-            if gained:
-                self._back_s = FIRST_BACK_S
-            else:
-                self._step_back(now_s)
+        self.state, self._since, self._since_s, self._bad = ACTIVE, progress, now_s, 0
 
     def _step_back(self, now_s: float) -> None:
         """Leave it to the kernel, twice as long as the last time."""
         self.state, self._until_s = BACK, now_s + self._back_s
         self.steps_back += 1
-        self._back_s = min(2 * self._back_s, LAST_BACK_S)
-        self._bad, self._on_trial = 0, True
+        self._back_s, self._trust_s = min(2 * self._back_s, LAST_BACK_S), FIRST_TRUST_S
 
     def _judge(self, now_s: float, progress: Progress) -> None:
         """Judge the window once it is long enough."""
@@ -165,13 +173,9 @@ class Governor:
         self._tune(window)
         if self._floors is None:
             return
-        if not self._is_bad(window, self._floors):
-            self._bad, self._on_trial = 0, False
-            if progress.user_us is None:
-                self._back_s = FIRST_BACK_S
-            return
-        self._bad += 1
-        if self._bad >= BAD_WINDOWS or self._on_trial:
+        self._bad = self._bad + 1 if self._is_bad(window, self._floors) else 0
+        if self._bad >= BAD_WINDOWS:
+            self._back_s = max(self._back_s, NO_USE_BACK_S)
             self._step_back(now_s)
 
     def _tune(self, window: Progress) -> None:
@@ -187,9 +191,3 @@ class Governor:
         if accuracy is not None and accuracy < floors.accuracy:
             return True
         return coverage is not None and coverage < floors.coverage
-
-
-def _rate(from_s: float, before: Progress, now_s: float, progress: Progress) -> float:
-    """Return seconds in user mode a second since `before`."""
-    assert before.user_us is not None and progress.user_us is not None, "compared only where it is known"
-    return (progress.user_us - before.user_us) / 1e6 / (now_s - from_s)

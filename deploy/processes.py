@@ -7,6 +7,7 @@ files, whose readahead is another matter.
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,56 @@ from kdtool.kernel.advise import open_pagemap, open_process
 from kdtool.kernel.cgroup import find_layout
 from kdtool.traces import VmaFlag
 
-__all__ = ["Processes"]
+__all__ = ["FaultCounter", "Processes"]
 
 SERIALS = 1 << 10
 """Serials come round after so many address spaces: a page that is followed so long has expired."""
 SPECIAL = VmaFlag.FILE | VmaFlag.SHARED
+MINOR_FIELD, MAJOR_FIELD = 7, 9
+"""Of /proc/PID/stat, counted from the state, which follows the name's last parenthesis: see proc(5)."""
+ANONYMOUS = ("RssAnon", "VmSwap")
+"""Lines of /proc/PID/status: pages that are mapped, and in swap. Swapping does not change their sum."""
+
+
+class FaultCounter:
+    """Adds up the page faults, minor and major, of processes that come and go, but for those of new pages.
+
+    A page that is touched for the first time adds one to what is mapped or in swap. What a process has
+    between the last look and its end is not seen.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[int, int]] = {}
+        self._total = 0
+
+    def count(self, pids: Iterable[int]) -> int:
+        """Return the faults of all that were ever among `pids`."""
+        now: dict[int, tuple[int, int]] = {}
+        for pid in pids:
+            try:
+                now[pid] = _faults(pid), _anonymous_pages(pid)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+            faults, pages = self._before.get(pid, (0, 0))
+            new_pages = max(now[pid][1] - pages, 0)
+            self._total += max(now[pid][0] - faults - new_pages, 0)
+        self._before = now
+        return self._total
+
+
+def _faults(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[MINOR_FIELD]) + int(fields[MAJOR_FIELD])
+
+
+def _anonymous_pages(pid: int) -> int:
+    """Return the pages that a process has in memory and in swap; 0 for one that has just ended."""
+    kib = 0
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ANONYMOUS:
+            kib += int(value.split()[0])
+    return kib // 4
 
 
 class Processes:

@@ -34,7 +34,7 @@ def progress_of(agent: Agent) -> Progress:
         used=int(count[layout.USED]),
         wasted=evicted + int(count[layout.EXPIRED]),
         evicted=evicted,
-        user_us=agent.user_us,
+        faults=agent.faults(),
     )
 
 
@@ -77,6 +77,8 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "agent_cpu_ns": agent.cpu_ns,
         "active_ns": int(governor.active_s * 1e9),
         "steps_back": governor.steps_back,
+        "trials": governor.trials,
+        "gain": governor.gain,
         "samples": {"counted": counted.counted, "seen": count[layout.SAMPLES], "lost": counted.lost},
         "events": count[layout.EVENTS],
         "overtaken": count[layout.OVERTAKEN],

@@ -22,7 +22,7 @@ def swap(*arguments: str) -> tuple[int, str, str]:
 
 
 def ours() -> list[SwapDevice]:
-    return [device for device in swap_devices() if device.backing == str(FILE)]
+    return [device for device in swap_devices() if str(FILE) in (device.backing, device.path)]
 
 
 @pytest.fixture
@@ -59,6 +59,27 @@ def test_up_twice_and_down_twice(rotational: bool) -> None:
     assert ours() == [] and not FILE.exists()
     others = {device.path for device in before}
     assert others & {device.path for device in swap_devices()} == others
+
+
+@pytest.mark.root
+@needs.root
+@pytest.mark.usefixtures("_down_afterwards")
+@pytest.mark.parametrize("rotational", [False, True])
+def test_a_file_without_a_loop_device_leaves_its_disk_as_it_was(rotational: bool) -> None:
+    def disks() -> list[str]:
+        return [flag.read_text() for flag in sorted(Path("/sys/block").glob("*/queue/rotational"))]
+
+    before = disks()
+    flags = ["--rotational"] if rotational else []
+
+    first = swap("up", "--force", "--size", "64M", "--no-loop", *flags)
+
+    assert first[0] == 0 and ("cluster" if rotational else "VMA") in first[1], first
+    assert [(device.kind, device.path) for device in ours()] == [("file", str(FILE))]
+    assert disks() == before
+    assert f"ours, {FILE}" in swap("status")[1]
+    assert swap("up", "--force", "--no-loop")[2].startswith(f"{FILE} is on already")
+    assert swap("down")[0] == 0 and ours() == [] and not FILE.exists()
 
 
 @pytest.mark.root

@@ -33,8 +33,10 @@ def forbid_huge_pages() -> None:
 
 
 @contextmanager
-def own_swap(rotational: bool, size: str) -> Iterator[str]:
-    """Set up a swap device of ours, filled before any other, and yield its path; it is gone after the block.
+def own_swap(rotational: bool, size: str, *, loop: bool = True) -> Iterator[str]:
+    """Set up swap of ours, filled before any other, and yield its path; it is gone after the block.
+
+    loop : on a loop device, else on a file as it is
 
     The guard is started first, and takes down whatever there is when the block or this process ends.
 
@@ -50,7 +52,7 @@ def own_swap(rotational: bool, size: str) -> Iterator[str]:
     )
     try:
         command = [sys.executable, SWAP, "up", "--force", "--size", size, "--file", file]
-        kind = ["--rotational"] if rotational else []
+        kind = ["--rotational"] * rotational + ["--no-loop"] * (not loop)
         done = subprocess.run(
             [*command, "--priority", str(PRIORITY), *kind], capture_output=True, text=True, check=False
         )
@@ -65,10 +67,11 @@ def own_swap(rotational: bool, size: str) -> Iterator[str]:
 
 def _filled_first(devices: list[SwapDevice], file: Path) -> str:
     """Return the path of the device on `file`; raise when another would be filled before or along with it."""
+    ours = next(device for device in devices if str(file) in (device.backing, device.path))
     for device in devices:
-        if device.priority >= PRIORITY and device.backing != str(file):
+        if device.priority >= PRIORITY and device != ours:
             raise CapabilityError(f"{device.path}: is swap of the highest priority: swapoff {device.path}")
-    return next(device.path for device in devices if device.backing == str(file))
+    return ours.path
 
 
 class Watch:

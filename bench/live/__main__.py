@@ -34,7 +34,7 @@ def main() -> int:
 
     try:
         pairs, variants = choose_pairs(arguments.programs), choose_variants(arguments.variants)
-        store = LiveStore(arguments.work)
+        store = LiveStore(arguments.work, loop=arguments.loop)
         if not arguments.show_only:
             forbid_huge_pages()
             learned = Plan([p.learn for p in pairs], [], [], 0, 256, 600.0, arguments.swap_size)
@@ -51,6 +51,7 @@ def main() -> int:
                 percent=arguments.limit,
                 real_time=arguments.real_time,
                 swap_size=arguments.swap_size,
+                loop=arguments.loop,
                 say=say,
             )
         cells = make_cells(pairs, variants, store, arguments.limit)
@@ -79,7 +80,10 @@ def _parse_arguments() -> argparse.Namespace:
     add("--limit", type=int, default=50, metavar="PERCENT", help="memory, of the footprint (50)")
     add("--runs", type=int, default=7, help="of each program and variant (7)")
     add("--real-time", action="store_true", help="give the agent real-time priority: for a busy machine")
-    add("--swap-size", default="1G", help="of the swap device (1G)")
+    add("--swap-size", default="1G", help="of the swap (1G)")
+    add(
+        "--loop", action="store_true", help="swap on a loop device, whose threads take CPU time for each page"
+    )
     add("--show-only", action="store_true", help="print what was measured; measure nothing")
     add("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """The work folder: that of bench.fidelity, and beside it what is learned and what live runs measured.
 
 WORK/programs/   PAIR.rmt.json, learned from traces/PAIR-learn.kdt, and PAIR.json, from which version
-WORK/live/       PAIR-VARIANT.json, the runs of a cell
+WORK/live/       PAIR-VARIANT.json, the runs of a cell with swap in a file; WORK/live-loop/: on a loop device
 """
 
 from pathlib import Path
@@ -15,6 +15,10 @@ __all__ = ["LiveStore"]
 
 class LiveStore(Store):
     """The files of one work folder; ParameterError when another bench is at work in it."""
+
+    def __init__(self, work: Path, *, loop: bool) -> None:
+        super().__init__(work)
+        self._runs = "live-loop" if loop else "live"
 
     def program(self, pair: Pair) -> Path:
         """Return where the learned program is or will be."""
@@ -31,10 +35,10 @@ class LiveStore(Store):
 
     def runs(self, pair: Pair, variant: str, limit_bytes: int) -> list[dict[str, Any]]:
         """Return the runs of a cell so far, in a memory of `limit_bytes`."""
-        found = self._read(self._made("live") / f"{pair.name}-{variant}.json", pair.run)
+        found = self._read(self._made(self._runs) / f"{pair.name}-{variant}.json", pair.run)
         return found["runs"] if found is not None and found["limit_bytes"] == limit_bytes else []
 
     def keep_runs(self, pair: Pair, variant: str, limit_bytes: int, runs: list[dict[str, Any]]) -> None:
         """Keep the runs of a cell."""
         content = {"limit_bytes": limit_bytes, "runs": runs}
-        self._write(self._made("live") / f"{pair.name}-{variant}.json", pair.run, content)
+        self._write(self._made(self._runs) / f"{pair.name}-{variant}.json", pair.run, content)

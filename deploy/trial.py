@@ -1,0 +1,85 @@
+"""The live comparison: windows without the program and with it in turn, until it is known which is faster.
+
+    off │ on │ off │ on ...   50 ms each at first, then 100 ms     gain = faults a second on / off
+
+How fast the workload gets on is how many page faults it has a second: a page that was swapped out costs one
+fault when it is touched, a minor one if it is there by then and a major one if not. They are counted exactly,
+at no cost; CPU time in user mode is sampled by the tick, and was off by a third in windows as short as these.
+Taken off are new pages, of which a program that grows has many, and pages that were prefetched in vain: each
+may have pushed out one that is faulted on instead.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["GAINS", "LOSES", "NOTHING", "Trial"]
+
+GAINS, LOSES, NOTHING = "gains", "loses", "nothing"
+"""Verdicts; NOTHING: there are too few faults to tell."""
+FIRST_WINDOW_S, WINDOW_S, LAST_WINDOW_S = 0.045, 0.09, 0.4
+"""A tick is 50 ms: one, and then two. A window with too few faults goes on."""
+WINDOW_FAULTS, FEW_FAULTS = 64, 16
+MOST_PAIRS = 4
+CLEAR_GAIN, GAIN = 1.25, 1.05
+"""What was read ahead in one window is used in the next: gains look smaller than they are."""
+CLEAR_LOSS, FIRST_LOSS = 0.8, 0.5
+"""Of two pairs in a row, since another process may take a CPU for a while; in the first, the program has yet
+to get ahead."""
+
+
+@dataclass
+class _Sum:
+    """What windows of one kind had together."""
+
+    s: float = 0.0
+    faults: int = 0
+
+    def add(self, other: "_Sum") -> None:
+        """Take in a window."""
+        self.s += other.s
+        self.faults += other.faults
+
+
+class Trial:
+    """Compares from `begin_s` on, when there were so many faults; `on`: the program is to act now."""
+
+    def __init__(self, begin_s: float, faults: int) -> None:
+        self.on = False
+        self._from_s, self._from = begin_s, faults
+        self._off, self._with, self._pair_off = _Sum(), _Sum(), _Sum()
+        self._gains: list[float] = []
+
+    def tick(self, now_s: float, faults: int) -> str | None:
+        """Take in the faults up to now, those off that were made in vain; return a verdict or None."""
+        window = _Sum(now_s - self._from_s, max(faults - self._from, 0))
+        if window.s < (WINDOW_S if self._gains else FIRST_WINDOW_S):
+            return None
+        if window.faults < WINDOW_FAULTS and window.s < LAST_WINDOW_S:
+            return None
+        if window.faults < FEW_FAULTS and not self.on:
+            return NOTHING
+        self._from_s, self._from, self.on = now_s, faults, not self.on
+        if self.on:
+            self._pair_off = window
+            self._off.add(window)
+            return None
+        self._gains.append(_gain(window, self._pair_off))
+        self._with.add(window)
+        return self._judge(_gain(self._with, self._off))
+
+    @property
+    def gain(self) -> float | None:
+        """Return faults a second with the program over those without it; None before there is a pair."""
+        return _gain(self._with, self._off) if self._gains else None
+
+    def _judge(self, gain: float) -> str | None:
+        """Return what the pairs so far say."""
+        if len(self._gains) == 1:
+            return LOSES if gain < FIRST_LOSS else None
+        last = len(self._gains) == MOST_PAIRS
+        if (gain < CLEAR_LOSS and max(self._gains[-2:]) < 1) or (last and gain < GAIN):
+            return LOSES
+        return GAINS if gain >= CLEAR_GAIN or last else None
+
+
+def _gain(with_it: _Sum, off: _Sum) -> float:
+    return with_it.faults / with_it.s * off.s / off.faults
