@@ -1,5 +1,6 @@
 """Building: a verified program becomes match-action tables, in a file and in a listing for people."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import numpy.typing as npt
 
 from kdtool.errors import ProgramError
 from kdtool.rmt import LIMITS, Action, Program, Table, program_to_tables, worst_case, write_program
+from kdtool.rmt.p4runtime import p4info, updates
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.traces import Trace, memory_pages
 from kdtool.verify.equivalence import compare_decisions
 from kdtool.verify.program import verify_program
 
-__all__ = ["build_tables", "check_on_trace", "format_table", "require_proof", "swap_ins"]
+__all__ = ["build_p4runtime", "build_tables", "check_on_trace", "format_table", "require_proof", "swap_ins"]
 
 
 def build_tables(
@@ -34,6 +36,22 @@ def build_tables(
     write_program(tables, program_file)
     listing_file.write_text("\n".join(format_table(table) for table in tables.tables))
     return tables, [program_file, listing_file]
+
+
+def build_p4runtime(
+    program: Program, folder: Path, max_entries: int = LIMITS.entries
+) -> tuple[Program, list[Path]]:
+    """Build tables of `program` as `build_tables` does, and write them in P4Runtime's formats as well.
+
+    Returns the program of tables and all files, `NAME-tables.p4info.json` and `.entries.json` among them.
+    Raises ProgramError when it is not proved.
+    """
+    tables, files = build_tables(program, folder, max_entries)
+    for kind, document in (("p4info", p4info(tables)), ("entries", updates(tables))):
+        file = folder / f"{tables.name}.{kind}.json"
+        file.write_text(json.dumps(document, indent=1) + "\n")
+        files.append(file)
+    return tables, files
 
 
 def check_on_trace(model: Program, tables: Program, path: Path, memory: str) -> int:

@@ -8,7 +8,7 @@ import typer
 
 __all__ = ["register"]
 
-TARGETS = ("tables", "bpf")
+TARGETS = ("tables", "p4runtime", "bpf")
 
 
 def register(app: typer.Typer) -> None:
@@ -56,20 +56,21 @@ def register(app: typer.Typer) -> None:
         ),
         memory: str = typer.Option("50%", "--memory", "-m", help="The memory at which the trace swaps."),
     ) -> None:
-        """Verify a program and write it as match-action tables, or as a BPF object for the kernel."""
+        """Verify a program and write it as match-action tables, for P4Runtime too, or as a BPF object."""
         from kdtool.errors import unknown_name
         from kdtool.rmt import read_program
-        from kdtool.verify.build import build_tables, check_on_trace
+        from kdtool.verify.build import build_p4runtime, build_tables, check_on_trace
         from kdtool.verify.build_bpf import build_bpf, compare_in_kernel
 
         if target not in TARGETS:
             raise unknown_name("target", target, TARGETS)
         model = read_program(program)
-        if target == "tables":
-            tables, files = build_tables(model, output, max_entries)
-            compare = partial(check_on_trace, model, tables)
-        else:
+        if target == "bpf":
             files, compare = [build_bpf(model, output)], partial(compare_in_kernel, model)
+        else:
+            build_them = build_tables if target == "tables" else build_p4runtime
+            tables, files = build_them(model, output, max_entries)
+            compare = partial(check_on_trace, model, tables)
         for file in files:
             print(file)
         if trace is not None:
