@@ -1,6 +1,7 @@
-"""What a decision costs, beside others: python bench/rmt.py [tree] [stencil] [swap] [faults]
+"""What a decision costs, beside others: python bench/rmt.py [tree] [forest] [stencil] [swap] [faults]
 
     tree     a random tree of depth 10 over 8 features, at inputs that no branch predictor can foresee
+    forest   50 trees of depth 10 over the same, as a random forest and as boosted trees
     stencil  the example program at the swap-ins of the example trace
     swap     decisions while their policy is replaced without pause
     faults   the example program at the page faults of a program that swaps, by the kernel's own statistics
@@ -25,21 +26,26 @@ from statistics import median
 import numpy as np
 from rich.console import Console
 from rich.table import Table as Shown
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.tree import DecisionTreeRegressor
 
 from kdtool.kernel.bpf import count_run_time
+from kdtool.learners.boosted import lower_boosted
+from kdtool.learners.forest import lower_random_forest
 from kdtool.rmt import (
     Action,
     Budget,
     Feature,
+    Forest,
     Guards,
+    Model,
     Program,
     Register,
     Table,
     lower_tree,
     read_program,
 )
+from kdtool.rmt.batch import answers
 from kdtool.rmt.numba_vm import observe
 from kdtool.rmt.packed import pack
 from kdtool.verify.build import swap_ins
@@ -51,6 +57,7 @@ STENCIL, TRACE = ROOT / "examples" / "stencil.rmt.json", ROOT / "examples" / "st
 ROUNDS = 15
 KERNEL_RUNS = 50 * BATCH_EVENTS
 FEATURES, DEPTH, N_TRAIN = 8, 10, 65_536
+N_TREES, N_CLASSES = 50, 5
 PAGES = 1 << 22
 """Differences of pages below 2^22 are the same number as float32, which the others compute with."""
 
@@ -60,7 +67,13 @@ Timed = Callable[[], float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parts = {"tree": bench_tree, "stencil": bench_stencil, "swap": bench_swap, "faults": bench_faults}
+    parts = {
+        "tree": bench_tree,
+        "forest": bench_forest,
+        "stencil": bench_stencil,
+        "swap": bench_swap,
+        "faults": bench_faults,
+    }
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="what to run; default: all")
     for part in parser.parse_args().parts or parts:
         parts[part]()
@@ -247,6 +260,68 @@ def m2cgen_run(fitted: DecisionTreeRegressor, rows: np.ndarray, folder: Path) ->
         return out
 
     return run
+
+
+# ----------------------------------------------------------------------------------------------- forests
+
+
+def bench_forest() -> None:
+    import lightgbm
+
+    _, empty, _ = tree_program()
+    X = inputs(empty, random_contexts(N_TRAIN, 1))
+    y = (X @ np.arange(1, FEATURES + 1) * 8 // (PAGES * FEATURES)) % N_CLASSES + 1
+    bagged = RandomForestClassifier(n_estimators=N_TREES, max_depth=DEPTH, n_jobs=1, random_state=0)
+    options = {"num_leaves": 2**DEPTH, "max_depth": DEPTH, "min_child_samples": 1}
+    boosted = lightgbm.LGBMClassifier(
+        n_estimators=N_TREES // N_CLASSES, **options, n_jobs=1, verbose=-1, random_state=0
+    )
+    names = tuple(f.name for f in empty.features)
+    rows = inputs(empty, random_contexts(BATCH_EVENTS, 3))
+    rows32, rows64 = rows.astype(np.float32), rows.astype(np.float64)
+    bagged.fit(X.astype(np.float32), y)
+    boosted.fit(X.astype(np.float64), y)
+    forest = lower_random_forest("m", names, bagged, 0)
+    compare_models("a random forest", empty, forest, bagged.predict(rows32), {
+        f"scikit-learn, {len(rows)} rows": lambda: cpu_ns(lambda: bagged.predict(rows32)) / len(rows),
+        "scikit-learn, 1 row": lambda: cpu_ns(lambda: bagged.predict(rows32[:1])),
+    })  # fmt: skip
+    booster = boosted.booster_
+    expected = boosted.classes_[booster.predict(rows64).argmax(axis=1)]
+    compare_models("boosted trees", empty, lower_boosted("m", names, boosted), expected, {
+        f"LightGBM, {len(rows)} rows": lambda: (
+            cpu_ns(lambda: booster.predict(rows64, num_threads=1)) / len(rows)
+        ),
+        "LightGBM, 1 row": lambda: cpu_ns(lambda: booster.predict(rows64[:1], num_threads=1)),
+    })  # fmt: skip
+
+
+def compare_models(
+    what: str, empty: Program, model: Model, expected: np.ndarray, others: dict[str, Timed]
+) -> None:
+    """Time a program that infers with `model`, net of `empty`, beside others that predict the same rows."""
+    table = replace(empty.tables[0], default_action=Action("infer", model=model.name))
+    program = replace(empty, models=(model,), tables=(table,))
+    contexts = random_contexts(BATCH_EVENTS, 3)
+    decided = decide_all(program, contexts)[1][:, 0]
+    with KernelVm(program) as vm:
+        assert (vm.decide(contexts).pages[:, 0] == decided).all()
+        info, load_ms = vm.info, vm.load_ns / 1e6
+    differ = int((answers(model, inputs(empty, contexts)) != expected).sum())
+    timed = {"BPF": kernel_ns(program, contexts, empty), "Numba VM": numba_ns(program, contexts, empty)}
+    rows = medians({**timed, **others})
+    loaded = f"{info.instructions} instructions, loaded in {load_ms:.1f} ms"
+    print(f"BPF: {loaded}; lowering changed {differ} of {len(expected)} answers")
+    show(f"{what}, {describe(model)}, {FEATURES} features", rows, "BPF")
+
+
+def describe(model: Model) -> str:
+    if isinstance(model, Forest):
+        n_classes = len(model.classes)
+        return (
+            f"{len(model.trees)} trees of depth {model.depth}, {model.n_leaves} leaves, {n_classes} classes"
+        )
+    raise TypeError(model)
 
 
 # ------------------------------------------------------------------------------- programs, swaps, faults

@@ -21,4 +21,7 @@ class Learner(Protocol):
     def fit(
         self, dataset: Dataset, features: FeatureSet, setting: dict[str, int], *, degree_pages: int, seed: int
     ) -> Program:
-        """Return the program learned from `dataset`; the same input gives the same program."""
+        """Return the program learned from `dataset`; the same input gives the same program.
+
+        Its provenance says what the learner alone knows (`nextpage.lowering_loss`); `train` adds the rest.
+        """

@@ -10,7 +10,7 @@ from kdtool.features import FEATURE_SETS, Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
 from kdtool.replay import load_device, load_workload
-from kdtool.rmt import program_sha256, write_program
+from kdtool.rmt import Program, program_sha256, write_program
 from kdtool.traces import Trace, parse_fraction
 
 __all__ = ["TrainingRequest", "train_traces"]
@@ -74,6 +74,15 @@ def train_traces(
         "samples": len(samples.y),
         "leaves": sum(model.n_leaves for model in program.models),
         "depth": max(model.depth for model in program.models),
+        **_loss(program),
         "train_rows": [part.workload.n_refs for part in parts],
         "memory_pages": [part.shadow.memory_pages for part in parts],
     }
+
+
+def _loss(program: Program) -> dict[str, float]:
+    """Return the share of samples that lowering to integers made `program` answer differently, if counted."""
+    n, differ = (program.provenance.get(key) for key in ("lowered_samples", "lowered_differently"))
+    if not isinstance(n, int) or not isinstance(differ, int):
+        return {}
+    return {"lowering_loss": differ / n}

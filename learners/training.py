@@ -71,7 +71,9 @@ def train(
     assert best is not None
     whole = _thinned(part_dataset(parts, best.features, whole=True), MAX_FINAL_SAMPLES)
     program = learner.fit(whole, best.features, best.setting, degree_pages=degree_pages, seed=seed)
-    return replace(program, provenance=_provenance(parts, learner, best, device, seed)), best
+    return replace(
+        program, provenance={**program.provenance, **_provenance(parts, learner, best, device, seed)}
+    ), best
 
 
 def _thinned(dataset: Dataset, max_samples: int) -> Dataset:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from kdtool.errors import ProgramError
 from kdtool.rmt.fields import Node, parse_object
+from kdtool.rmt.modelcodec import read_model
 from kdtool.rmt.program import (
     ACTION_NAMES,
     CONTEXT_FIELDS,
@@ -32,10 +33,10 @@ from kdtool.rmt.program import (
     Feature,
     Guards,
     MatchField,
+    Model,
     Program,
     Register,
     Table,
-    Tree,
 )
 
 __all__ = ["from_document", "program_sha256", "read_program", "to_document", "write_program"]
@@ -56,15 +57,22 @@ def program_sha256(program: Program) -> str:
 def write_program(program: Program, path: Path | str) -> None:
     """Write `program` to `path` (`*.rmt.json`) through a temporary name, so that it is whole or absent.
 
-    Raises ProgramError when the name does not end in .rmt.json or cannot be written.
+    Raises ProgramError when the name does not end in .rmt.json, the file would be too large to be read, or
+    it cannot be written.
     """
     target = Path(path)
     if not target.name.endswith(".rmt.json"):
         raise ProgramError(f"{target}: a program's name ends in .rmt.json: give -o {target.stem}.rmt.json")
+    text = json.dumps(to_document(program), indent=1) + "\n"
+    if len(text) > LIMITS.file_bytes:
+        raise ProgramError(
+            f"{target}: {len(text)} bytes, at most {LIMITS.file_bytes} can be read again: "
+            f"train fewer or smaller trees"
+        )
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(to_document(program), indent=1) + "\n")
+        partial.write_text(text)
         partial.replace(target)
     except OSError as error:
         with suppress(OSError):
@@ -113,7 +121,7 @@ def from_document(document: Any) -> Program:
     _unique(root["registers"], [r.name for r in registers])
     features = tuple(_feature(item, registers) for item in root["features"].items(LIMITS.features, 1))
     _unique(root["features"], [f.name for f in features])
-    models = tuple(_tree(item, features) for item in root["models"].items(LIMITS.models))
+    models = tuple(read_model(item, features) for item in root["models"].items(LIMITS.models))
     _unique(root["models"], [m.name for m in models])
     tables = tuple(_table(item, features, models) for item in root["tables"].items(LIMITS.tables, 1))
     _unique(root["tables"], [t.name for t in tables])
@@ -184,43 +192,7 @@ def _feature(node: Node, registers: tuple[Register, ...]) -> Feature:
     return Feature(name, node["op"].text(FEATURE_OPS), register, node["lag"].integer(1, history - 1))
 
 
-def _tree(node: Node, features: tuple[Feature, ...]) -> Tree:
-    node.keys("name", "inputs", "feature", "threshold", "left", "right", "value")
-    inputs = tuple(item.text([f.name for f in features]) for item in node["inputs"].items(LIMITS.features, 1))
-    n_nodes = sum(1 for _ in node["feature"].items(LIMITS.tree_nodes, 1))
-    feature = node["feature"].integers(n_nodes, -1, len(inputs) - 1)
-    tree = Tree(
-        name=node["name"].text(),
-        inputs=inputs,
-        feature=feature,
-        threshold=node["threshold"].integers(n_nodes, VALUE_MIN, VALUE_MAX),
-        left=node["left"].integers(n_nodes, -1, n_nodes - 1),
-        right=node["right"].integers(n_nodes, -1, n_nodes - 1),
-        value=node["value"].integers(n_nodes, VALUE_MIN, VALUE_MAX),
-    )
-    _check_shape(node, tree)
-    if tree.depth > LIMITS.tree_depth:
-        node.refuse(f"depth {tree.depth}, allowed are {LIMITS.tree_depth}: train with a smaller max_depth")
-    return tree
-
-
-def _check_shape(node: Node, tree: Tree) -> None:
-    """A tree is one when children follow parents and each node but the root has exactly one parent."""
-    parents = [0] * len(tree.feature)
-    for i, split in enumerate(tree.feature):
-        for side, child in (("left", tree.left[i]), ("right", tree.right[i])):
-            if split < 0 and child != -1:
-                node[side].refuse(f"node {i} is a leaf, its child must be -1, got {child}")
-            if split >= 0 and child <= i:
-                node[side].refuse(f"node {i} has child {child}: a cycle; children come after their parent")
-            if split >= 0:
-                parents[child] += 1
-    odd = [i for i, count in enumerate(parents) if count != (i > 0)]
-    if odd:
-        node.refuse(f"node {odd[0]} has {parents[odd[0]]} parents: not a tree")
-
-
-def _table(node: Node, features: tuple[Feature, ...], models: tuple[Tree, ...]) -> Table:
+def _table(node: Node, features: tuple[Feature, ...], models: tuple[Model, ...]) -> Table:
     node.keys("name", "match_fields", "entries", "default_action")
     known = [f.name for f in features] + ["major"]
     match_fields = tuple(
@@ -246,7 +218,7 @@ def _match_field(node: Node, known: list[str]) -> MatchField:
 
 
 def _entry(
-    node: Node, match_fields: tuple[MatchField, ...], features: tuple[Feature, ...], models: tuple[Tree, ...]
+    node: Node, match_fields: tuple[MatchField, ...], features: tuple[Feature, ...], models: tuple[Model, ...]
 ) -> Entry:
     node.keys("match", "priority", "action")
     pairs = []
@@ -273,7 +245,7 @@ def _pair(node: Node, match_field: MatchField) -> tuple[int, int]:
     return first, second
 
 
-def _action(node: Node, features: tuple[Feature, ...], models: tuple[Tree, ...]) -> Action:
+def _action(node: Node, features: tuple[Feature, ...], models: tuple[Model, ...]) -> Action:
     node.keys("name", "delta", "model", "feature")
     name = node["name"].text(ACTION_NAMES)
     delta = node["delta"].integer(VALUE_MIN, VALUE_MAX)

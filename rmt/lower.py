@@ -131,8 +131,8 @@ def tree_to_table(tree: Tree, name: str, max_entries: int = LIMITS.entries) -> T
 def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Program:
     """Return `program` with its models as tables and no model left.
 
-    Raises ProgramError for a model with more leaves than `max_entries`, and for an entry that infers:
-    only a default action can be turned into entries below the others.
+    Raises ProgramError for a tree with more leaves than `max_entries`, for any other model, and for an entry
+    that infers: only a default action can be turned into entries below the others.
     """
     models = {model.name: model for model in program.models}
     tables = []
@@ -143,7 +143,13 @@ def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Pr
                 f"give that model a table of its own"
             )
         if table.default_action.name == "infer":
-            leaves = tree_to_table(models[table.default_action.model], table.name, max_entries)
+            model = models[table.default_action.model]
+            if not isinstance(model, Tree):
+                raise ProgramError(
+                    f"model {model.name!r} is a {type(model).__name__}, only a Tree can be built as a table: "
+                    f"give --target bpf or train with --learner tree"
+                )
+            leaves = tree_to_table(model, table.name, max_entries)
             table = _stack(table, leaves)  # noqa: PLW2901 - the table that goes on
         tables.append(table)
     return replace(program, name=f"{program.name}-tables", models=(), tables=tuple(tables))

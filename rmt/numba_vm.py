@@ -11,7 +11,9 @@ import numpy as np
 from numba import types
 
 from kdtool.rmt.jit import inner, jit
-from kdtool.rmt.packed import FEATURE_WORDS, NODE_WORDS, REGISTER_WORDS, TABLE_WORDS
+from kdtool.rmt.numba_models import sum_forest, walk_tree
+from kdtool.rmt.packed import FEATURE_WORDS, REGISTER_WORDS, TABLE_WORDS
+from kdtool.rmt.packedmodels import INFER_FOREST, INFER_TREE
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.rmt.vm import MULTIPLIER, VPN_LIMIT
 
@@ -131,16 +133,6 @@ def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _walk_tree(params, root, state, x_at):  # type: ignore[no-untyped-def]
-    node = root
-    while params[node] >= 0:
-        state[0] += 1
-        side = 2 if state[x_at + params[node]] <= params[node + 1] else 3
-        node = root + params[node + side] * NODE_WORDS
-    return params[node + 4]
-
-
-@inner
 def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
     """Return the predicted difference in pages, 0 for none."""
     x_at = params[8]
@@ -149,8 +141,10 @@ def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
     for t in range(params[4]):
         action = _look_up(params, params[5] + t * TABLE_WORDS, state, x_at, ctx)
         kind, delta = params[action], params[action + 1]
-        if kind == 3:
-            delta = _walk_tree(params, delta, state, x_at)
+        if kind == INFER_TREE:
+            delta = walk_tree(params, delta, state, x_at)
+        elif kind == INFER_FOREST:
+            delta = sum_forest(params, delta, state, x_at, params[9])
         elif kind == 4:
             delta = state[x_at + delta]
         if delta != 0 or kind == 1:

@@ -1,7 +1,8 @@
 """A program as one int64 array, the form that the Numba VM (and later a BPF map) reads.
 
-    params: header | registers | features | tables | match fields | entries | tree nodes
-    state:  steps | per register: size x (tag, count, history) | scratch: per register (count, history) | x
+    params: header | registers | features | tables | match fields | entries | models (packedmodels.py)
+    state:  steps | per register: size x (tag, count, history) | scratch: per register (count, history) | x |
+            sums of a forest
 
 Offsets in a record are indexes into `params` or `state`. Entries are sorted by falling priority, so
 that the first match is the answer.
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.program import CONTEXT_FIELDS, FEATURE_OPS, MATCH_TYPES, Action, Program, Table, Tree
+from kdtool.rmt.packedmodels import pack_models, sum_words
+from kdtool.rmt.program import CONTEXT_FIELDS, FEATURE_OPS, MATCH_TYPES, Action, Program, Table
 
 __all__ = ["PackedProgram", "pack", "state_words"]
 
 Int64Array = npt.NDArray[np.int64]
 
-HEADER_WORDS, REGISTER_WORDS, FEATURE_WORDS, TABLE_WORDS, FIELD_WORDS, NODE_WORDS = 16, 10, 3, 6, 2, 5
-ACTION_KINDS = {"no_action": 0, "stop": 1, "predict": 2, "infer": 3, "follow": 4}
+HEADER_WORDS, REGISTER_WORDS, FEATURE_WORDS, TABLE_WORDS, FIELD_WORDS = 16, 10, 3, 6, 2
+ACTION_KINDS = {"no_action": 0, "stop": 1, "predict": 2, "follow": 4}
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,12 @@ class PackedProgram:
 
 def state_words(program: Program) -> int:
     """Return the words of state that `program` needs: 8 bytes each."""
+    return _x_at(program) + len(program.features) + sum_words(program.models)
+
+
+def _x_at(program: Program) -> int:
     kept = sum(r.size * (2 + r.history) for r in program.registers)
-    scratch = sum(1 + r.history for r in program.registers)
-    return 1 + kept + scratch + len(program.features)
+    return 1 + kept + sum(1 + r.history for r in program.registers)
 
 
 def pack(program: Program) -> PackedProgram:
@@ -46,17 +51,17 @@ def pack(program: Program) -> PackedProgram:
     words: list[int] = [0] * HEADER_WORDS
     registers = _append(words, _registers(program))
     features = _append(words, _features(program))
-    roots = {tree.name: _append(words, _nodes(program, tree)) for tree in program.models}
+    models = pack_models(words, program.models, [f.name for f in program.features])
     tables = []
     for table in program.tables:
         fields = _append(words, _fields(program, table))
-        entries = _append(words, _entries(program, table, roots))
-        default = _action(program, table.default_action, roots)
+        entries = _append(words, _entries(program, table, models))
+        default = _action(program, table.default_action, models)
         tables += [len(table.match_fields), fields, len(table.entries), entries, *default]
     header = [
         len(program.registers), registers, len(program.features), features, len(program.tables),
         _append(words, tables), program.guards.degree_pages, program.guards.delta_limit_pages,
-        state_words(program) - len(program.features),
+        _x_at(program), _x_at(program) + len(program.features),
     ]  # fmt: skip
     words[: len(header)] = header
     return PackedProgram(np.array(words, np.int64), state_words(program))
@@ -85,17 +90,6 @@ def _features(program: Program) -> list[int]:
     return [w for f in program.features for w in (FEATURE_OPS.index(f.op), names.index(f.register), f.lag)]
 
 
-def _nodes(program: Program, tree: Tree) -> list[int]:
-    """Nodes of 5 words; a split names the program's feature, not the tree's input."""
-    names = [f.name for f in program.features]
-    source = [names.index(name) for name in tree.inputs]
-    record = []
-    for i, split in enumerate(tree.feature):
-        feature = source[split] if split >= 0 else -1
-        record += [feature, tree.threshold[i], tree.left[i], tree.right[i], tree.value[i]]
-    return record
-
-
 def _fields(program: Program, table: Table) -> list[int]:
     names = [f.name for f in program.features]
     record = []
@@ -105,18 +99,18 @@ def _fields(program: Program, table: Table) -> list[int]:
     return record
 
 
-def _entries(program: Program, table: Table, roots: dict[str, int]) -> list[int]:
+def _entries(program: Program, table: Table, models: dict[str, tuple[int, int]]) -> list[int]:
     record: list[int] = []
     for entry in sorted(table.entries, key=lambda entry: -entry.priority):
-        record += _action(program, entry.action, roots)
+        record += _action(program, entry.action, models)
         record += [bound for pair in entry.match for bound in pair]
     return record
 
 
-def _action(program: Program, action: Action, roots: dict[str, int]) -> list[int]:
+def _action(program: Program, action: Action, models: dict[str, tuple[int, int]]) -> list[int]:
     argument = action.delta
     if action.name == "infer":
-        argument = roots[action.model]
-    elif action.name == "follow":
+        return list(models[action.model])
+    if action.name == "follow":
         argument = [f.name for f in program.features].index(action.feature)
     return [ACTION_KINDS[action.name], argument]

@@ -16,6 +16,8 @@ Names follow P4Info and P4Runtime's TableEntry. P4 keys are unsigned; ours are s
 
 from dataclasses import dataclass, field
 
+from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
+
 __all__ = [
     "CONTEXT_FIELDS",
     "FORMAT",
@@ -29,10 +31,13 @@ __all__ = [
     "Budget",
     "Entry",
     "Feature",
+    "Forest",
     "Guards",
     "MatchField",
+    "Model",
     "Program",
     "Register",
+    "ScoreTree",
     "Table",
     "Tree",
 ]
@@ -66,6 +71,11 @@ class Limits:
     models: int = 8
     tree_nodes: int = 65_536
     tree_depth: int = 32
+    forest_trees: int = 256
+    forest_depth: int = 16
+    forest_classes: int = 64
+    forest_nodes: int = 524_288
+    forest_scores: int = 1_048_576
     degree_pages: int = 64
 
 
@@ -98,37 +108,6 @@ class Feature:
     op: str
     register: str
     lag: int
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A decision tree over features; node 0 is the root, children come after their parent.
-
-    Inner node i goes left when x[feature[i]] <= threshold[i]. A leaf has feature -1 and answers
-    `value[i]`, a difference in pages; 0 means no prediction.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    feature: tuple[int, ...]
-    threshold: tuple[int, ...]
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    value: tuple[int, ...]
-
-    @property
-    def depth(self) -> int:
-        """Return the number of comparisons on the longest way from the root to a leaf."""
-        depths = [0] * len(self.feature)
-        for node, split in enumerate(self.feature):
-            if split >= 0:
-                depths[self.left[node]] = depths[self.right[node]] = depths[node] + 1
-        return max(depths)
-
-    @property
-    def n_leaves(self) -> int:
-        """Return the number of leaves."""
-        return sum(split < 0 for split in self.feature)
 
 
 @dataclass(frozen=True)
@@ -198,7 +177,7 @@ class Program:
     hook: str
     registers: tuple[Register, ...]
     features: tuple[Feature, ...]
-    models: tuple[Tree, ...]
+    models: tuple[Model, ...]
     tables: tuple[Table, ...]
     guards: Guards
     budget: Budget

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
-from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Feature, Program, Register, Table, Tree
+from kdtool.rmt.inference import infer
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Feature, Program, Register, Table
 
 __all__ = ["MULTIPLIER", "VPN_LIMIT", "Vm"]
 
@@ -83,7 +84,7 @@ class Vm:
             return values[action.feature]
         if action.name == "infer":
             model = next(m for m in self.program.models if m.name == action.model)
-            delta, steps = walk_tree(model, [values[name] for name in model.inputs])
+            delta, steps = infer(model, [values[name] for name in model.inputs])
             self.steps += steps
             return delta
         return action.delta
@@ -132,13 +133,3 @@ def matches(match_type: str, value: int, pair: tuple[int, int]) -> bool:
             return value & second == first
         case _:
             return ((value ^ first) & 0xFFFFFFFF) >> (32 - second) == 0
-
-
-def walk_tree(tree: Tree, x: list[int]) -> tuple[int, int]:
-    """Return the leaf's value and the number of comparisons made."""
-    node = steps = 0
-    while tree.feature[node] >= 0:
-        steps += 1
-        left = x[tree.feature[node]] <= tree.threshold[node]
-        node = tree.left[node] if left else tree.right[node]
-    return tree.value[node], steps

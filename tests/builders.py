@@ -1,5 +1,7 @@
 """Builders of small traces, workloads and devices for tests."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 from kdtool.replay import Device, Workload, load_device, workload_from_arrays
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 
-__all__ = ["ssd", "strided_trace", "workload", "write_refs"]
+__all__ = ["rehash", "ssd", "strided_trace", "workload", "write_refs"]
 
 
 def ssd() -> Device:
@@ -45,3 +47,10 @@ def strided_trace(path: Path, n_pages=3000, strides=(3, 3), step_insns=20_000) -
     for stride in strides:
         parts += [np.arange(start, n_pages, stride) for start in range(stride)]
     return write_refs(path, np.concatenate(parts), step_insns=step_insns)
+
+
+def rehash(document):
+    """Return a program's document with the hash that it should have."""
+    body = {key: value for key, value in document.items() if key != "sha256"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return {**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}

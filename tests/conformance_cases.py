@@ -4,6 +4,7 @@
 registers: p=pid/16/8                   name = key+key / size / history
 features:  d=delta(p,1), s=span(p,2)
 tree m:    d <= 4 ? 0 : (s <= 9 ? 5 : 0)
+forest f:  0 5/10; d <= 4 ? 0=3,1=-2 : 1=7; -    answer/base score of each class; trees: a leaf's class=score
 table:     d RANGE, s LPM; 3..9 256/24 @2 -> predict 5; else infer m
 degree: 1      limit: 2147483647
 events: 10 13 16/pid=2/minor            pages; pid and tid are 1, ip is 0, the fault is major unless said
@@ -21,10 +22,12 @@ from kdtool.rmt import (
     Budget,
     Entry,
     Feature,
+    Forest,
     Guards,
     MatchField,
     Program,
     Register,
+    ScoreTree,
     Table,
     Tree,
 )
@@ -71,14 +74,18 @@ def _case(name, lines):
     one = dict(lines)
     registers = tuple(_register(part) for part in one["registers"].split(","))
     features = tuple(_feature(m) for m in re.findall(r"(\w+)=(\w+)\((\w+),(\d+)\)", one["features"]))
-    trees = tuple(_tree(key.split()[1], text, features) for key, text in lines if key.startswith("tree"))
+    models = tuple(
+        MODELS[key.split()[0]](key.split()[1], text, features)
+        for key, text in lines
+        if key.split()[0] in MODELS
+    )
     tables = [text for key, text in lines if key == "table"]
     program = Program(
         name="case",
         hook="mm.swapin",
         registers=registers,
         features=features,
-        models=trees,
+        models=models,
         tables=tuple(_table(f"t{i}", text) for i, text in enumerate(tables)),
         guards=Guards(int(one.get("degree", 1)), _number(one.get("limit", "max"))),
         budget=Budget(1, 1),
@@ -104,9 +111,33 @@ def _feature(parts):
 
 
 def _tree(name, text, features):
-    columns = []
-    tokens = re.findall(r"<=|[?:()]|-?\w+", text)
     inputs = tuple(f.name for f in features)
+    *splits, leaves = _grow(text, inputs)
+    return Tree(name, inputs, *splits, tuple(_number(leaf) for leaf in leaves))
+
+
+def _forest(name, text, features):
+    inputs = tuple(f.name for f in features)
+    classes, *trees = text.split(";")
+    pairs = [part.partition("/") for part in classes.split()]
+    answers, bases = [_number(a) for a, _, _ in pairs], [_number(b or "0") for _, _, b in pairs]
+    made = []
+    for tree in trees:
+        *splits, leaves = _grow(tree, inputs)
+        rows = [[pair.split("=") for pair in leaf.split(",") if "=" in pair] for leaf in leaves]
+        first = tuple(sum(len(row) for row in rows[:i]) for i in range(len(rows) + 1))
+        scores = [(int(c), _number(score)) for row in rows for c, score in row]
+        made.append(ScoreTree(*splits, first, tuple(c for c, _ in scores), tuple(s for _, s in scores)))
+    return Forest(name, inputs, tuple(answers), tuple(bases), tuple(made))
+
+
+MODELS = {"tree": _tree, "forest": _forest}
+
+
+def _grow(text, inputs):
+    """Return a tree's feature, threshold, left, right, and the text of its leaves, 0 for splits."""
+    columns = []
+    tokens = re.findall(r"<=|[?:()]|[-=,\w]+", text)
 
     def grow():
         at = len(columns)
@@ -117,10 +148,10 @@ def _tree(name, text, features):
             return at
         word = tokens.pop(0)
         if not tokens or tokens[0] != "<=":
-            columns.append([-1, 0, -1, -1, _number(word)])
+            columns.append([-1, 0, -1, -1, word])
             return at
         tokens.pop(0)
-        columns.append([inputs.index(word), _number(tokens.pop(0)), 0, 0, 0])
+        columns.append([inputs.index(word), _number(tokens.pop(0)), 0, 0, "0"])
         assert tokens.pop(0) == "?"
         columns[at][2] = grow()
         assert tokens.pop(0) == ":"
@@ -129,7 +160,7 @@ def _tree(name, text, features):
 
     grow()
     assert not tokens, text
-    return Tree(name, inputs, *zip(*columns, strict=True))
+    return tuple(zip(*columns, strict=True))
 
 
 def _table(name, text):

@@ -7,10 +7,12 @@ from kdtool.rmt import (
     Budget,
     Entry,
     Feature,
+    Forest,
     Guards,
     MatchField,
     Program,
     Register,
+    ScoreTree,
     Table,
     Tree,
 )
@@ -40,6 +42,25 @@ def trees(draw, inputs):
     return Tree("model", tuple(inputs), *columns)
 
 
+@st.composite
+def forests(draw, inputs):
+    """Return a random forest over `inputs`, of the splits of random trees."""
+    classes = tuple(draw(st.lists(VALUES, min_size=1, max_size=5)))
+    trees_ = []
+    for _ in range(draw(st.integers(1, 4))):
+        tree = draw(trees(inputs))
+        first, score_class, score = [0], [], []
+        for split in tree.feature:
+            scored = sorted(draw(st.sets(st.integers(0, len(classes) - 1)))) if split < 0 else []
+            score_class += scored
+            score += [draw(VALUES) for _ in scored]
+            first.append(len(score))
+        columns = (tree.feature, tree.threshold, tree.left, tree.right)
+        trees_.append(ScoreTree(*columns, tuple(first), tuple(score_class), tuple(score)))
+    base_scores = tuple(draw(VALUES) for _ in classes)
+    return Forest("forest", tuple(inputs), classes, base_scores, tuple(trees_))
+
+
 def actions(features, models):
     """Return any action a table of this program may take."""
     kinds = [
@@ -48,8 +69,7 @@ def actions(features, models):
         VALUES.filter(bool).map(lambda delta: Action("predict", delta=delta)),
         st.sampled_from(features).map(lambda name: Action("follow", feature=name)),
     ]
-    if models:
-        kinds.append(st.just(Action("infer", model=models[0].name)))
+    kinds += [st.just(Action("infer", model=model.name)) for model in models]
     return st.one_of(kinds)
 
 
@@ -95,7 +115,7 @@ def programs(draw):
         lag = draw(st.integers(1, register.history - 1))
         features.append(Feature(f"f{i}", draw(st.sampled_from(["delta", "span", "run"])), register.name, lag))
     names = [f.name for f in features]
-    models = (draw(trees(names)),) if draw(st.booleans()) else ()
+    models = tuple(draw(kind(names)) for kind in (trees, forests) if draw(st.booleans()))
     return Program(
         name="random",
         hook="mm.swapin",

@@ -23,10 +23,12 @@ from kdtool.rmt import (
     Budget,
     Entry,
     Feature,
+    Forest,
     Guards,
     MatchField,
     Program,
     Register,
+    ScoreTree,
     Table,
     Tree,
     stride_program,
@@ -40,6 +42,10 @@ from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
 bpf = [pytest.mark.root, needs.bpf]
 LOAD_NS = 50_000_000
 PROGRAMS, EVENTS = 500, 1000
+EXTREME_NAMES = [
+    "widest", "deepest", "largest tree", "most entries", "most models", "largest forest", "most trees",
+    "most classes", "deepest forest",
+]  # fmt: skip
 
 
 class TestInTheKernel:
@@ -66,7 +72,7 @@ class TestInTheKernel:
         contexts = executors.random_contexts(seed, 200)
         assert executors.kernel(program, contexts) == executors.reference(program, contexts)
 
-    @pytest.mark.parametrize("case", ["widest", "deepest", "largest tree", "most entries", "most models"])
+    @pytest.mark.parametrize("case", EXTREME_NAMES)
     def test_what_the_verifier_proves_the_kernel_loads_in_50_ms(self, case):
         program = EXTREMES[case]()
         program = replace(program, budget=worst_case(program))
@@ -77,7 +83,7 @@ class TestInTheKernel:
                 load_ns.append(vm.load_ns)
         assert min(load_ns) < LOAD_NS, vm.info
 
-    @pytest.mark.parametrize("case", ["widest", "deepest", "largest tree", "most entries", "most models"])
+    @pytest.mark.parametrize("case", EXTREME_NAMES)
     def test_at_the_limits_of_the_language_it_decides_alike(self, case):
         program = EXTREMES[case]()
         contexts = executors.random_contexts(5, 300)
@@ -221,19 +227,50 @@ def big_program(n_registers, n_features, n_tables, n_fields, n_entries, models, 
     return Program("big", "mm.swapin", registers, features, made, tables, Guards(degree), Budget(1, 1))
 
 
+def full_forest(name, inputs, n_trees, depth, n_classes, per_leaf):
+    """Complete trees with random thresholds, each leaf scoring some classes at random."""
+    rng = np.random.default_rng(n_trees)
+    shape = full("tree", inputs, depth)
+    n, n_splits = len(shape.feature), 2**depth - 1
+    first = tuple([0] * (n_splits + 1) + [per_leaf * (i + 1) for i in range(n - n_splits)])
+    trees_ = []
+    for _ in range(n_trees):
+        threshold = tuple(rng.integers(-2000, 2000, n_splits).tolist()) + shape.threshold[n_splits:]
+        picked = np.argsort(rng.random((n - n_splits, n_classes)), axis=1)[:, :per_leaf]
+        scored = tuple(np.sort(picked, axis=1).reshape(-1).tolist())
+        score = tuple(rng.integers(-9999, 9999, len(scored)).tolist())
+        trees_.append(ScoreTree(shape.feature, threshold, shape.left, shape.right, first, scored, score))
+    classes = tuple(range(1, n_classes + 1))
+    return Forest(name, inputs, classes, (0,) * n_classes, tuple(trees_))
+
+
 EXTREMES = {
     "widest": lambda: big_program(8, 64, 8, 64, 5, [lambda n, x: chain(n, x, 32)], 64),
     "deepest": lambda: big_program(1, 64, 1, 0, 0, [lambda n, x: chain(n, x, 32)], 64),
     "largest tree": lambda: big_program(1, 8, 1, 0, 0, [lambda n, x: full(n, x, 15)], 8),
     "most entries": lambda: big_program(1, 2, 1, 2, 8192, [lambda n, x: full(n, x, 4)], 4),
+    "largest forest": lambda: big_program(1, 8, 1, 0, 0, [lambda n, x: full_forest(n, x, 64, 12, 4, 4)], 4),
+    "most trees": lambda: big_program(
+        1, 8, 1, 0, 0, [lambda n, x: full_forest(n, x, LIMITS.forest_trees, 6, 8, 1)], 4
+    ),
+    "most classes": lambda: big_program(
+        2, 8, 8, 1, 3, [lambda n, x: full_forest(n, x, 8, 4, LIMITS.forest_classes, 64)] * 8, 2
+    ),
+    "deepest forest": lambda: big_program(
+        1, 8, 1, 0, 0, [lambda n, x: full_forest(n, x, 2, LIMITS.forest_depth, 8, 1)], 4
+    ),
     "most models": lambda: big_program(2, 8, 8, 1, 3, [lambda n, x: full(n, x, 12)] * 8, 16),
 }
+
+
+def test_the_extremes_are_all_tried():
+    assert sorted(EXTREME_NAMES) == sorted(EXTREMES)
 
 
 def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
     shape = shape_of(EXTREMES["widest"]())
     tables = tuple(replace(table, entries=65_536) for table in shape.tables)
-    with pytest.raises(ProgramError, match=r"entries and nodes take .* bytes, .* at most 268435456"):
+    with pytest.raises(ProgramError, match=r"entries, nodes and scores take .* bytes, .* at most 268435456"):
         Layout(replace(shape, tables=tables))
 
 
@@ -242,6 +279,10 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
     [
         (lambda p: replace(p, guards=Guards(5)), "5 pages a decision, .* room for 4"),
         (lambda p: replace(p, models=(chain("next_delta", ("d1",), 3),)), "7 tree nodes, .* room for 5"),
+        (
+            lambda p: replace(p, models=(chain("next_delta", ("d1",), 1), one_leaf_forest(3))),
+            "1 forests, the code .* room for 0",
+        ),
         (lambda p: replace(p, tables=(with_entries(p, 2),)), "2 entries in table next_page"),
         (lambda p: replace(p, features=p.features[::-1]), "other registers, features or match fields"),
     ],
@@ -251,6 +292,28 @@ def test_a_program_that_has_no_room_in_the_code_is_refused(change, message):
     layout = Layout(shape_of(program))
     with pytest.raises(ProgramError, match=message):
         pack_policy(layout, change(program), 2)
+
+
+def one_leaf_forest(n_classes):
+    classes = tuple(range(n_classes))
+    return Forest(
+        "f",
+        ("d1",),
+        classes,
+        classes,
+        (ScoreTree((-1,), (0,), (-1,), (-1,), (0, 1), (n_classes - 1,), (1,)),),
+    )
+
+
+def test_forests_have_room_for_the_largest_of_all_versions():
+    small, large = (replace(stride_program(), models=(one_leaf_forest(n),)) for n in (2, 5))
+    inferring = Table("next_page", stride_program().tables[0].match_fields, (), Action("infer", model="f"))
+    small, large = (replace(p, tables=(inferring,)) for p in (small, large))
+    layout = Layout(shape_of(small, large))
+    assert layout.shape.forests.classes == 5
+    assert len(pack_policy(layout, small, 1)) == len(pack_policy(layout, large, 2)) == layout.policy_bytes
+    with pytest.raises(ProgramError, match=r"has 5 classes in a forest, .* room for 2"):
+        pack_policy(Layout(shape_of(small)), large, 1)
 
 
 def with_entries(program, n):

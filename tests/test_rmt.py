@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import rehash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.tree import DecisionTreeClassifier
@@ -13,6 +14,8 @@ from strategies import EVENTS, programs, trees
 from kdtool.errors import ProgramError
 from kdtool.rmt import (
     LIMITS,
+    Action,
+    Tree,
     Vm,
     from_document,
     leaf_boxes,
@@ -25,9 +28,9 @@ from kdtool.rmt import (
     worst_case,
     write_program,
 )
+from kdtool.rmt.inference import walk_tree
 from kdtool.rmt.numba_vm import decide, observe
 from kdtool.rmt.program import CONTEXT_FIELDS
-from kdtool.rmt.vm import walk_tree
 
 
 def contexts(events):
@@ -90,11 +93,18 @@ def test_leaf_boxes_cover_every_input_once_with_the_trees_answer(tree, points):
 @settings(max_examples=100, deadline=None)
 @given(programs(), EVENTS)
 def test_built_tables_decide_as_the_program_does(program, events):
-    # Entries that infer cannot be built; their place is taken by the default alone.
+    # Entries that infer cannot be built; their place is taken by the default alone. Nor can other models.
+    trees_alone = tuple(m for m in program.models if isinstance(m, Tree))
+    others = {m.name for m in program.models} - {m.name for m in trees_alone}
     tables = tuple(
-        replace(t, entries=tuple(e for e in t.entries if e.action.name != "infer")) for t in program.tables
+        replace(
+            t,
+            entries=tuple(e for e in t.entries if e.action.name != "infer"),
+            default_action=Action("stop") if t.default_action.model in others else t.default_action,
+        )
+        for t in program.tables
     )
-    program = replace(program, tables=tables)
+    program = replace(program, models=trees_alone, tables=tables)
     built = program_to_tables(program)
     first, second = Vm(program), Vm(built)
     assert not built.models
@@ -178,14 +188,6 @@ def test_a_bad_program_is_refused_with_the_place(case):
     assert "\n" not in str(caught.value)
 
 
-def rehash(document):
-    import hashlib
-
-    body = {key: value for key, value in document.items() if key != "sha256"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return {**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -230,6 +232,13 @@ def test_every_changed_byte_is_found(tmp_path):
             continue
         # White space is not part of a program.
         assert program == stride_program()
+
+
+def test_a_program_too_large_to_be_read_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdtool.rmt.codec.LIMITS", replace(LIMITS, file_bytes=1000))
+    with pytest.raises(ProgramError, match=r"at most 1000 can be read again: train fewer or smaller trees"):
+        write_program(stride_program(), tmp_path / "p.rmt.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -8,8 +8,21 @@ from hypothesis import given, settings
 from strategies import trees
 
 from kdtool.errors import ProgramError
-from kdtool.rmt import Action, Budget, Entry, MatchField, Table, read_program, stride_program, tree_to_table
+from kdtool.rmt import (
+    Action,
+    Budget,
+    Entry,
+    Forest,
+    MatchField,
+    ScoreTree,
+    Table,
+    read_program,
+    stride_program,
+    tree_to_table,
+    worst_case,
+)
 from kdtool.verify import CHECKS, agreement, build_tables, compare_decisions, verify_program
+from kdtool.verify.checks import predicted_deltas
 
 
 def verdict(program, check):
@@ -115,3 +128,45 @@ def test_build_refuses_what_is_not_proved_and_writes_nothing(tmp_path):
     with pytest.raises(ProgramError, match="leaves"):
         build_tables(stride_program(), tmp_path / "out", max_entries=2)
     assert not (tmp_path / "out").exists()
+
+
+def forest_program(base_scores, *scores):
+    """A program that infers with a forest of two classes, +3 and +4; each tree is a leaf that scores +4."""
+    trees_ = tuple(ScoreTree((-1,), (0,), (-1,), (-1,), (0, 1), (1,), (score,)) for score in scores)
+    forest = Forest("f", ("d1",), (3, 4), base_scores, trees_)
+    table = Table("t", (), (), Action("infer", model="f"))
+    program = replace(stride_program(), models=(forest,), tables=(table,))
+    return replace(program, budget=worst_case(program))
+
+
+@pytest.mark.parametrize(
+    ("base_scores", "scores", "verdict"),
+    [
+        ((0, 0), (2**31 - 1,), "proved"),
+        ((0, 1), (2**31 - 1,), "unknown"),
+        ((0, -1), (-(2**31) + 1,), "proved"),
+        ((0, -2), (-(2**31) + 1,), "unknown"),
+        ((0, 1), (2**31 - 1, -5), "unknown"),  # on the way, though not at the end
+    ],
+)
+def test_sums_of_scores_are_proved_to_stay_inside_32_bits(base_scores, scores, verdict):
+    report = verify_program(forest_program(base_scores, *scores))
+    assert report.verdict == verdict
+    assert [f.verdict for f in report.findings if f.check == "sums"] == [verdict]
+
+
+def test_a_class_that_never_wins_is_no_prediction_of_the_program():
+    assert predicted_deltas(forest_program((0, 0), 1)) == {4}
+    assert predicted_deltas(forest_program((0, 0), -1)) == {3}
+    assert predicted_deltas(forest_program((0, 0), 0)) == {3, 4}
+
+
+def test_the_budget_of_a_forest_counts_its_comparisons_scores_and_classes():
+    program = forest_program((0, 0), 1, 2, 3)
+    assert worst_case(program).steps == program.guards.degree_pages * (2 + 2 + 3)
+
+
+def test_a_forest_is_not_built_as_tables(tmp_path):
+    with pytest.raises(ProgramError, match=r"model 'f' is a Forest, .*: give --target bpf or train with"):
+        build_tables(forest_program((0, 0), 1), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,11 +1,17 @@
 """Where everything lies in the maps of a BPF program, in bytes.
 
-    policy   version | degree | delta limit | nodes (a power of two) | a value s32 a node | a region a table
+    policy   version | degree | delta limit | nodes (a power of two) | a value s32 a node | scores |
+             forest trees | forests | a region a table
              table   entries, then the default action as entries that match everything
              entry   action (delta s64, kind u32, argument u32) | two words a match field
              node    threshold, from bit 32 on | left child's number, from 9 on | feature's number, from 3 on
+             value   of a leaf of a forest: the number of its first score
+             score   score, from bit 32 on | class's number, from 3 on | 1 if it is the leaf's last
+             tree    of a forest: its root's offset among the nodes, 8 bytes
+             forest  first tree, end of trees (offsets) | per class base score s64, answer s64
     state    per register: size x (tag | count | history, newest first)
-    scratch  loop variables | counts | record (7 words) | pages out | x | a history a register, oldest first
+    scratch  loop variables | counts | record (7 words) | pages out | x | a forest's loop variables and sums |
+             a history a register, oldest first
 
 A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
 further, so that a rollout moves nothing.
@@ -21,6 +27,9 @@ __all__ = ["Layout", "TableLayout"]
 
 VERSION, DEGREE, DELTA_LIMIT, POLICY_HEADER_BYTES = 0, 8, 16, 32
 NODE_BYTES, VALUE_BYTES, ACTION_BYTES = 8, 4, 16
+SCORE_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 16, 16
+LOOP_BYTES = 32
+LAST_SCORE, CLASS_BIT, SCORE_BIT = 1, 3, 32
 FEATURE_BIT, CHILD_BIT, THRESHOLD_BIT = 3, 9, 32
 STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
 RECORD = CONTEXT + 8 * len(CONTEXT_FIELDS)
@@ -62,7 +71,10 @@ class Layout:
         self.out = OUT
         self.x = OUT + 8 * degree
         self.x_mask = 8 * (_power_of_two(len(shape.features)) - 1)
-        at = self.x + self.x_mask + 8
+        self.loop = self.x + self.x_mask + 8
+        self.sums = self.loop + LOOP_BYTES
+        self.sum_mask = 8 * (_power_of_two(shape.forests.classes) - 1)
+        at = self.sums + self.sum_mask + 8 if shape.forests.forests else self.loop
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
         histories = []
         for depth in self.history_depth:
@@ -97,16 +109,30 @@ class Layout:
         n_nodes = _power_of_two(self.shape.nodes) if self.shape.nodes else 0
         self.node_mask = NODE_BYTES * (n_nodes - 1)
         self.values = self.nodes + NODE_BYTES * (n_nodes + 1)  # the last node may have a right child, too
-        at, tables = self.values + -(-VALUE_BYTES * n_nodes // 8) * 8, []
+        at, tables = self._lay_forests(self.values + -(-VALUE_BYTES * n_nodes // 8) * 8), []
         for table in self.shape.tables:
             tables.append(_table_layout(at, table))
             at += tables[-1].size_bytes
         self.tables, self.policy_bytes = tuple(tables), at
         if at > MAX_MAP_BYTES:
             raise ProgramError(
-                f"entries and nodes take {at} bytes, a BPF map's value here at most {MAX_MAP_BYTES}: "
+                f"entries, nodes and scores take {at} bytes, a BPF map's value here at most {MAX_MAP_BYTES}: "
                 f"train with fewer leaves or build fewer entries"
             )
+
+    def _lay_forests(self, at: int) -> int:
+        """Lay scores, trees and forests from `at` on, each a power of two of them; return the end."""
+        room = self.shape.forests
+        self.scores = self.forest_trees = self.forests = at
+        self.forest_bytes = _power_of_two(FOREST_HEADER_BYTES + CLASS_BYTES * room.classes)
+        n_scores, n_trees, n_forests = (_power_of_two(n) for n in (room.scores, room.trees, room.forests))
+        self.score_mask, self.tree_mask = SCORE_BYTES * (n_scores - 1), ROOT_BYTES * (n_trees - 1)
+        self.forest_mask = self.forest_bytes * (n_forests - 1)
+        if not room.forests:
+            return at
+        self.forest_trees = self.scores + SCORE_BYTES * n_scores
+        self.forests = self.forest_trees + ROOT_BYTES * n_trees
+        return self.forests + self.forest_bytes * n_forests
 
 
 def _table_layout(offset: int, table: TableShape) -> TableLayout:

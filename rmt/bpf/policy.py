@@ -1,29 +1,24 @@
-"""A program's tables and trees as the bytes of a map's value, which the code of its shape reads.
+"""A program's tables and models as the bytes of a map's value, which the code of its shape reads.
 
 Every match becomes one of two unsigned comparisons of 64 bits: EXACT and RANGE are x - low <= width, LPM and
-TERNARY are x & mask == value. A tree is laid out level by level, so that siblings are neighbours; a leaf is
-its own left child and no feature is above its threshold: a walk of more steps than it is deep ends there.
+TERNARY are x & mask == value. Models are packed by `modeldata`.
 """
 
 import struct
 
 from kdtool.errors import ProgramError
 from kdtool.rmt.bpf.layout import (
-    CHILD_BIT,
-    FEATURE_BIT,
-    NODE_BYTES,
     POLICY_HEADER_BYTES,
-    THRESHOLD_BIT,
-    VALUE_BYTES,
     Layout,
     TableLayout,
 )
+from kdtool.rmt.bpf.modeldata import Models, pack_models
 from kdtool.rmt.bpf.shape import Shape, shape_of
-from kdtool.rmt.program import VALUE_MAX, Action, Entry, MatchField, Program, Table, Tree
+from kdtool.rmt.program import Action, Entry, MatchField, Program, Table
 
-__all__ = ["INFER", "STOP", "pack_policy"]
+__all__ = ["STOP", "pack_policy"]
 
-CONSTANT, STOP, FOLLOW, INFER = range(4)
+CONSTANT, STOP, FOLLOW = range(3)
 EVERYTHING = 2**64 - 1
 LOW_32 = 2**32 - 1
 
@@ -40,16 +35,9 @@ def pack_policy(layout: Layout, program: Program, version: int) -> bytes:
     )
     value[:POLICY_HEADER_BYTES] = header
     features = [f.name for f in program.features]
-    roots: dict[str, int] = {}
-    n_nodes = 0
-    for tree in program.models:
-        roots[tree.name] = NODE_BYTES * n_nodes
-        nodes, values = _nodes(tree, n_nodes, features)
-        struct.pack_into(f"<{len(nodes)}q", value, layout.nodes + NODE_BYTES * n_nodes, *nodes)
-        struct.pack_into(f"<{len(values)}i", value, layout.values + VALUE_BYTES * n_nodes, *values)
-        n_nodes += len(nodes)
+    models = pack_models(value, layout, program)
     for table, place in zip(program.tables, layout.tables, strict=True):
-        value[place.offset : place.offset + place.size_bytes] = _region(table, place, features, roots)
+        value[place.offset : place.offset + place.size_bytes] = _region(table, place, features, models)
     return bytes(value)
 
 
@@ -66,10 +54,16 @@ def _check_room(shape: Shape, program: Program) -> None:
         "pages a decision": (wanted.degree_pages, shape.degree_pages),
         "tree nodes": (wanted.nodes, shape.nodes),
         "comparisons to a leaf": (wanted.depth, shape.depth),
+        "forests": (wanted.forests.forests, shape.forests.forests),
+        "classes in a forest": (wanted.forests.classes, shape.forests.classes),
+        "comparisons to a forest's leaf": (wanted.forests.depth, shape.forests.depth),
+        "trees in forests": (wanted.forests.trees, shape.forests.trees),
+        "scores in forests": (wanted.forests.scores, shape.forests.scores),
     }
     for number, (table, has) in enumerate(zip(wanted.tables, shape.tables, strict=True)):
         rooms[f"entries in table {program.tables[number].name}"] = (table.entries, has.entries)
-        rooms[f"inferring actions in table {program.tables[number].name}"] = (table.infers, has.infers)
+        rooms[f"actions with a tree in table {program.tables[number].name}"] = (table.trees, has.trees)
+        rooms[f"actions with a forest in table {program.tables[number].name}"] = (table.forests, has.forests)
     for what, (needs, has_room) in rooms.items():
         if needs > has_room:
             raise ProgramError(
@@ -78,41 +72,26 @@ def _check_room(shape: Shape, program: Program) -> None:
             )
 
 
-def _nodes(tree: Tree, root: int, features: list[str]) -> tuple[list[int], list[int]]:
-    """Return a tree's nodes and values level by level; `root` is the number of the first."""
-    order: list[int] = [0]
-    nodes, values = [], []
-    for place, node in enumerate(order):
-        split, threshold, left, feature = tree.feature[node], VALUE_MAX, root + place, 0
-        if split >= 0:
-            threshold, left = tree.threshold[node], root + len(order)
-            feature = features.index(tree.inputs[split])
-            order += [tree.left[node], tree.right[node]]
-        nodes.append(threshold << THRESHOLD_BIT | left << CHILD_BIT | feature << FEATURE_BIT)
-        values.append(tree.value[node])
-    return nodes, values
-
-
-def _region(table: Table, place: TableLayout, features: list[str], roots: dict[str, int]) -> bytes:
+def _region(table: Table, place: TableLayout, features: list[str], models: Models) -> bytes:
     """Return a table's entries by falling priority, and its default action until the region is full."""
     ranked = sorted(table.entries, key=lambda entry: -entry.priority)
     packed = b"".join(
-        _action(entry.action, features, roots) + _cells(table.match_fields, entry) for entry in ranked
+        _action(entry.action, features, models) + _cells(table.match_fields, entry) for entry in ranked
     )
-    default = _action(table.default_action, features, roots)
+    default = _action(table.default_action, features, models)
     for field in table.match_fields:
         default += struct.pack("<QQ", 0, EVERYTHING if field.match_type in ("EXACT", "RANGE") else 0)
     return packed + default * ((place.size_bytes - len(packed)) // place.stride)
 
 
-def _action(action: Action, features: list[str], roots: dict[str, int]) -> bytes:
+def _action(action: Action, features: list[str], models: Models) -> bytes:
     kind, argument = CONSTANT, 0
     if action.name == "stop":
         kind = STOP
     elif action.name == "follow":
         kind, argument = FOLLOW, 8 * features.index(action.feature)
     elif action.name == "infer":
-        kind, argument = INFER, roots[action.model]
+        kind, argument = models[action.model]
     return struct.pack("<qII", action.delta, kind, argument)
 
 

@@ -1,29 +1,49 @@
 """The shape of a program: what its BPF code is made for. All else is data, replaceable while the code runs.
 
 Code: registers, features, the match fields of each table. Room: pages a decision, entries a table, nodes and
-depth of the trees, which tables may infer. Programs that share their code fit a shape with room for them all.
+depth of the trees, trees and scores of the forests, which tables may infer with what. Programs that share
+their code fit a shape with room for them all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kdtool.errors import ProgramError
+from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
 from kdtool.rmt.program import Feature, MatchField, Program, Register, Table
 
-__all__ = ["Shape", "TableShape", "shape_of"]
+__all__ = ["ForestShape", "Shape", "TableShape", "score_words", "shape_of"]
 
 
 @dataclass(frozen=True)
 class TableShape:
-    """A table's match fields, the entries that there is room for, and whether an action may infer."""
+    """A table's match fields, the entries that there is room for, and with what an action may infer."""
 
     match_fields: tuple[MatchField, ...]
     entries: int
-    infers: bool
+    trees: bool
+    forests: bool
+
+
+@dataclass(frozen=True)
+class ForestShape:
+    """Room for forests: how many, of how many classes and how deep each, trees and scores of all together."""
+
+    forests: int = 0
+    classes: int = 0
+    depth: int = 0
+    trees: int = 0
+    scores: int = 0
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What code is made for; `nodes` are those of all trees together, `depth` the deepest tree's."""
+    """What code is made for.
+
+    nodes : of all trees together, those of forests included
+    depth : of the deepest tree that is not a forest's
+    """
 
     registers: tuple[Register, ...]
     features: tuple[Feature, ...]
@@ -31,6 +51,7 @@ class Shape:
     degree_pages: int
     nodes: int
     depth: int
+    forests: ForestShape
 
     def depth_of(self, register: Register) -> int:
         """Return how many pages of a register's history any feature looks at."""
@@ -54,14 +75,38 @@ def shape_of(program: Program, *others: Program) -> Shape:
                 f"one cannot run the other; load it as a program of its own"
             )
     programs = (program, *others)
-    tables = zip(*(p.tables for p in programs), strict=True)
+    tables = zip(*([(p, table) for table in p.tables] for p in programs), strict=True)
     return Shape(
         registers=program.registers,
         features=program.features,
         tables=tuple(_room(versions) for versions in tables),
         degree_pages=max(p.guards.degree_pages for p in programs),
-        nodes=max(sum(len(m.feature) for m in p.models) for p in programs),
-        depth=max((m.depth for p in programs for m in p.models), default=0),
+        nodes=max(sum(map(_nodes, p.models)) for p in programs),
+        depth=max((m.depth for p in programs for m in p.models if isinstance(m, Tree)), default=0),
+        forests=_forest_room(programs),
+    )
+
+
+def score_words(tree: ScoreTree) -> int:
+    """Return how many scores a tree takes: a leaf that scores nothing adds 0 to a class."""
+    spans = zip(tree.feature, pairwise(tree.first), strict=True)
+    return sum(max(last - first, 1) for split, (first, last) in spans if split < 0)
+
+
+def _nodes(model: Model) -> int:
+    trees = model.trees if isinstance(model, Forest) else (model,)
+    return sum(len(tree.feature) for tree in trees)
+
+
+def _forest_room(programs: Sequence[Program]) -> ForestShape:
+    each = [[m for m in p.models if isinstance(m, Forest)] for p in programs]
+    every = [forest for forests in each for forest in forests]
+    return ForestShape(
+        forests=max(map(len, each)),
+        classes=max((len(forest.classes) for forest in every), default=0),
+        depth=max((forest.depth for forest in every), default=0),
+        trees=max(sum(len(forest.trees) for forest in forests) for forests in each),
+        scores=max(sum(score_words(tree) for forest in forests for tree in forest.trees) for forests in each),
     )
 
 
@@ -76,10 +121,17 @@ def _difference(first: Program, second: Program) -> str:
     return next((what for what, is_so in differs.items() if is_so), "")
 
 
-def _room(versions: tuple[Table, ...]) -> TableShape:
-    infers = any(
-        action.name == "infer"
-        for table in versions
+def _room(versions: tuple[tuple[Program, Table], ...]) -> TableShape:
+    inferred = {
+        type(model)
+        for program, table in versions
         for action in (*(entry.action for entry in table.entries), table.default_action)
+        for model in program.models
+        if action.name == "infer" and action.model == model.name
+    }
+    return TableShape(
+        match_fields=versions[0][1].match_fields,
+        entries=max(len(table.entries) for _, table in versions),
+        trees=Tree in inferred,
+        forests=Forest in inferred,
     )
-    return TableShape(versions[0].match_fields, max(len(table.entries) for table in versions), infers)

@@ -1,27 +1,22 @@
 """Code that looks up a table and performs its action: R0 = the predicted difference, 0 for none.
 
 The scan's position is kept in memory: a position in a register, on which an address depends, would make the
-kernel's verifier follow the loop entry by entry. No branch depends on what a tree decides.
+kernel's verifier follow the loop entry by entry.
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R8, R9, Emitter
 from kdtool.rmt.bpf.layout import (
     ACTION_BYTES,
-    CHILD_BIT,
     CONTEXT,
     CURSOR,
-    NODE_BYTES,
-    THRESHOLD_BIT,
-    VALUE_BYTES,
     Layout,
 )
-from kdtool.rmt.bpf.policy import INFER, STOP
+from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST
+from kdtool.rmt.bpf.models import emit_forest, emit_walk
+from kdtool.rmt.bpf.policy import STOP
 from kdtool.rmt.program import CONTEXT_FIELDS, MatchField
 
 __all__ = ["emit_table"]
-
-NODE_SHIFT = 3
-"""A node's number, moved so far, is its offset in bytes. A feature's lies so in the node already."""
 
 
 def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, predicted: str) -> None:
@@ -31,16 +26,22 @@ def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, predicte
     asm.label(f"{label}.found")
     asm.jump_if(R4, "==", 0, f"{label}.have")
     asm.jump_if(R4, "==", STOP, stop)
-    if shape.infers:
+    if shape.trees:
         asm.jump_if(R4, "==", INFER, f"{label}.infer")
+    if shape.forests:
+        asm.jump_if(R4, "==", INFER_FOREST, f"{label}.sum")
     asm.alu("and", R1, layout.x_mask)
     asm.alu_register("mov", R3, R9)
     asm.alu_register("add", R3, R1)
     asm.load(R0, R3, layout.x)
-    if shape.infers:
+    if shape.trees:
         asm.jump(f"{label}.have")
         asm.label(f"{label}.infer")
-        _walk(asm, layout)
+        emit_walk(asm, layout, layout.shape.depth)
+    if shape.forests:
+        asm.jump(f"{label}.have")
+        asm.label(f"{label}.sum")
+        emit_forest(asm, layout, f"{label}.forest", stop)
     asm.label(f"{label}.have")
     asm.jump_if(R0, "!=", 0, predicted)
 
@@ -96,48 +97,3 @@ def _match(asm: Emitter, source: int, field: MatchField, cell: int, otherwise: s
     else:
         asm.alu_register("and", R4, R5)
         asm.jump_if_register(R4, "!=", R2, otherwise)
-
-
-def _walk(asm: Emitter, layout: Layout) -> None:
-    """R0 = the answer of the tree whose root lies at R1 in nodes: as many steps as the deepest tree takes.
-
-    A step loads both children before it is known which one is next: the next step waits for the comparison,
-    and no longer for a load after it.
-    """
-    asm.alu_register("mov", R2, R8)
-    asm.alu("add", R2, layout.nodes)
-    asm.alu("and", R1, layout.node_mask)
-    asm.alu_register("add", R1, R2)
-    asm.load(R1, R1, 0)
-    for _ in range(layout.shape.depth):
-        asm.alu_register("mov", R3, R1)
-        asm.alu("rsh", R3, CHILD_BIT - NODE_SHIFT)
-        asm.alu("and", R3, layout.node_mask)
-        asm.alu_register("add", R3, R2)
-        asm.load(R0, R3, 0)
-        asm.load(R3, R3, NODE_BYTES)
-        asm.alu_register("mov", R4, R1)
-        asm.alu("and", R4, layout.x_mask)
-        asm.alu_register("add", R4, R9)
-        asm.load(R4, R4, layout.x)
-        asm.alu("arsh", R1, THRESHOLD_BIT)
-        asm.alu_register("sub", R1, R4)
-        asm.alu("arsh", R1, 63)  # all ones where the walk goes right
-        asm.alu_register("xor", R3, R0)
-        asm.alu_register("and", R3, R1)
-        asm.alu_register("xor", R0, R3)
-        asm.alu_register("mov", R1, R0)
-    _load_value(asm, layout)
-
-
-def _load_value(asm: Emitter, layout: Layout) -> None:
-    """R0 = the value of the leaf R1, which is its own left child."""
-    asm.alu("rsh", R1, CHILD_BIT - NODE_SHIFT)
-    asm.alu("and", R1, layout.node_mask)
-    asm.alu("rsh", R1, 1)  # values are half as large as nodes
-    asm.alu_register("mov", R2, R8)
-    asm.alu("add", R2, layout.values)
-    asm.alu_register("add", R2, R1)
-    asm.load(R0, R2, 0, VALUE_BYTES)
-    asm.alu("lsh", R0, 32)
-    asm.alu("arsh", R0, 32)

@@ -17,14 +17,19 @@ Box = tuple[tuple[int, int], ...]
 
 
 def check_agreement(program: Program) -> list[Finding]:
-    """Lower each model that a table infers by default, and prove the table equal to it."""
+    """Lower each tree that a table infers by default, and prove the table equal to it.
+
+    Other models become no tables (`program_to_tables` refuses them), and there is nothing to agree.
+    """
     models = {model.name: model for model in program.models}
     findings = []
     for table in program.tables:
         if table.default_action.name == "infer":
-            tree = models[table.default_action.model]
+            model = models[table.default_action.model]
+            if not isinstance(model, Tree):
+                continue
             try:
-                findings.append(agreement(tree, tree_to_table(tree, table.name)))
+                findings.append(agreement(model, tree_to_table(model, table.name)))
             except ProgramError as error:
                 findings.append(unknown("agreement", str(error)))
     return findings

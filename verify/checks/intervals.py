@@ -1,12 +1,13 @@
-"""Intervals: what every value can be, and that no arithmetic on it overflows 64 bits."""
+"""Intervals: what every value can be, and that nothing overflows: pages 64 bits, sums of scores 32."""
 
-from kdtool.rmt import VALUE_MAX, VALUE_MIN, Program, leaf_boxes
+from kdtool.rmt import VALUE_MAX, VALUE_MIN, Forest, Model, Program, Tree, leaf_boxes
 from kdtool.rmt.vm import VPN_LIMIT
 from kdtool.verify.finding import Finding, proved, refuted, unknown
 
 __all__ = ["check_intervals", "predicted_deltas"]
 
 INT64_MAX = 2**63 - 1
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 MAX_LEAVES = 65_536
 
 
@@ -24,13 +25,19 @@ def predicted_deltas(program: Program) -> set[int]:
             if action.name == "follow":
                 deltas.update((-program.guards.delta_limit_pages, program.guards.delta_limit_pages))
             if action.name == "infer":
-                deltas.update(value for _, value in leaf_boxes(models[action.model]))
+                deltas |= _answers(models[action.model])
     return deltas - {0}
+
+
+def _answers(model: Model) -> set[int]:
+    if isinstance(model, Forest):
+        return model.possible_answers()
+    return {value for _, value in leaf_boxes(model)}
 
 
 def check_intervals(program: Program) -> list[Finding]:
     """Bound features, predictions and page numbers; the guard must leave some prediction alive."""
-    if any(model.n_leaves > MAX_LEAVES for model in program.models):
+    if any(isinstance(model, Tree) and model.n_leaves > MAX_LEAVES for model in program.models):
         return [unknown("intervals", f"a model has more than {MAX_LEAVES} leaves: too many to walk")]
     deltas, limit = predicted_deltas(program), program.guards.delta_limit_pages
     alive = sorted(delta for delta in deltas if abs(delta) <= limit)
@@ -45,4 +52,13 @@ def check_intervals(program: Program) -> list[Finding]:
     furthest = VPN_LIMIT + max(abs(alive[0]), abs(alive[-1]))
     assert furthest < INT64_MAX
     findings.append(proved("overflow", f"page numbers stay within ±{furthest}, far inside 64 bits"))
-    return findings
+    return findings + [_sums(model) for model in program.models if isinstance(model, Forest)]
+
+
+def _sums(forest: Forest) -> Finding:
+    """Prove that no sum of scores leaves 32 bits, whatever leaves the trees end in."""
+    bounds = forest.score_bounds()
+    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+    if low < INT32_MIN or high > INT32_MAX:
+        return unknown("sums", f"model {forest.name}: sums may reach [{low}, {high}], more than 32 bits")
+    return proved("sums", f"model {forest.name}: every sum of scores lies in [{low}, {high}], inside 32 bits")
