@@ -50,7 +50,7 @@ def _leaf(tree: Tree | ScoreTree, x: list[int]) -> tuple[int, int]:
 
 
 def run_network(network: Network, x: list[int]) -> tuple[int, int]:
-    """Return the answer of the class with the largest sum; steps are inputs, products and sums."""
+    """Return the answer of the class with the largest sum; for steps see Network.steps."""
     shifted = (round_shift(value, shift) for value, shift in zip(x, network.input_shifts, strict=True))
     values = [min(max(value, INT8_MIN), INT8_MAX) for value in shifted]
     for layer in network.layers[:-1]:

@@ -9,9 +9,11 @@ number p * channels + c.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["INT8_MAX", "INT8_MIN", "Conv1d", "Dense", "Layer", "Network", "Sum"]
+__all__ = ["INT8_MAX", "INT8_MIN", "PRODUCTS_A_STEP", "Conv1d", "Dense", "Layer", "Network", "Sum"]
 
 INT8_MIN, INT8_MAX = -128, 127
+PRODUCTS_A_STEP = 8
+"""So many products take about as long as a comparison of a tree, which is a step."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,12 @@ class Network:
 
     @property
     def steps(self) -> int:
-        """Return the steps of an answer: inputs shifted, products added, sums made."""
+        """Return the steps of an answer: inputs, sums, and products, PRODUCTS_A_STEP of a sum at a time."""
         widths = self.widths
-        products = sum(n * len(layer.weights[0]) for layer, n in zip(self.layers, widths[1:], strict=True))
+        products = sum(
+            n * -(-len(layer.weights[0]) // PRODUCTS_A_STEP)
+            for layer, n in zip(self.layers, widths[1:], strict=True)
+        )
         return sum(widths) + products
 
     def sum_bounds(self) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from numba import types
 
 from kdtool.rmt.jit import addressed, inner
-from kdtool.rmt.networks import INT8_MAX, INT8_MIN
+from kdtool.rmt.networks import INT8_MAX, INT8_MIN, PRODUCTS_A_STEP
 
 __all__ = ["ADDRESS"]
 
@@ -41,7 +41,7 @@ def _run_layer(params, layer, state, source, target):  # type: ignore[no-untyped
             if multiplier != 0:
                 total = min(max(_round_shift(total * multiplier, shift), 0), INT8_MAX)
             state[target + position * n_units + unit] = total
-    state[0] += n_positions * n_units * (1 + n_weights)
+    state[0] += n_positions * n_units * (1 + (n_weights + PRODUCTS_A_STEP - 1) // PRODUCTS_A_STEP)
     return biases + n_units + n_units * n_weights
 
 

@@ -127,8 +127,10 @@ def test_a_shift_rounds_to_the_nearest_half_to_even(value, bits):
         assert rounded % 2 == 0
 
 
-def test_the_steps_of_a_network_are_its_inputs_products_and_sums():
-    assert run_network(NETWORK, [1, 2])[1] == 2 + 4 * (1 + 1) + 2 * (1 + 4)
+def test_the_steps_of_a_network_are_its_inputs_and_sums_and_one_for_eight_products():
+    assert run_network(NETWORK, [1, 2])[1] == 2 + 4 * (1 + 1) + 2 * (1 + 1)
+    wide = Network("n", ("a",) * 17, (0,) * 17, (Dense(((1,) * 17,), (0,), 0, 0),), (3,))
+    assert run_network(wide, [1] * 17)[1] == 17 + (1 + 3)
 
 
 def test_a_network_is_not_built_as_a_table():
