@@ -72,7 +72,7 @@ class Progress:
 class Floors:
     """What a window must reach: shares from 0 to 1."""
 
-    accuracy: float = 0.5
+    accuracy: float
     coverage: float = 0.1
 
 

@@ -41,9 +41,9 @@ class DeployRequest:
 
     command : what to run; or empty, and then `cgroup` is the name of a living one
     page_cluster : set vm.page-cluster, which is the whole machine's, meanwhile; None leaves it alone
-    rate_pages : a second, at most
-    degree_pages : a decision, at most; None leaves it to the program
-    floors : what a window must reach; None never steps back
+    rate_pages, degree_pages : pages a second and pages a decision, at most; None leaves it to the program
+    min_accuracy, min_coverage : what a window must reach; None leaves it to the program
+    step_back : False lets it act whatever it reaches
     placement : of the agent's thread
     log_events : for tests, see Agent
     """
@@ -53,12 +53,43 @@ class DeployRequest:
     memory_bytes: int | None = None
     duration_s: float | None = None
     page_cluster: int | None = None
-    rate_pages: int = 400_000
+    rate_pages: int | None = None
     degree_pages: int | None = None
-    floors: Floors | None = Floors()  # noqa: RUF009 - immutable
+    min_accuracy: float | None = None
+    min_coverage: float = 0.1
+    step_back: bool = True
     placement: Placement = Placement()  # noqa: RUF009 - immutable
     quiet_stdout: bool = False
     log_events: int = 0
+
+
+RATE_PAGES, MIN_ACCURACY = 400_000, 0.5
+"""Of a baseline, which has no guards of its own."""
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """What holds for a run: the program's guards, or stricter."""
+
+    rate_pages: int
+    degree_pages: int
+    floors: Floors | None
+
+
+def _bounds(request: DeployRequest, decider: Decider) -> _Bounds:
+    """Return the bounds that hold; ParameterError where a guard of the program would be loosened."""
+    rate = request.rate_pages or decider.rate_pages or RATE_PAGES
+    if decider.rate_pages is not None and rate > decider.rate_pages:
+        raise ParameterError(f"--rate {rate}: the program's own guard is {decider.rate_pages}: give no more")
+    accuracy = request.min_accuracy
+    if accuracy is None:
+        accuracy = MIN_ACCURACY if decider.min_accuracy is None else decider.min_accuracy
+    elif decider.min_accuracy is not None and accuracy < decider.min_accuracy:
+        raise ParameterError(
+            f"--min-accuracy {accuracy:g}: the program's own guard is {decider.min_accuracy:g}: give no less"
+        )
+    degree = min(decider.degree_pages, request.degree_pages or decider.degree_pages)
+    return _Bounds(rate, degree, Floors(accuracy, request.min_coverage) if request.step_back else None)
 
 
 def deploy(request: DeployRequest, decider: Decider, show: Show = show_nothing) -> dict[str, Any]:
@@ -68,20 +99,23 @@ def deploy(request: DeployRequest, decider: Decider, show: Show = show_nothing) 
     CapabilityError or CommandError; that the command fails is no error: look at `exit_code`.
     """
     _check(request)
+    bounds = _bounds(request, decider)
     with stop_on_signals() as stop:
         if request.cgroup is not None:
-            return _of_living(request, decider, show, stop)
-        return _of_command(request, decider, show, stop)
+            return _of_living(request, decider, bounds, show, stop)
+        return _of_command(request, decider, bounds, show, stop)
 
 
-def _of_command(request: DeployRequest, decider: Decider, show: Show, stop: Stop) -> dict[str, Any]:
+def _of_command(
+    request: DeployRequest, decider: Decider, bounds: "_Bounds", show: Show, stop: Stop
+) -> dict[str, Any]:
     with ExitStack() as stack:
         own = stack.enter_context(own_cgroup(request.memory_bytes, with_events=True))
         assert own.events is not None, "asked for"
         stack.enter_context(guarded(request.page_cluster, own.paths))
         pages = None if request.memory_bytes is None else request.memory_bytes // PAGE_BYTES
         # All is ready before the command starts: it is stopped for as short a time as can be.
-        work = stack.enter_context(_at_work(request, decider, own.events, own.name, pages))
+        work = stack.enter_context(_at_work(request, decider, bounds, own.events, own.name, pages))
         launched = stack.enter_context(Launched(request.command, own, quiet_stdout=request.quiet_stdout))
         work.begin()
         facts = run_in(own, launched, stop, duration_s=request.duration_s, tick=lambda: work.tick(show))
@@ -95,7 +129,9 @@ def _of_command(request: DeployRequest, decider: Decider, show: Show, stop: Stop
         return work.finish(name, pages, facts.wall_ns, facts.ended_by, facts.exit_code, kernel)
 
 
-def _of_living(request: DeployRequest, decider: Decider, show: Show, stop: Stop) -> dict[str, Any]:
+def _of_living(
+    request: DeployRequest, decider: Decider, bounds: "_Bounds", show: Show, stop: Stop
+) -> dict[str, Any]:
     living = find_living(Request(command=(), output=Path(), cgroup=request.cgroup))
     assert living.events is not None, "a cgroup has a directory"
     limit = living.memory().get("limit_bytes")
@@ -108,7 +144,7 @@ def _of_living(request: DeployRequest, decider: Decider, show: Show, stop: Stop)
     began_ns = time.monotonic_ns()
     with (
         guarded(request.page_cluster, ()),
-        _at_work(request, decider, living.events, living.name, pages) as work,
+        _at_work(request, decider, bounds, living.events, living.name, pages) as work,
     ):
         work.begin()
         ended_by = _wait(living, request.duration_s, stop, lambda: work.tick(show))
@@ -172,19 +208,23 @@ class _Work:
 
 @contextmanager
 def _at_work(
-    request: DeployRequest, decider: Decider, cgroup: Path, name: str, limit_pages: int | None
+    request: DeployRequest,
+    decider: Decider,
+    bounds: "_Bounds",
+    cgroup: Path,
+    name: str,
+    limit_pages: int | None,
 ) -> Iterator[_Work]:
     agent = Agent(
         cgroup,
         decider,
         limit_pages=limit_pages,
-        rate_pages=request.rate_pages,
+        rate_pages=bounds.rate_pages,
         placement=request.placement,
         log_events=request.log_events,
     )
     try:
-        degree = min(decider.degree_pages, request.degree_pages or decider.degree_pages)
-        governor = Governor(degree, request.floors)
+        governor = Governor(bounds.degree_pages, bounds.floors)
         with Registration(name, {"policy": decider.name, "policy_version": decider.version}) as entry:
             yield _Work(agent, governor, entry)
     finally:
@@ -200,7 +240,7 @@ def _check(request: DeployRequest) -> None:
         raise ParameterError(f"duration {request.duration_s:g} s, allowed: more than 0")
     if request.page_cluster is not None and not 0 <= request.page_cluster <= MAX_PAGE_CLUSTER:
         raise ParameterError(f"page-cluster {request.page_cluster}, allowed: 0 to {MAX_PAGE_CLUSTER}")
-    if request.rate_pages < 1 or (request.degree_pages or 1) < 1:
+    if any(pages is not None and pages < 1 for pages in (request.rate_pages, request.degree_pages)):
         raise ParameterError("deploy: --rate and --degree are at least 1 page")
     if not swap_devices():
         raise CapabilityError("deploy: this machine has no swap, so nothing is swapped in: scripts/swap up")

@@ -53,6 +53,8 @@ class Decider:
     """A policy as the loop calls it: what replay calls, with its arrays.
 
     decide : compiled, of signature rmt.numba_vm.DECIDE
+    rate_pages, min_accuracy : the program's guards, which a request can only make stricter; None for a
+        baseline, which has none
     context_words : what it is given; CONTEXT_FIELDS come first. process_word, clock_word: where it finds the
         process's row and the time in ns, -1 for none
     """
@@ -66,6 +68,8 @@ class Decider:
     context_words: int
     process_word: int = -1
     clock_word: int = -1
+    rate_pages: int | None = None
+    min_accuracy: float | None = None
 
 
 class Source(Protocol):

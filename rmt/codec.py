@@ -42,6 +42,11 @@ from kdtool.rmt.program import (
 __all__ = ["from_document", "program_sha256", "read_program", "to_document", "write_program"]
 
 
+FIRST_VERSION = "1.0"
+LIVE_GUARDS = ("rate_pages", "min_accuracy_permille")
+"""What later versions have."""
+
+
 def to_document(program: Program) -> dict[str, Any]:
     """Return the JSON document of `program`, with its `sha256`."""
     body = json.loads(json.dumps(asdict(program)))
@@ -125,7 +130,6 @@ def from_document(document: Any) -> Program:
     _unique(root["models"], [m.name for m in models])
     tables = tuple(_table(item, features, models) for item in root["tables"].items(LIMITS.tables, 1))
     _unique(root["tables"], [t.name for t in tables])
-    guards = root["guards"].keys("degree_pages", "delta_limit_pages")
     budget = root["budget"].keys("steps", "state_bytes")
     return Program(
         name=root["name"].text(),
@@ -134,13 +138,21 @@ def from_document(document: Any) -> Program:
         features=features,
         models=models,
         tables=tables,
-        guards=Guards(
-            guards["degree_pages"].integer(1, LIMITS.degree_pages),
-            guards["delta_limit_pages"].integer(1, VALUE_MAX),
-        ),
+        guards=_guards(root),
         budget=Budget(budget["steps"].integer(1, 2**40), budget["state_bytes"].integer(1, 2**40)),
         provenance=_provenance(root["provenance"]),
     )
+
+
+def _guards(root: Node) -> Guards:
+    node, first = root["guards"], root["format_version"].value == FIRST_VERSION
+    node.keys("degree_pages", "delta_limit_pages", *(() if first else LIVE_GUARDS))
+    degree = node["degree_pages"].integer(1, LIMITS.degree_pages)
+    limit = node["delta_limit_pages"].integer(1, VALUE_MAX)
+    if first:
+        return Guards(degree, limit)
+    rate = node["rate_pages"].integer(1, LIMITS.rate_pages)
+    return Guards(degree, limit, rate, node["min_accuracy_permille"].integer(0, 1000))
 
 
 def _parse(text: bytes) -> Any:

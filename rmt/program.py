@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 FORMAT = "kdtool.rmt"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
+"""1.0 has no `rate_pages` and `min_accuracy_permille`: then they are as the defaults say."""
 HOOKS = ("mm.swapin",)
 
 # What an event of mm.swapin carries. `region` is vpn >> 13: 32 MiB of address space.
@@ -84,6 +85,7 @@ class Limits:
     network_values: int = 1024
     network_weights: int = 65_536
     degree_pages: int = 64
+    rate_pages: int = 10_000_000
 
 
 LIMITS = Limits()
@@ -162,10 +164,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Guards:
-    """Bounds that hold whatever the model says: pages a decision, and how far one prediction may jump."""
+    """Bounds that hold whatever the model says.
+
+    degree_pages, delta_limit_pages : pages a decision, and how far one prediction may jump; every executor
+        keeps to them
+    rate_pages, min_accuracy_permille : pages a second, and the share of prefetched pages that must be used
+        for the program to go on rather than leave it to the kernel; whoever runs it live keeps to them
+    """
 
     degree_pages: int
     delta_limit_pages: int = VALUE_MAX
+    rate_pages: int = 400_000
+    min_accuracy_permille: int = 500
 
 
 @dataclass(frozen=True)

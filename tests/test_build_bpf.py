@@ -119,7 +119,7 @@ def test_the_command_builds_and_names_the_file(tmp_path):
 def test_an_unknown_target_is_refused_with_what_there_is(tmp_path):
     write_program(stride_program(), tmp_path / "p.rmt.json")
     done = kdtool("build", str(tmp_path / "p.rmt.json"), "--target", "bfp", "-o", str(tmp_path), exit_code=1)
-    assert "unknown target 'bfp': did you mean 'bpf'? (known: bpf, tables)" in done.stderr
+    assert "unknown target 'bfp': did you mean 'bpf'? (known: bpf, p4runtime, tables)" in done.stderr
 
 
 @pytest.mark.root

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from kdtool.deploy.layout import new_arrays
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
 from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
 from kdtool.deploy.processes import FaultCounter, Processes
+from kdtool.deploy.session import DeployRequest, _bounds
 from kdtool.deploy.trial import GAINS, LOSES, NOTHING, Trial
 from kdtool.errors import CapabilityError, ParameterError, ProgramError
 from kdtool.kernel import advise
@@ -436,7 +438,7 @@ class Workload:
 
 
 def test_a_program_that_gains_is_let_act_after_two_pairs_and_tried_again_in_time():
-    governor = Governor(16, Floors())
+    governor = Governor(16, Floors(0.5))
     workload = Workload(governor, faster=1.5)
     assert workload.until(ACTIVE) == pytest.approx(0.35, abs=0.06)
     assert governor.gain == pytest.approx(1.5)
@@ -449,7 +451,7 @@ def test_a_program_that_gains_is_let_act_after_two_pairs_and_tried_again_in_time
 
 
 def test_a_program_that_loses_steps_back_for_longer_and_longer():
-    governor = Governor(16, Floors())
+    governor = Governor(16, Floors(0.5))
     workload, stays = Workload(governor, faster=0.6), []
     for _ in range(4):
         workload.until(BACK)
@@ -461,7 +463,7 @@ def test_a_program_that_loses_steps_back_for_longer_and_longer():
 
 
 def test_a_program_that_covers_nothing_acts_in_one_window():
-    governor = Governor(16, Floors())
+    governor = Governor(16, Floors(0.5))
     workload = Workload(governor, covered=0.05)
     workload.until(BACK)
     assert governor.active_s == pytest.approx(0.05)
@@ -469,7 +471,7 @@ def test_a_program_that_covers_nothing_acts_in_one_window():
 
 
 def test_two_bad_windows_in_a_row_end_it():
-    governor = Governor(16, Floors())
+    governor = Governor(16, Floors(0.5))
     workload = Workload(governor, faster=1.5)
     workload.until(ACTIVE)
     workload.wasted_share = 1.5  # an accuracy of 0.4
@@ -477,7 +479,7 @@ def test_two_bad_windows_in_a_row_end_it():
 
 
 def test_it_wakes_by_majors_and_sleeps_when_there_is_nothing_to_do():
-    governor = Governor(16, Floors())
+    governor = Governor(16, Floors(0.5))
     governor.tick(0.05, seen(3, 0))
     assert governor.state == ASLEEP
     governor.tick(0.10, seen(7, 0))
@@ -547,14 +549,41 @@ def test_what_only_replay_knows_is_refused(name):
 
 
 def test_a_program_is_verified_before_it_runs(tmp_path):
-    from dataclasses import replace
-
     program = stride_program()
     assert of_program(program).degree_pages == 4
     costly = replace(program, budget=replace(program.budget, steps=1))
     write_program(costly, tmp_path / "p.rmt.json")
     with pytest.raises(ProgramError, match="is not deployed: steps is refuted"):
         load_decider(str(tmp_path / "p.rmt.json"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"rate_pages": 400_001}, "--rate 400001: the program's own guard is 400000"),
+        ({"min_accuracy": 0.49}, "--min-accuracy 0.49: the program's own guard is 0.5"),
+    ],
+)
+def test_a_programs_guard_cannot_be_loosened(asked, said):
+    request = DeployRequest(command=("true",), **asked)
+    with pytest.raises(ParameterError, match=said):
+        _bounds(request, of_program(stride_program()))
+    baseline = _bounds(request, of_policy("stride"))
+    assert (baseline.rate_pages, baseline.floors.accuracy) == (
+        asked.get("rate_pages", 400_000),
+        asked.get("min_accuracy", 0.5),
+    )
+
+
+def test_a_programs_guards_hold_and_can_be_tightened():
+    guards = replace(stride_program().guards, rate_pages=1000, min_accuracy_permille=700)
+    decider = of_program(replace(stride_program(), guards=guards))
+    own = _bounds(DeployRequest(command=("true",)), decider)
+    assert (own.rate_pages, own.floors) == (1000, Floors(0.7))
+    request = DeployRequest(command=("true",), rate_pages=10, min_accuracy=0.9, degree_pages=1)
+    tight = _bounds(request, decider)
+    assert (tight.rate_pages, tight.floors, tight.degree_pages) == (10, Floors(0.9), 1)
+    assert _bounds(replace(request, step_back=False), decider).floors is None
 
 
 @pytest.fixture

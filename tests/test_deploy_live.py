@@ -71,7 +71,7 @@ def cgroups():
 
 def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
     command = (strides, str(PAGES), "7", str(PAGES))
-    request = DeployRequest(command=command, memory_bytes=LIMIT, floors=None, log_events=20_000)
+    request = DeployRequest(command=command, memory_bytes=LIMIT, step_back=False, log_events=20_000)
     agents: list[Agent] = []
     row = deploy(request, of_program(follow_program()), lambda agent, _: agents.append(agent))
 

@@ -1,18 +1,29 @@
 """Building: a verified program becomes match-action tables, in a file and in a listing for people."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import ProgramError
-from kdtool.rmt import LIMITS, Action, Program, Table, program_to_tables, worst_case, write_program
+from kdtool.rmt import LIMITS, Action, Program, Table, Tree, program_to_tables, worst_case, write_program
+from kdtool.rmt.mappings import count_mappings
+from kdtool.rmt.p4runtime import p4info, updates
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.traces import Trace, memory_pages
 from kdtool.verify.equivalence import compare_decisions
 from kdtool.verify.program import verify_program
 
-__all__ = ["build_tables", "check_on_trace", "format_table", "require_proof", "swap_ins"]
+__all__ = [
+    "build_p4runtime",
+    "build_tables",
+    "check_on_trace",
+    "format_mappings",
+    "format_table",
+    "require_proof",
+    "swap_ins",
+]
 
 
 def build_tables(
@@ -24,6 +35,7 @@ def build_tables(
     Raises ProgramError when either is not proved.
     """
     require_proof(program)
+    _require_room(program, max_entries)
     tables = program_to_tables(program, max_entries)
     worst = worst_case(tables)
     # Scanning entries takes more steps than walking a tree: what was declared for the model is raised
@@ -34,6 +46,50 @@ def build_tables(
     write_program(tables, program_file)
     listing_file.write_text("\n".join(format_table(table) for table in tables.tables))
     return tables, [program_file, listing_file]
+
+
+def _require_room(program: Program, max_entries: int) -> None:
+    """Raise ProgramError, before any entry is made, for a tree of more entries; say what would fit."""
+    for model in program.models:
+        if not isinstance(model, Tree):
+            continue  # refused by program_to_tables
+        chosen, *others = count_mappings(model)
+        if not chosen.fits(max_entries):
+            said = ", ".join(
+                f"{each.name} {each.entries:,} ({'fits' if each.fits(max_entries) else 'does not fit'})"
+                for each in others
+            )
+            raise ProgramError(
+                f"model {model.name!r} takes {chosen.entries:,} range entries, allowed are {max_entries:,}: "
+                f"train with fewer leaves or give a larger --max-entries; in other mappings: {said}"
+            )
+
+
+def format_mappings(program: Program, max_entries: int) -> str:
+    """Return, a line a mapping, how many entries each tree of `program` takes; nothing is expanded."""
+    lines = [f"{'model':16} {'mapping':10} {'entries':>12} {'tables':>7} {'key bits':>9}  of {max_entries:,}"]
+    for model in program.models:
+        for each in count_mappings(model) if isinstance(model, Tree) else ():
+            numbers = f"{each.entries:12,} {each.tables:7} {each.key_bits:9}"
+            verdict = "fits" if each.fits(max_entries) else "does not fit"
+            lines.append(f"{model.name:16} {each.name:10} {numbers}  {verdict}")
+    return "\n".join(lines)
+
+
+def build_p4runtime(
+    program: Program, folder: Path, max_entries: int = LIMITS.entries
+) -> tuple[Program, list[Path]]:
+    """Build tables of `program` as `build_tables` does, and write them in P4Runtime's formats as well.
+
+    Returns the program of tables and all files, `NAME-tables.p4info.json` and `.entries.json` among them.
+    Raises ProgramError when it is not proved.
+    """
+    tables, files = build_tables(program, folder, max_entries)
+    for kind, document in (("p4info", p4info(tables)), ("entries", updates(tables))):
+        file = folder / f"{tables.name}.{kind}.json"
+        file.write_text(json.dumps(document, indent=1) + "\n")
+        files.append(file)
+    return tables, files
 
 
 def check_on_trace(model: Program, tables: Program, path: Path, memory: str) -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 from bench.fidelity.machine import forbid_huge_pages
 from bench.fidelity.matrix import Plan, measure_footprints, record_references
 from bench.live.measure import VARIANTS, choose_variants, learn, measure
+from bench.live.picture import plot_cells
 from bench.live.store import LiveStore
 from bench.live.table import make_cells, print_cells
 from bench.live.workloads import PAIRS, choose_pairs
@@ -61,6 +62,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("live: interrupted: the same command goes on from here", file=sys.stderr)
         return 130
+    if arguments.plot is not None:
+        plot_cells(cells, arguments.plot)
     if arguments.json:
         print(json.dumps({"cells": [cell.to_row() for cell in cells]}))
     else:
@@ -86,6 +89,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     add("--show-only", action="store_true", help="print what was measured; measure nothing")
     add("--json", action="store_true", help="print one JSON document")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the run times")
     arguments = parser.parse_args()
     if not 0 < arguments.limit < 100 or arguments.runs < 1:
         parser.error("--limit: a percentage from 1 to 99; --runs: 1 or more")

@@ -36,11 +36,15 @@ def register(app: typer.Typer) -> None:
             "--page-cluster",
             help="Set vm.page-cluster, which is the whole machine's, meanwhile.  [default: leave it alone]",
         ),
-        rate: int = typer.Option(400_000, "--rate", help="Pages to prefetch in a second at most."),
+        rate: int = typer.Option(
+            None, "--rate", help="Pages to prefetch in a second at most.  [default: the program's, or 400000]"
+        ),
         degree: int = typer.Option(
             None, "--degree", help="Pages a decision at most.  [default: the program's]"
         ),
-        min_accuracy: float = typer.Option(0.5, "--min-accuracy", help="Step back below this share."),
+        min_accuracy: float = typer.Option(
+            None, "--min-accuracy", help="Step back below this share.  [default: the program's, or 0.5]"
+        ),
         min_coverage: float = typer.Option(0.1, "--min-coverage", help="Step back below this share."),
         nice: int = typer.Option(None, "--nice", help="Priority of the agent: -20 to 19."),
         cpu: int = typer.Option(None, "--cpu", help="Run the agent on this CPU only."),
@@ -58,7 +62,6 @@ def register(app: typer.Typer) -> None:
             return
         program, command = split_arguments(given, policy)
         from kdtool.deploy.agent import Placement
-        from kdtool.deploy.governor import Floors
         from kdtool.deploy.session import DeployRequest
         from kdtool.deploy.session import deploy as run
         from kdtool.live.policies import load_decider
@@ -74,7 +77,8 @@ def register(app: typer.Typer) -> None:
             page_cluster=page_cluster,
             rate_pages=rate,
             degree_pages=degree,
-            floors=Floors(min_accuracy, min_coverage),
+            min_accuracy=min_accuracy,
+            min_coverage=min_coverage,
             placement=Placement(nice, cpu, real_time),
             quiet_stdout=as_json,
         )

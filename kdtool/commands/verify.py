@@ -8,7 +8,7 @@ import typer
 
 __all__ = ["register"]
 
-TARGETS = ("tables", "bpf")
+TARGETS = ("tables", "p4runtime", "bpf")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,9 +45,14 @@ def register(app: typer.Typer) -> None:
     def build(
         program: Path = typer.Argument(help="A program (P.rmt.json).", show_default=False),
         target: str = typer.Option("tables", "--target", help=f"What to build: {', '.join(TARGETS)}."),
-        output: Path = typer.Option(..., "--output", "-o", help="Folder to write to.", show_default=False),
+        output: Path | None = typer.Option(
+            None, "--output", "-o", help="Folder to write to.", show_default=False
+        ),
         max_entries: int = typer.Option(
             65_536, "--max-entries", min=1, help="Refuse more entries than this."
+        ),
+        estimate: bool = typer.Option(
+            False, "--estimate", help="Only say how many entries each way of making tables would take."
         ),
         trace: Path | None = typer.Option(
             None,
@@ -56,20 +61,26 @@ def register(app: typer.Typer) -> None:
         ),
         memory: str = typer.Option("50%", "--memory", "-m", help="The memory at which the trace swaps."),
     ) -> None:
-        """Verify a program and write it as match-action tables, or as a BPF object for the kernel."""
-        from kdtool.errors import unknown_name
+        """Verify a program and write it as match-action tables, for P4Runtime too, or as a BPF object."""
+        from kdtool.errors import ParameterError, unknown_name
         from kdtool.rmt import read_program
-        from kdtool.verify.build import build_tables, check_on_trace
+        from kdtool.verify.build import build_p4runtime, build_tables, check_on_trace, format_mappings
         from kdtool.verify.build_bpf import build_bpf, compare_in_kernel
 
         if target not in TARGETS:
             raise unknown_name("target", target, TARGETS)
         model = read_program(program)
-        if target == "tables":
-            tables, files = build_tables(model, output, max_entries)
-            compare = partial(check_on_trace, model, tables)
-        else:
+        if estimate:
+            print(format_mappings(model, max_entries))
+            return
+        if output is None:
+            raise ParameterError("build: give a folder to write to: -o DIR")
+        if target == "bpf":
             files, compare = [build_bpf(model, output)], partial(compare_in_kernel, model)
+        else:
+            build_them = build_tables if target == "tables" else build_p4runtime
+            tables, files = build_them(model, output, max_entries)
+            compare = partial(check_on_trace, model, tables)
         for file in files:
             print(file)
         if trace is not None:

@@ -51,6 +51,8 @@ def of_program(program: Program) -> Decider:
         params=packed.params,
         state=packed.new_state(),
         context_words=len(CONTEXT_FIELDS),
+        rate_pages=program.guards.rate_pages,
+        min_accuracy=program.guards.min_accuracy_permille / 1000,
     )
 
 

@@ -4,6 +4,7 @@ from kdtool.verify.checks.agreement import agreement, check_agreement
 from kdtool.verify.checks.bpf import check_bpf
 from kdtool.verify.checks.cost import check_cost
 from kdtool.verify.checks.form import check_form
+from kdtool.verify.checks.guards import check_guards
 from kdtool.verify.checks.intervals import check_intervals, predicted_deltas
 from kdtool.verify.checks.tables import check_table, check_tables
 from kdtool.verify.finding import Check
@@ -15,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     check_cost,
     check_bpf,
     check_intervals,
+    check_guards,
     check_tables,
     check_agreement,
 )
