@@ -1,7 +1,8 @@
-"""What a decision costs, beside others: python bench/rmt.py [tree] [forest] [stencil] [swap] [faults]
+"""What a decision costs, beside others: python bench/rmt.py [PART ...], all parts without one
 
     tree     a random tree of depth 10 over 8 features, at inputs that no branch predictor can foresee
     forest   50 trees of depth 10 over the same, as a random forest and as boosted trees
+    network  layers of 16, 16 and 4 over the same
     stencil  the example program at the swap-ins of the example trace
     swap     decisions while their policy is replaced without pause
     faults   the example program at the page faults of a program that swaps, by the kernel's own statistics
@@ -17,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,11 +29,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Shown
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 from sklearn.tree import DecisionTreeRegressor
 
 from kdtool.kernel.bpf import count_run_time
 from kdtool.learners.boosted import lower_boosted
 from kdtool.learners.forest import lower_random_forest
+from kdtool.learners.mlp import lower_mlp
 from kdtool.rmt import (
     Action,
     Budget,
@@ -39,6 +44,7 @@ from kdtool.rmt import (
     Forest,
     Guards,
     Model,
+    Network,
     Program,
     Register,
     Table,
@@ -46,6 +52,7 @@ from kdtool.rmt import (
     read_program,
 )
 from kdtool.rmt.batch import answers
+from kdtool.rmt.lower_network import INPUT_SCALE, choose_shifts, shifted_inputs
 from kdtool.rmt.numba_vm import observe
 from kdtool.rmt.packed import pack
 from kdtool.verify.build import swap_ins
@@ -58,6 +65,7 @@ ROUNDS = 15
 KERNEL_RUNS = 50 * BATCH_EVENTS
 FEATURES, DEPTH, N_TRAIN = 8, 10, 65_536
 N_TREES, N_CLASSES = 50, 5
+LAYERS = (16, 16)
 PAGES = 1 << 22
 """Differences of pages below 2^22 are the same number as float32, which the others compute with."""
 
@@ -70,6 +78,7 @@ def main() -> None:
     parts = {
         "tree": bench_tree,
         "forest": bench_forest,
+        "network": bench_network,
         "stencil": bench_stencil,
         "swap": bench_swap,
         "faults": bench_faults,
@@ -296,6 +305,24 @@ def bench_forest() -> None:
     })  # fmt: skip
 
 
+def bench_network() -> None:
+    _, empty, _ = tree_program()
+    X = inputs(empty, random_contexts(N_TRAIN, 1))
+    y = (X @ np.arange(1, FEATURES + 1) * 4 // (PAGES * FEATURES)) % 4 + 1
+    shifts = choose_shifts(X)
+    samples = shifted_inputs(X, shifts)
+    fitted = MLPClassifier(LAYERS, max_iter=15, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted.fit(samples / INPUT_SCALE, y)
+    network = lower_mlp("m", tuple(f.name for f in empty.features), shifts, fitted, samples)
+    rows = shifted_inputs(inputs(empty, random_contexts(BATCH_EVENTS, 3)), shifts) / INPUT_SCALE
+    compare_models("a network", empty, network, fitted.predict(rows), {
+        f"scikit-learn, {len(rows)} rows": lambda: cpu_ns(lambda: fitted.predict(rows)) / len(rows),
+        "scikit-learn, 1 row": lambda: cpu_ns(lambda: fitted.predict(rows[:1])),
+    })  # fmt: skip
+
+
 def compare_models(
     what: str, empty: Program, model: Model, expected: np.ndarray, others: dict[str, Timed]
 ) -> None:
@@ -321,7 +348,8 @@ def describe(model: Model) -> str:
         return (
             f"{len(model.trees)} trees of depth {model.depth}, {model.n_leaves} leaves, {n_classes} classes"
         )
-    raise TypeError(model)
+    assert isinstance(model, Network)
+    return f"layers of {', '.join(str(width) for width in model.widths)}, {model.n_weights} weights"
 
 
 # ------------------------------------------------------------------------------- programs, swaps, faults

@@ -4,13 +4,14 @@ from kdtool.errors import unknown_name
 from kdtool.learners.base import Learner
 from kdtool.learners.boosted import BoostedLearner
 from kdtool.learners.forest import ForestLearner
+from kdtool.learners.mlp import MlpLearner
 from kdtool.learners.parts import TrainingPart, training_part
 from kdtool.learners.training import Candidate, train
 from kdtool.learners.tree import TreeLearner
 
 __all__ = ["LEARNERS", "Candidate", "Learner", "TrainingPart", "find_learner", "train", "training_part"]
 
-LEARNERS: tuple[Learner, ...] = (TreeLearner(), ForestLearner(), BoostedLearner())
+LEARNERS: tuple[Learner, ...] = (TreeLearner(), ForestLearner(), BoostedLearner(), MlpLearner())
 
 
 def find_learner(name: str) -> Learner:

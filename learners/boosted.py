@@ -39,7 +39,8 @@ class BoostedLearner:
     ) -> Program:
         """Fit on all of `dataset`; see Learner. CapabilityError without LightGBM."""
         y = frequent_deltas(dataset.y, MAX_CLASSES)
-        model = _lightgbm().LGBMClassifier(
+        lightgbm = _lightgbm()
+        model = lightgbm.LGBMClassifier(
             n_estimators=min(setting["n_estimators"], MAX_TREES // MAX_CLASSES),
             max_depth=setting["max_depth"],
             num_leaves=2 ** setting["max_depth"],
@@ -54,7 +55,8 @@ class BoostedLearner:
         model.fit(X, y)
         forest = lower_boosted(NAME, dataset.feature_names, model)
         program = next_page_program(f"boosted-{features.name}", features, forest, degree_pages)
-        return replace(program, provenance=lowering_loss(forest, dataset.X, float_answers(model, X)))
+        loss = lowering_loss(forest, dataset.X, float_answers(model, X))
+        return replace(program, provenance={**loss, "lightgbm": lightgbm.__version__})
 
 
 def lower_boosted(name: str, inputs: tuple[str, ...], model: Any) -> Forest:

@@ -10,7 +10,7 @@ from kdtool.features import FEATURE_SETS, Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
 from kdtool.replay import load_device, load_workload
-from kdtool.rmt import Program, program_sha256, write_program
+from kdtool.rmt import Network, Program, program_sha256, write_program
 from kdtool.traces import Trace, parse_fraction
 
 __all__ = ["TrainingRequest", "train_traces"]
@@ -72,8 +72,7 @@ def train_traces(
         "features": best.features.name,
         **best.setting,
         "samples": len(samples.y),
-        "leaves": sum(model.n_leaves for model in program.models),
-        "depth": max(model.depth for model in program.models),
+        **_size(program),
         **_loss(program),
         "train_rows": [part.workload.n_refs for part in parts],
         "memory_pages": [part.shadow.memory_pages for part in parts],
@@ -86,3 +85,16 @@ def _loss(program: Program) -> dict[str, float]:
     if not isinstance(n, int) or not isinstance(differ, int):
         return {}
     return {"lowering_loss": differ / n}
+
+
+def _size(program: Program) -> dict[str, int]:
+    """Return how large the models are: leaves and depth of trees, layers and weights of networks."""
+    trees = [model for model in program.models if not isinstance(model, Network)]
+    networks = [model for model in program.models if isinstance(model, Network)]
+    size = {}
+    if trees:
+        size = {"leaves": sum(model.n_leaves for model in trees), "depth": max(m.depth for m in trees)}
+    if networks:
+        size["layers"] = max(len(network.layers) for network in networks)
+        size["weights"] = sum(network.n_weights for network in networks)
+    return size

@@ -5,8 +5,8 @@ import numpy.typing as npt
 
 from kdtool.rmt.jit import jit
 from kdtool.rmt.models import Model
-from kdtool.rmt.numba_models import sum_forest, walk_tree
-from kdtool.rmt.packedmodels import INFER_TREE, pack_models, sum_words
+from kdtool.rmt.numba_models import call_model, sum_forest, walk_tree
+from kdtool.rmt.packedmodels import INFER_NETWORK, INFER_TREE, model_words, pack_models
 
 __all__ = ["answers"]
 
@@ -15,7 +15,7 @@ def answers(model: Model, X: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Return what `model` answers to each row of X, of shape (n_rows, n_inputs): differences in pages."""
     words: list[int] = []
     kind, at = pack_models(words, [model], model.inputs)[model.name]
-    state = np.zeros(1 + len(model.inputs) + sum_words([model]), np.int64)
+    state = np.zeros(1 + len(model.inputs) + model_words([model]), np.int64)
     out = np.zeros(len(X), np.int64)
     _answer_all(np.array(words, np.int64), kind, at, state, np.ascontiguousarray(X, np.int64), out)
     return out
@@ -30,5 +30,7 @@ def _answer_all(params, kind, model, state, X, out):  # type: ignore[no-untyped-
             state[1 + i] = X[row, i]
         if kind == INFER_TREE:
             out[row] = walk_tree(params, model, state, 1)
+        elif kind == INFER_NETWORK:
+            out[row] = call_model(params[model], params, model, state, 1, 1 + n_inputs)
         else:
             out[row] = sum_forest(params, model, state, 1, 1 + n_inputs)

@@ -1,6 +1,7 @@
 """The most that a program can cost, from its form alone: steps of one decision, bytes of state."""
 
 from kdtool.rmt.models import Forest, Model
+from kdtool.rmt.networks import Network
 from kdtool.rmt.packed import state_words
 from kdtool.rmt.program import Budget, Program
 
@@ -10,10 +11,10 @@ __all__ = ["worst_case"]
 def worst_case(program: Program) -> Budget:
     """Return the largest number of steps of any decision, and the bytes of state.
 
-    A step is a feature computed, an entry tested, a tree node compared, a score added or a sum compared.
-    Every prediction of a rollout computes all features and at worst goes through every table, since a
-    prediction of 0 falls to the next one: it tests all entries and runs the costliest model that the table
-    may infer with.
+    A step is a feature computed, an entry tested, a tree node compared, a score added or a sum compared; of a
+    network an input shifted, a sum made, or up to eight products added. Every prediction of a rollout
+    computes all features and at worst goes through every table, since a prediction of 0 falls to the next
+    one: it tests all entries and runs the costliest model that the table may infer with.
 
     >>> from kdtool.rmt.examples import stride_program
     >>> worst_case(stride_program()).steps  # 4 predictions x (2 features + 1 entry + depth 2)
@@ -32,4 +33,6 @@ def worst_case(program: Program) -> Budget:
 def _model_steps(model: Model) -> int:
     if isinstance(model, Forest):
         return len(model.classes) + sum(tree.depth + tree.most_scores for tree in model.trees)
+    if isinstance(model, Network):
+        return model.steps
     return model.depth

@@ -15,7 +15,7 @@ from typing import Any
 
 import numba
 
-__all__ = ["inline", "inner", "jit", "sources"]
+__all__ = ["addressed", "inline", "inner", "jit", "sources"]
 
 _PACKAGE = Path(__file__).parent.parent
 _IMPORTED = re.compile(r"^\s*(?:from|import) (kdtool(?:\.\w+)*)", re.MULTILINE)
@@ -48,11 +48,21 @@ def inline(function: Callable[..., Any]) -> Any:
     return _compile((), {"_nrt": False, "inline": "always"}, function)
 
 
+def addressed(signature: Any, function: Callable[..., Any]) -> int:
+    """Compile `function` as a C function now, and return its address."""
+    return int(_cached(function, lambda: numba.cfunc(signature, cache=True)(function)).address)
+
+
 def _compile(signature: tuple[Any, ...], options: dict[str, Any], function: Callable[..., Any]) -> Any:
+    return _cached(function, lambda: _njit(*signature, cache=True, **options)(function))
+
+
+def _cached(function: Callable[..., Any], compile_it: Callable[[], Any]) -> Any:
+    """Have Numba keep the machine code of `function` in the folder of its module."""
     before = _config.CACHE_DIR
     _config.CACHE_DIR = _cache_folder(function.__module__)
     try:
-        return _njit(*signature, cache=True, **options)(function)
+        return compile_it()
     finally:
         _config.CACHE_DIR = before
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from kdtool.rmt.fields import Node
 from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
+from kdtool.rmt.networkcodec import read_network
 from kdtool.rmt.program import LIMITS, VALUE_MAX, VALUE_MIN, Feature
 
 __all__ = ["read_model"]
@@ -14,6 +15,8 @@ def read_model(node: Node, features: tuple[Feature, ...]) -> Model:
     """Check a model over `features`, and build it; every ProgramError names the place."""
     if isinstance(node.value, dict) and "trees" in node.value:
         return _forest(node, features)
+    if isinstance(node.value, dict) and "layers" in node.value:
+        return read_network(node, features)
     return _tree(node, features)
 
 

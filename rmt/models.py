@@ -1,12 +1,15 @@
 """What a program infers with: models of integers, each from features to a difference in pages.
 
-`Tree` answers with a leaf; `Forest` adds up what its trees' leaves say of each class. `inference` says what
-they mean. Nodes lie in columns, as in scikit-learn's `tree_`: node 0 is the root, children come after their
-parent, inner node i goes left when x[feature[i]] <= threshold[i], and a leaf has feature -1 and children -1.
+`Tree` answers with a leaf; `Forest` adds up what its trees' leaves say of each class; `Network` is made of
+layers (networks.py). `inference` says what they mean. Nodes lie in columns, as in scikit-learn's `tree_`:
+node 0 is the root, children come after their parent, inner node i goes left when x[feature[i]] is at most
+threshold[i], and a leaf has feature -1 and children -1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from kdtool.rmt.networks import Network
 
 __all__ = ["Forest", "Model", "ScoreTree", "Tree"]
 
@@ -118,7 +121,7 @@ class Forest:
         return {value for value, (_, high) in zip(self.classes, ends, strict=True) if high >= floor}
 
 
-Model = Tree | Forest
+Model = Tree | Forest | Network
 
 
 def _tree_bounds(tree: ScoreTree, n_classes: int) -> list[tuple[int, int]]:

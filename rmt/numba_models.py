@@ -1,12 +1,21 @@
 """Models in the Numba VM: mirrors of `inference`, over `params` and `state` as laid out in `packed`.
 
+A network's code is compiled when the first network is packed, and called by its address: no program without
+one waits for it.
+
 x_at and sums_at : where in `state` the features lie, and the words in which a forest adds up
 """
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from kdtool.rmt.jit import inner
 from kdtool.rmt.packedmodels import NODE_WORDS
 
-__all__ = ["sum_forest", "walk_tree"]
+__all__ = ["call_model", "sum_forest", "walk_tree"]
 
 
 @inner
@@ -37,3 +46,26 @@ def sum_forest(params, forest, state, x_at, sums_at):  # type: ignore[no-untyped
         if state[sums_at + c] > state[sums_at + best]:
             best = c
     return params[classes + 2 * best + 1]
+
+
+def _call_model(  # type: ignore[no-untyped-def]
+    typing, address, params, model, state, x_at, values_at
+):
+    """Call the function at `address` with the words of `params` and `state`, and return its answer."""
+    signature = types.int64(types.int64, params, types.int64, state, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        where, params, model, state, x_at, values_at = arguments
+        words = [
+            context.make_array(kind)(context, builder, array).data
+            for kind, array in ((signature.args[1], params), (signature.args[3], state))
+        ]
+        word = ir.IntType(64)
+        kinds = [words[0].type, word, words[1].type, word, word]
+        function = builder.inttoptr(where, ir.FunctionType(word, kinds).as_pointer())
+        return builder.call(function, [words[0], model, words[1], x_at, values_at])
+
+    return signature, generate
+
+
+call_model: Any = intrinsic(_call_model)

@@ -11,9 +11,9 @@ import numpy as np
 from numba import types
 
 from kdtool.rmt.jit import inner, jit
-from kdtool.rmt.numba_models import sum_forest, walk_tree
+from kdtool.rmt.numba_models import call_model, sum_forest, walk_tree
 from kdtool.rmt.packed import FEATURE_WORDS, REGISTER_WORDS, TABLE_WORDS
-from kdtool.rmt.packedmodels import INFER_FOREST, INFER_TREE
+from kdtool.rmt.packedmodels import INFER_FOREST, INFER_NETWORK, INFER_TREE
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.rmt.vm import MULTIPLIER, VPN_LIMIT
 
@@ -145,6 +145,8 @@ def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
             delta = walk_tree(params, delta, state, x_at)
         elif kind == INFER_FOREST:
             delta = sum_forest(params, delta, state, x_at, params[9])
+        elif kind == INFER_NETWORK:
+            delta = call_model(params[delta], params, delta, state, x_at, params[9])
         elif kind == 4:
             delta = state[x_at + delta]
         if delta != 0 or kind == 1:

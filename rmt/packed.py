@@ -2,7 +2,7 @@
 
     params: header | registers | features | tables | match fields | entries | models (packedmodels.py)
     state:  steps | per register: size x (tag, count, history) | scratch: per register (count, history) | x |
-            sums of a forest
+            what models need
 
 Offsets in a record are indexes into `params` or `state`. Entries are sorted by falling priority, so
 that the first match is the answer.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.packedmodels import pack_models, sum_words
+from kdtool.rmt.packedmodels import model_words, pack_models
 from kdtool.rmt.program import CONTEXT_FIELDS, FEATURE_OPS, MATCH_TYPES, Action, Program, Table
 
 __all__ = ["PackedProgram", "pack", "state_words"]
@@ -38,7 +38,7 @@ class PackedProgram:
 
 def state_words(program: Program) -> int:
     """Return the words of state that `program` needs: 8 bytes each."""
-    return _x_at(program) + len(program.features) + sum_words(program.models)
+    return _x_at(program) + len(program.features) + model_words(program.models)
 
 
 def _x_at(program: Program) -> int:

@@ -3,6 +3,9 @@
     tree    nodes of 5 words: feature, threshold, left, right, value
     forest  classes | trees | per class (base score, answer) | per tree its root: a tree whose leaf's value is
             where its scores begin: their number, then (class, score) each
+    network address of its code (numba_network.py) | inputs | layers | widest layer's values | per input
+            (feature, shift) | layers | per class its answer
+            layer: units | weights of one | positions | step | multiplier | shift | biases | weights
 
 A split names the program's feature, not the model's input. Children are counted from the root.
 """
@@ -10,17 +13,20 @@ A split names the program's feature, not the model's input. Children are counted
 from collections.abc import Iterable, Sequence
 
 from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
+from kdtool.rmt.networks import Conv1d, Network
 
-__all__ = ["INFER_FOREST", "INFER_TREE", "NODE_WORDS", "pack_models", "sum_words"]
+__all__ = ["INFER_FOREST", "INFER_NETWORK", "INFER_TREE", "NODE_WORDS", "model_words", "pack_models"]
 
 NODE_WORDS = 5
-INFER_TREE, INFER_FOREST = 3, 5
+INFER_TREE, INFER_FOREST, INFER_NETWORK = 3, 5, 6
 """Kinds of action, among those of packed.py."""
 
 
-def sum_words(models: Iterable[Model]) -> int:
-    """Return the words of state in which a forest of `models` adds its scores up."""
-    return max((len(model.classes) for model in models if isinstance(model, Forest)), default=0)
+def model_words(models: Iterable[Model]) -> int:
+    """Return the words of state that `models` need: a forest's sums, the values of two layers."""
+    sums = (len(model.classes) for model in models if isinstance(model, Forest))
+    values = (2 * max(model.widths) for model in models if isinstance(model, Network))
+    return max([0, *sums, *values])
 
 
 def pack_models(
@@ -32,6 +38,8 @@ def pack_models(
         source = [names.index(name) for name in model.inputs]
         if isinstance(model, Forest):
             packed[model.name] = INFER_FOREST, _pack_forest(words, model, source)
+        elif isinstance(model, Network):
+            packed[model.name] = INFER_NETWORK, _pack_network(words, model, source)
         else:
             packed[model.name] = INFER_TREE, _pack_nodes(words, model, source, model.value)
     return packed
@@ -61,4 +69,21 @@ def _pack_nodes(words: list[int], tree: Tree | ScoreTree, source: list[int], val
     columns = zip(tree.feature, tree.threshold, tree.left, tree.right, value, strict=True)
     for split, *rest in columns:
         words += [source[split] if split >= 0 else -1, *rest]
+    return at
+
+
+def _pack_network(words: list[int], network: Network, source: list[int]) -> int:
+    # Whoever has no network does not wait for the code of one to be compiled.
+    from kdtool.rmt.numba_network import ADDRESS
+
+    at, widths = len(words), network.widths
+    words += [ADDRESS, len(source), len(network.layers), max(widths)]
+    words += [word for pair in zip(source, network.input_shifts, strict=True) for word in pair]
+    for layer, n_outputs in zip(network.layers, widths[1:], strict=True):
+        n_units = len(layer.weights)
+        step = layer.channels * layer.stride if isinstance(layer, Conv1d) else 0
+        words += [n_units, len(layer.weights[0]), n_outputs // n_units, step, layer.multiplier, layer.shift]
+        words += layer.biases
+        words += [weight for row in layer.weights for weight in row]
+    words += network.classes
     return at

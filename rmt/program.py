@@ -17,6 +17,7 @@ Names follow P4Info and P4Runtime's TableEntry. P4 keys are unsigned; ours are s
 from dataclasses import dataclass, field
 
 from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
+from kdtool.rmt.networks import Conv1d, Dense, Network
 
 __all__ = [
     "CONTEXT_FIELDS",
@@ -29,12 +30,15 @@ __all__ = [
     "VALUE_MIN",
     "Action",
     "Budget",
+    "Conv1d",
+    "Dense",
     "Entry",
     "Feature",
     "Forest",
     "Guards",
     "MatchField",
     "Model",
+    "Network",
     "Program",
     "Register",
     "ScoreTree",
@@ -77,6 +81,9 @@ class Limits:
     forest_classes: int = 64
     forest_nodes: int = 524_288
     forest_scores: int = 1_048_576
+    network_layers: int = 8
+    network_values: int = 1024
+    network_weights: int = 65_536
     degree_pages: int = 64
     rate_pages: int = 10_000_000
 

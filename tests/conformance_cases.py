@@ -5,6 +5,7 @@ registers: p=pid/16/8                   name = key+key / size / history
 features:  d=delta(p,1), s=span(p,2)
 tree m:    d <= 4 ? 0 : (s <= 9 ? 5 : 0)
 forest f:  0 5/10; d <= 4 ? 0=3,1=-2 : 1=7; -    answer/base score of each class; trees: a leaf's class=score
+network n: 5 7; 0 2; * 3 >> 1 | 1 -2 + 4 | 0 1; | 1 1 | 2 0 + 9    answers; inputs' shifts; layers
 table:     d RANGE, s LPM; 3..9 256/24 @2 -> predict 5; else infer m
 degree: 1      limit: 2147483647
 events: 10 13 16/pid=2/minor            pages; pid and tid are 1, ip is 0, the fault is major unless said
@@ -20,11 +21,14 @@ import numpy as np
 from kdtool.rmt import (
     Action,
     Budget,
+    Conv1d,
+    Dense,
     Entry,
     Feature,
     Forest,
     Guards,
     MatchField,
+    Network,
     Program,
     Register,
     ScoreTree,
@@ -131,7 +135,26 @@ def _forest(name, text, features):
     return Forest(name, inputs, tuple(answers), tuple(bases), tuple(made))
 
 
-MODELS = {"tree": _tree, "forest": _forest}
+def _network(name, text, features):
+    """Read it; a layer is `[conv CHANNELS STRIDE] [* MULTIPLIER >> SHIFT] | weights + bias | ...`."""
+    classes, shifts, *layers = text.split(";")
+    made = []
+    for layer in layers:
+        head, *rows = layer.split("|")
+        scale = re.search(r"\*\s*(\w+)\s*>>\s*(\d+)", head)
+        multiplier, shift = (_number(scale[1]), int(scale[2])) if scale else (0, 0)
+        sums = [row.partition("+") for row in rows]
+        weights = tuple(tuple(_number(word) for word in row.split()) for row, _, _ in sums)
+        biases = tuple(_number(bias.strip() or "0") for _, _, bias in sums)
+        conv = re.search(r"conv (\d+) (\d+)", head)
+        moving = (int(conv[1]), int(conv[2])) if conv else ()
+        made.append((Conv1d if conv else Dense)(*moving, weights, biases, multiplier, shift))
+    answers = tuple(_number(word) for word in classes.split())
+    by = tuple(int(word) for word in shifts.split())
+    return Network(name, tuple(f.name for f in features), by, tuple(made), answers)
+
+
+MODELS = {"tree": _tree, "forest": _forest, "network": _network}
 
 
 def _grow(text, inputs):

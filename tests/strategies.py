@@ -5,11 +5,14 @@ from hypothesis import strategies as st
 from kdtool.rmt import (
     Action,
     Budget,
+    Conv1d,
+    Dense,
     Entry,
     Feature,
     Forest,
     Guards,
     MatchField,
+    Network,
     Program,
     Register,
     ScoreTree,
@@ -59,6 +62,39 @@ def forests(draw, inputs):
         trees_.append(ScoreTree(*columns, tuple(first), tuple(score_class), tuple(score)))
     base_scores = tuple(draw(VALUES) for _ in classes)
     return Forest("forest", tuple(inputs), classes, base_scores, tuple(trees_))
+
+
+WEIGHTS = st.one_of(st.integers(-9, 9), st.sampled_from([-128, -127, 126, 127]))
+
+
+@st.composite
+def layers(draw, width, last):
+    """Return a random layer onto `width` values."""
+    channels = draw(st.sampled_from([c for c in range(1, width + 1) if width % c == 0]))
+    moving = draw(st.booleans())
+    n_weights = channels * draw(st.integers(1, width // channels)) if moving else width
+    rows = st.lists(WEIGHTS, min_size=n_weights, max_size=n_weights).map(tuple)
+    weights = tuple(draw(st.lists(rows, min_size=1, max_size=4)))
+    biases = tuple(draw(VALUES) for _ in weights)
+    multiplier, shift = 0, 0
+    if not last:
+        multiplier = draw(st.one_of(st.integers(1, 9), st.sampled_from([2**30, VALUE_MAX])))
+        shift = draw(st.one_of(st.integers(1, 8), st.sampled_from([30, 31, 61, 62])))
+    if moving:
+        return Conv1d(channels, draw(st.integers(1, width)), weights, biases, multiplier, shift)
+    return Dense(weights, biases, multiplier, shift)
+
+
+@st.composite
+def networks(draw, inputs):
+    """Return a random network over `inputs`."""
+    n_layers, width, made = draw(st.integers(1, 3)), len(inputs), []
+    for number in range(n_layers):
+        made.append(draw(layers(width, number == n_layers - 1)))
+        width = made[-1].n_outputs(width)
+    shifts = tuple(draw(st.one_of(st.integers(-3, 3), st.sampled_from([-7, 24, 30, 31]))) for _ in inputs)
+    classes = tuple(draw(VALUES) for _ in range(width))
+    return Network("network", tuple(inputs), shifts, tuple(made), classes)
 
 
 def actions(features, models):
@@ -115,7 +151,7 @@ def programs(draw):
         lag = draw(st.integers(1, register.history - 1))
         features.append(Feature(f"f{i}", draw(st.sampled_from(["delta", "span", "run"])), register.name, lag))
     names = [f.name for f in features]
-    models = tuple(draw(kind(names)) for kind in (trees, forests) if draw(st.booleans()))
+    models = tuple(draw(kind(names)) for kind in (trees, forests, networks) if draw(st.booleans()))
     return Program(
         name="random",
         hook="mm.swapin",

@@ -21,11 +21,14 @@ from kdtool.rmt import (
     LIMITS,
     Action,
     Budget,
+    Conv1d,
+    Dense,
     Entry,
     Feature,
     Forest,
     Guards,
     MatchField,
+    Network,
     Program,
     Register,
     ScoreTree,
@@ -44,7 +47,8 @@ LOAD_NS = 50_000_000
 PROGRAMS, EVENTS = 500, 1000
 EXTREME_NAMES = [
     "widest", "deepest", "largest tree", "most entries", "most models", "largest forest", "most trees",
-    "most classes", "deepest forest",
+    "most classes", "deepest forest", "MLP 16-32-16-4", "widest network", "longest network", "convolutions",
+    "most networks",
 ]  # fmt: skip
 
 
@@ -244,6 +248,36 @@ def full_forest(name, inputs, n_trees, depth, n_classes, per_leaf):
     return Forest(name, inputs, classes, (0,) * n_classes, tuple(trees_))
 
 
+def dense(rng, n_inputs, n_outputs, *, last=False):
+    """A layer of random weights whose values do not all end at the clamps."""
+    weights = tuple(tuple(row) for row in rng.integers(-128, 128, (n_outputs, n_inputs)).tolist())
+    biases = tuple(rng.integers(-5000, 5000, n_outputs).tolist())
+    return Dense(weights, biases, *((0, 0) if last else (2**30 + 12345, 38)))
+
+
+def full_network(name, inputs, widths):
+    """Dense layers of these widths."""
+    rng = np.random.default_rng(sum(widths))
+    sizes = [len(inputs), *widths]
+    made = [dense(rng, *sizes[i : i + 2], last=i == len(widths) - 1) for i in range(len(widths))]
+    classes = tuple(range(1, widths[-1] + 1))
+    return Network(name, inputs, (2,) * len(inputs), tuple(made), classes)
+
+
+def convolving_network(name, inputs):
+    """Two convolutions, the second with a stride, and a dense layer."""
+    rng = np.random.default_rng(1)
+
+    def rows(n, m):
+        return tuple(tuple(row) for row in rng.integers(-128, 128, (n, m)).tolist())
+
+    first = Conv1d(1, 1, rows(10, 5), (7,) * 10, 2**30, 37)
+    second = Conv1d(10, 2, rows(9, 30), (-7,) * 9, 2**30, 38)
+    width = second.n_outputs(first.n_outputs(len(inputs)))
+    last = dense(rng, width, 16, last=True)
+    return Network(name, inputs, (1,) * len(inputs), (first, second, last), tuple(range(1, 17)))
+
+
 EXTREMES = {
     "widest": lambda: big_program(8, 64, 8, 64, 5, [lambda n, x: chain(n, x, 32)], 64),
     "deepest": lambda: big_program(1, 64, 1, 0, 0, [lambda n, x: chain(n, x, 32)], 64),
@@ -259,6 +293,15 @@ EXTREMES = {
     "deepest forest": lambda: big_program(
         1, 8, 1, 0, 0, [lambda n, x: full_forest(n, x, 2, LIMITS.forest_depth, 8, 1)], 4
     ),
+    "MLP 16-32-16-4": lambda: big_program(1, 16, 1, 0, 0, [lambda n, x: full_network(n, x, [32, 16, 4])], 16),
+    "widest network": lambda: big_program(
+        1, 64, 1, 0, 0, [lambda n, x: full_network(n, x, [256, 128, 64])], 2
+    ),
+    "longest network": lambda: big_program(1, 64, 1, 0, 0, [lambda n, x: full_network(n, x, [64] * 8)], 4),
+    "convolutions": lambda: big_program(1, 64, 1, 0, 0, [convolving_network], 4),
+    "most networks": lambda: big_program(
+        2, 32, 8, 1, 3, [lambda n, x: full_network(n, x, [32, 16, 4])] * 8, 4
+    ),
     "most models": lambda: big_program(2, 8, 8, 1, 3, [lambda n, x: full(n, x, 12)] * 8, 16),
 }
 
@@ -270,7 +313,7 @@ def test_the_extremes_are_all_tried():
 def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
     shape = shape_of(EXTREMES["widest"]())
     tables = tuple(replace(table, entries=65_536) for table in shape.tables)
-    with pytest.raises(ProgramError, match=r"entries, nodes and scores take .* bytes, .* at most 268435456"):
+    with pytest.raises(ProgramError, match=r"entries and models take .* bytes, .* at most 268435456"):
         Layout(replace(shape, tables=tables))
 
 

@@ -9,14 +9,31 @@ from pathlib import Path
 import executors
 import needs
 import pytest
+import test_forest
+import test_network
 from test_cli import kdtool
 
 from kdtool.errors import ProgramError
-from kdtool.rmt import Budget, read_program, stride_program, write_program
+from kdtool.rmt import Action, Budget, Table, read_program, stride_program, worst_case, write_program
 from kdtool.rmt.program import CONTEXT_FIELDS
 from kdtool.verify import build_bpf, verify_program
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def inferring(model):
+    """Return stride-3 with `model` for everything."""
+    table = Table("next_page", (), (), Action("infer", model=model.name))
+    program = replace(stride_program(), models=(model,), tables=(table,))
+    return replace(program, budget=worst_case(program))
+
+
+PROGRAMS = {
+    "stride": stride_program,
+    "stencil": lambda: read_program(EXAMPLES / "stencil.rmt.json"),
+    "forest": lambda: inferring(test_forest.FOREST),
+    "network": lambda: inferring(test_network.NETWORK),
+}
 
 
 @pytest.fixture
@@ -39,9 +56,9 @@ def run(*arguments):
 @needs.root
 @needs.bpf
 @needs.bpftool
-@pytest.mark.parametrize("name", ["stride", "stencil"])
+@pytest.mark.parametrize("name", ["stride", "stencil", "forest", "network"])
 def test_bpftool_loads_it_and_it_decides_as_the_reference_does(name, pins, tmp_path):
-    program = stride_program() if name == "stride" else read_program(EXAMPLES / "stencil.rmt.json")
+    program = PROGRAMS[name]()
     contexts = executors.random_contexts(8, 60)
     event, answer = tmp_path / "event", tmp_path / "answer"
 

@@ -11,9 +11,11 @@ from kdtool.errors import ProgramError
 from kdtool.rmt import (
     Action,
     Budget,
+    Dense,
     Entry,
     Forest,
     MatchField,
+    Network,
     ScoreTree,
     Table,
     read_program,
@@ -170,3 +172,30 @@ def test_a_forest_is_not_built_as_tables(tmp_path):
     with pytest.raises(ProgramError, match=r"model 'f' is a Forest, .*: give --target bpf or train with"):
         build_tables(forest_program((0, 0), 1), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bias", "verdict"),
+    [
+        (2**31 - 1 - 127 * 3 - 128 * 2, "proved"),
+        (2**31 - 127 * 3 - 128 * 2, "unknown"),
+        (-(2**31) + 128 * 3 + 127 * 2, "proved"),
+        (-(2**31) - 1 + 128 * 3 + 127 * 2, "unknown"),
+    ],
+)
+def test_the_sums_of_a_network_are_bounded_exactly(bias, verdict):
+    network = Network("n", ("d1", "s2"), (0, 0), (Dense(((3, -2),), (bias,), 0, 0),), (5,))
+    table = Table("t", (), (), Action("infer", model="n"))
+    program = replace(stride_program(), models=(network,), tables=(table,))
+    program = replace(program, budget=worst_case(program))
+    report = verify_program(program)
+    assert report.verdict == verdict
+    assert [f.verdict for f in report.findings if f.check == "sums"] == [verdict]
+
+
+def test_a_hidden_layer_gets_nothing_negative():
+    layers = (Dense(((1,),), (0,), 1, 1), Dense(((-100,), (100,)), (0, 0), 0, 0))
+    network = Network("n", ("d1",), (0,), layers, (5, 6))
+    assert network.sum_bounds() == [(-128, 127), (-12700, 12700)]
+    layers = (layers[0], Dense(((100,),), (1,), 0, 0))
+    assert replace(network, layers=layers, classes=(5,)).sum_bounds()[1] == (1, 12701)

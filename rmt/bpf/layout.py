@@ -1,7 +1,7 @@
 """Where everything lies in the maps of a BPF program, in bytes.
 
     policy   version | degree | delta limit | nodes (a power of two) | a value s32 a node | scores |
-             forest trees | forests | a region a table
+             forest trees | forests | rows | weights | answers | networks | a region a table
              table   entries, then the default action as entries that match everything
              entry   action (delta s64, kind u32, argument u32) | two words a match field
              node    threshold, from bit 32 on | left child's number, from 9 on | feature's number, from 3 on
@@ -9,9 +9,12 @@
              score   score, from bit 32 on | class's number, from 3 on | 1 if it is the leaf's last
              tree    of a forest: its root's offset among the nodes, 8 bytes
              forest  first tree, end of trees (offsets) | per class base score s64, answer s64
+             row     of a network, an input or a sum: 8 words (ROW_...)
+             weight  s64, in blocks, with 0 at the end of a row
+             network first row, end of inputs, end of rows, the last layer, first answer, end of answers
     state    per register: size x (tag | count | history, newest first)
-    scratch  loop variables | counts | record (7 words) | pages out | x | a forest's loop variables and sums |
-             a history a register, oldest first
+    scratch  loop variables | counts | record (7 words) | pages out | x | a model's loop variables |
+             a forest's sums | a network's values | a history a register, oldest first
 
 A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
 further, so that a rollout moves nothing.
@@ -20,7 +23,7 @@ further, so that a rollout moves nothing.
 from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
-from kdtool.rmt.bpf.shape import Shape, TableShape
+from kdtool.rmt.bpf.shape import WEIGHTS_A_BLOCK, Shape, TableShape
 from kdtool.rmt.program import CONTEXT_FIELDS
 
 __all__ = ["Layout", "TableLayout"]
@@ -28,7 +31,11 @@ __all__ = ["Layout", "TableLayout"]
 VERSION, DEGREE, DELTA_LIMIT, POLICY_HEADER_BYTES = 0, 8, 16, 32
 NODE_BYTES, VALUE_BYTES, ACTION_BYTES = 8, 4, 16
 SCORE_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 16, 16
-LOOP_BYTES = 32
+LOOP_BYTES = 72
+ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, BLOCK_BYTES = 64, 64, 8, 8 * WEIGHTS_A_BLOCK
+ROW_SOURCE, ROW_TARGET, ROW_BIAS, ROW_WEIGHTS, ROW_END, ROW_MULTIPLIER, ROW_SHIFT, ROW_HALF = range(0, 64, 8)
+LOW_BIT = 32
+"""A row's target is an offset among the values; from this bit on lies the least that its value can be."""
 LAST_SCORE, CLASS_BIT, SCORE_BIT = 1, 3, 32
 FEATURE_BIT, CHILD_BIT, THRESHOLD_BIT = 3, 9, 32
 STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
@@ -74,7 +81,12 @@ class Layout:
         self.loop = self.x + self.x_mask + 8
         self.sums = self.loop + LOOP_BYTES
         self.sum_mask = 8 * (_power_of_two(shape.forests.classes) - 1)
-        at = self.sums + self.sum_mask + 8 if shape.forests.forests else self.loop
+        self.network_values = self.sums + (self.sum_mask + 8 if shape.forests.forests else 0)
+        n_values = _power_of_two(shape.networks.values)
+        self.value_mask = 8 * (n_values - 1)
+        at = self.network_values if shape.forests.forests else self.loop
+        if shape.networks.networks:  # the last block of weights may reach beyond the values
+            at = self.network_values + 8 * n_values + BLOCK_BYTES
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
         histories = []
         for depth in self.history_depth:
@@ -109,14 +121,15 @@ class Layout:
         n_nodes = _power_of_two(self.shape.nodes) if self.shape.nodes else 0
         self.node_mask = NODE_BYTES * (n_nodes - 1)
         self.values = self.nodes + NODE_BYTES * (n_nodes + 1)  # the last node may have a right child, too
-        at, tables = self._lay_forests(self.values + -(-VALUE_BYTES * n_nodes // 8) * 8), []
+        at = self._lay_forests(self.values + -(-VALUE_BYTES * n_nodes // 8) * 8)
+        at, tables = self._lay_networks(at), []
         for table in self.shape.tables:
             tables.append(_table_layout(at, table))
             at += tables[-1].size_bytes
         self.tables, self.policy_bytes = tuple(tables), at
         if at > MAX_MAP_BYTES:
             raise ProgramError(
-                f"entries, nodes and scores take {at} bytes, a BPF map's value here at most {MAX_MAP_BYTES}: "
+                f"entries and models take {at} bytes, a BPF map's value here at most {MAX_MAP_BYTES}: "
                 f"train with fewer leaves or build fewer entries"
             )
 
@@ -133,6 +146,20 @@ class Layout:
         self.forest_trees = self.scores + SCORE_BYTES * n_scores
         self.forests = self.forest_trees + ROOT_BYTES * n_trees
         return self.forests + self.forest_bytes * n_forests
+
+    def _lay_networks(self, at: int) -> int:
+        """Lay rows, weights, answers and networks, each a power of two of them; return the end."""
+        room = self.shape.networks
+        counts = (room.rows, room.blocks, room.classes, room.networks)
+        sizes = (ROW_BYTES, BLOCK_BYTES, ANSWER_BYTES, NETWORK_BYTES)
+        starts, masks = [], []
+        for n, size in zip(counts, sizes, strict=True):
+            starts.append(at)
+            masks.append(size * (_power_of_two(n) - 1))
+            at += masks[-1] + size if room.networks else 0
+        self.rows, self.weights, self.answers, self.networks = starts
+        self.row_mask, self.weight_mask, self.answer_mask, self.network_mask = masks
+        return at
 
 
 def _table_layout(offset: int, table: TableShape) -> TableLayout:

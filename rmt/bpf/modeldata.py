@@ -22,12 +22,14 @@ from kdtool.rmt.bpf.layout import (
     VALUE_BYTES,
     Layout,
 )
+from kdtool.rmt.bpf.networkdata import Networks
 from kdtool.rmt.models import Forest, ScoreTree, Tree
+from kdtool.rmt.networks import Network
 from kdtool.rmt.program import VALUE_MAX, Program
 
-__all__ = ["INFER", "INFER_FOREST", "Models", "pack_models"]
+__all__ = ["INFER", "INFER_FOREST", "INFER_NETWORK", "Models", "pack_models"]
 
-INFER, INFER_FOREST = 3, 4
+INFER, INFER_FOREST, INFER_NETWORK = 3, 4, 5
 """Kinds of action, after those of policy.py."""
 NEVER = -(2**62)
 """Below every sum: 256 trees add less than 2**40."""
@@ -38,23 +40,27 @@ Models = dict[str, tuple[int, int]]
 
 def pack_models(value: bytearray, layout: Layout, program: Program) -> Models:
     """Write the models into a policy's `value`."""
-    data = _Data(value, layout, [f.name for f in program.features])
-    return {
-        model.name: (INFER_FOREST, data.add_forest(model))
-        if isinstance(model, Forest)
-        else (INFER, data.add_tree(model, model.inputs, model.value))
-        for model in program.models
-    }
+    features = [f.name for f in program.features]
+    trees, networks = _Trees(value, layout, features), Networks(value, layout, features)
+    models: Models = {}
+    for model in program.models:
+        if isinstance(model, Forest):
+            models[model.name] = INFER_FOREST, trees.add_forest(model)
+        elif isinstance(model, Network):
+            models[model.name] = INFER_NETWORK, networks.add(model)
+        else:
+            models[model.name] = INFER, trees.add(model, model.inputs, model.value)
+    return models
 
 
-class _Data:
-    """Regions of a policy that are filled from the front."""
+class _Trees:
+    """The regions of trees and forests, filled from the front."""
 
     def __init__(self, value: bytearray, layout: Layout, features: list[str]) -> None:
         self._value, self._layout, self._features = value, layout, features
         self._nodes = self._scores = self._trees = self._forests = 0
 
-    def add_tree(self, tree: Tree | ScoreTree, inputs: tuple[str, ...], values: tuple[int, ...]) -> int:
+    def add(self, tree: Tree | ScoreTree, inputs: tuple[str, ...], values: tuple[int, ...]) -> int:
         """Add nodes and their values; return the offset of the root."""
         root, layout = self._nodes, self._layout
         source = [self._features.index(name) for name in inputs]
@@ -69,7 +75,7 @@ class _Data:
         """Add a forest's trees and their scores; return the offset of the forest."""
         layout, first = self._layout, self._trees
         for tree in forest.trees:
-            root = self.add_tree(tree, forest.inputs, self._add_scores(tree))
+            root = self.add(tree, forest.inputs, self._add_scores(tree))
             struct.pack_into("<Q", self._value, layout.forest_trees + ROOT_BYTES * self._trees, root)
             self._trees += 1
         offset = layout.forest_bytes * self._forests

@@ -18,6 +18,7 @@ from kdtool.rmt.bpf.layout import (
     VALUE_BYTES,
     Layout,
 )
+from kdtool.rmt.bpf.networks import emit_choose
 
 __all__ = ["emit_forest", "emit_walk"]
 
@@ -52,16 +53,9 @@ def emit_walk(asm: Emitter, layout: Layout, depth: int) -> None:
         asm.alu("arsh", R1, THRESHOLD_BIT)
         asm.alu_register("sub", R1, R4)
         asm.alu("arsh", R1, 63)  # all ones where the walk goes right
-        _choose(asm, R0, R3, R1)
+        emit_choose(asm, R0, R3, R1)
         asm.alu_register("mov", R1, R0)
     _load_value(asm, layout)
-
-
-def _choose(asm: Emitter, kept: int, other: int, mask: int) -> None:
-    """Make `kept` the `other`, which is lost, where `mask` is all ones and not 0."""
-    asm.alu_register("xor", other, kept)
-    asm.alu_register("and", other, mask)
-    asm.alu_register("xor", kept, other)
 
 
 def _load_value(asm: Emitter, layout: Layout) -> None:
@@ -157,5 +151,5 @@ def _largest_sum(asm: Emitter, layout: Layout) -> None:
         asm.alu_register("mov", R2, R3)
         asm.alu_register("sub", R2, R4)
         asm.alu("arsh", R2, 63)  # all ones where this sum is larger
-        _choose(asm, R3, R4, R2)
-        _choose(asm, R0, R5, R2)
+        emit_choose(asm, R3, R4, R2)
+        emit_choose(asm, R0, R5, R2)

@@ -59,10 +59,19 @@ def _check_room(shape: Shape, program: Program) -> None:
         "comparisons to a forest's leaf": (wanted.forests.depth, shape.forests.depth),
         "trees in forests": (wanted.forests.trees, shape.forests.trees),
         "scores in forests": (wanted.forests.scores, shape.forests.scores),
+        "networks": (wanted.networks.networks, shape.networks.networks),
+        "values in a network": (wanted.networks.values, shape.networks.values),
+        "inputs and sums in networks": (wanted.networks.rows, shape.networks.rows),
+        "blocks of weights in networks": (wanted.networks.blocks, shape.networks.blocks),
+        "classes in networks": (wanted.networks.classes, shape.networks.classes),
     }
     for number, (table, has) in enumerate(zip(wanted.tables, shape.tables, strict=True)):
         rooms[f"entries in table {program.tables[number].name}"] = (table.entries, has.entries)
         rooms[f"actions with a tree in table {program.tables[number].name}"] = (table.trees, has.trees)
+        rooms[f"actions with a network in table {program.tables[number].name}"] = (
+            table.networks,
+            has.networks,
+        )
         rooms[f"actions with a forest in table {program.tables[number].name}"] = (table.forests, has.forests)
     for what, (needs, has_room) in rooms.items():
         if needs > has_room:

@@ -1,8 +1,8 @@
 """The shape of a program: what its BPF code is made for. All else is data, replaceable while the code runs.
 
 Code: registers, features, the match fields of each table. Room: pages a decision, entries a table, nodes and
-depth of the trees, trees and scores of the forests, which tables may infer with what. Programs that share
-their code fit a shape with room for them all.
+depth of the trees, trees and scores of the forests, rows of the networks, which tables may infer with what.
+Programs that share their code fit a shape with room for them all.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,22 @@ from itertools import pairwise
 
 from kdtool.errors import ProgramError
 from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
+from kdtool.rmt.networks import Layer, Network
 from kdtool.rmt.program import Feature, MatchField, Program, Register, Table
 
-__all__ = ["ForestShape", "Shape", "TableShape", "score_words", "shape_of"]
+__all__ = [
+    "WEIGHTS_A_BLOCK",
+    "ForestShape",
+    "NetworkShape",
+    "Shape",
+    "TableShape",
+    "score_words",
+    "shape_of",
+    "weight_blocks",
+]
+
+WEIGHTS_A_BLOCK = 8
+"""So many products are added between two looks at a loop's variable."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,7 @@ class TableShape:
     entries: int
     trees: bool
     forests: bool
+    networks: bool
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,21 @@ class ForestShape:
     depth: int = 0
     trees: int = 0
     scores: int = 0
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """Room for networks: how many, values of the largest; rows, weights and classes of all together.
+
+    rows : one for each input and each sum
+    weights : in blocks of WEIGHTS_A_BLOCK, of which a sum has a whole number
+    """
+
+    networks: int = 0
+    values: int = 0
+    rows: int = 0
+    blocks: int = 0
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +81,7 @@ class Shape:
     nodes: int
     depth: int
     forests: ForestShape
+    networks: NetworkShape
 
     def depth_of(self, register: Register) -> int:
         """Return how many pages of a register's history any feature looks at."""
@@ -84,6 +114,7 @@ def shape_of(program: Program, *others: Program) -> Shape:
         nodes=max(sum(map(_nodes, p.models)) for p in programs),
         depth=max((m.depth for p in programs for m in p.models if isinstance(m, Tree)), default=0),
         forests=_forest_room(programs),
+        networks=_network_room(programs),
     )
 
 
@@ -93,9 +124,29 @@ def score_words(tree: ScoreTree) -> int:
     return sum(max(last - first, 1) for split, (first, last) in spans if split < 0)
 
 
+def weight_blocks(layer: Layer) -> int:
+    """Return how many blocks of weights a unit of `layer` takes."""
+    return -(-len(layer.weights[0]) // WEIGHTS_A_BLOCK)
+
+
 def _nodes(model: Model) -> int:
-    trees = model.trees if isinstance(model, Forest) else (model,)
-    return sum(len(tree.feature) for tree in trees)
+    if isinstance(model, Forest):
+        return sum(len(tree.feature) for tree in model.trees)
+    return len(model.feature) if isinstance(model, Tree) else 0
+
+
+def _network_room(programs: Sequence[Program]) -> NetworkShape:
+    each = [[m for m in p.models if isinstance(m, Network)] for p in programs]
+    return NetworkShape(
+        networks=max(map(len, each)),
+        values=max((sum(m.widths) for networks in each for m in networks), default=0),
+        rows=max(sum(sum(m.widths) for m in networks) for networks in each),
+        blocks=max(
+            sum(len(layer.weights) * weight_blocks(layer) for m in networks for layer in m.layers)
+            for networks in each
+        ),
+        classes=max(sum(len(m.classes) for m in networks) for networks in each),
+    )
 
 
 def _forest_room(programs: Sequence[Program]) -> ForestShape:
@@ -134,4 +185,5 @@ def _room(versions: tuple[tuple[Program, Table], ...]) -> TableShape:
         entries=max(len(table.entries) for _, table in versions),
         trees=Tree in inferred,
         forests=Forest in inferred,
+        networks=Network in inferred,
     )

@@ -11,8 +11,9 @@ from kdtool.rmt.bpf.layout import (
     CURSOR,
     Layout,
 )
-from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST
+from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
 from kdtool.rmt.bpf.models import emit_forest, emit_walk
+from kdtool.rmt.bpf.networks import emit_network
 from kdtool.rmt.bpf.policy import STOP
 from kdtool.rmt.program import CONTEXT_FIELDS, MatchField
 
@@ -30,6 +31,8 @@ def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, predicte
         asm.jump_if(R4, "==", INFER, f"{label}.infer")
     if shape.forests:
         asm.jump_if(R4, "==", INFER_FOREST, f"{label}.sum")
+    if shape.networks:
+        asm.jump_if(R4, "==", INFER_NETWORK, f"{label}.run")
     asm.alu("and", R1, layout.x_mask)
     asm.alu_register("mov", R3, R9)
     asm.alu_register("add", R3, R1)
@@ -42,6 +45,10 @@ def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, predicte
         asm.jump(f"{label}.have")
         asm.label(f"{label}.sum")
         emit_forest(asm, layout, f"{label}.forest", stop)
+    if shape.networks:
+        asm.jump(f"{label}.have")
+        asm.label(f"{label}.run")
+        emit_network(asm, layout, f"{label}.network", stop)
     asm.label(f"{label}.have")
     asm.jump_if(R0, "!=", 0, predicted)
 

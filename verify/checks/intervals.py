@@ -1,6 +1,6 @@
 """Intervals: what every value can be, and that nothing overflows: pages 64 bits, sums of scores 32."""
 
-from kdtool.rmt import VALUE_MAX, VALUE_MIN, Forest, Model, Program, Tree, leaf_boxes
+from kdtool.rmt import VALUE_MAX, VALUE_MIN, Forest, Model, Network, Program, Tree, leaf_boxes
 from kdtool.rmt.vm import VPN_LIMIT
 from kdtool.verify.finding import Finding, proved, refuted, unknown
 
@@ -32,6 +32,8 @@ def predicted_deltas(program: Program) -> set[int]:
 def _answers(model: Model) -> set[int]:
     if isinstance(model, Forest):
         return model.possible_answers()
+    if isinstance(model, Network):
+        return set(model.classes)
     return {value for _, value in leaf_boxes(model)}
 
 
@@ -52,13 +54,13 @@ def check_intervals(program: Program) -> list[Finding]:
     furthest = VPN_LIMIT + max(abs(alive[0]), abs(alive[-1]))
     assert furthest < INT64_MAX
     findings.append(proved("overflow", f"page numbers stay within ±{furthest}, far inside 64 bits"))
-    return findings + [_sums(model) for model in program.models if isinstance(model, Forest)]
+    return findings + [_sums(model) for model in program.models if not isinstance(model, Tree)]
 
 
-def _sums(forest: Forest) -> Finding:
-    """Prove that no sum of scores leaves 32 bits, whatever leaves the trees end in."""
-    bounds = forest.score_bounds()
+def _sums(model: Forest | Network) -> Finding:
+    """Prove that no sum leaves 32 bits: whatever leaves trees end in, whatever int8 values a layer gets."""
+    bounds = model.score_bounds() if isinstance(model, Forest) else model.sum_bounds()
     low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
     if low < INT32_MIN or high > INT32_MAX:
-        return unknown("sums", f"model {forest.name}: sums may reach [{low}, {high}], more than 32 bits")
-    return proved("sums", f"model {forest.name}: every sum of scores lies in [{low}, {high}], inside 32 bits")
+        return unknown("sums", f"model {model.name}: sums may reach [{low}, {high}], more than 32 bits")
+    return proved("sums", f"model {model.name}: every sum lies in [{low}, {high}], inside 32 bits")
