@@ -411,10 +411,18 @@ def test_events_that_come_too_late_to_be_in_order_are_counted_as_lost(
     monkeypatch.setattr(tracestream, "FLUSH_NS", 0)
     monkeypatch.setattr(tracestream, "MAX_POLL_S", 0.0005)
     monkeypatch.setattr(tracestream, "MIN_POLL_S", 0.0005)
-    trace, _, _ = record(tmp_path, capfd, disk, program, disk.path, "depth", "499", str(BLOCK), "3")
+    late = 0
+    for attempt in range(6):  # none is late where one CPU happens to do it all
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        trace, _, _ = record(folder, capfd, disk, program, disk.path, "depth", "499", str(BLOCK), "3")
 
-    info = trace.manifest.tables["blockio"]
-    assert info.lost == facts_of(trace)["late"] > 0 and info.counted == info.rows + info.lost
+        info = trace.manifest.tables["blockio"]
+        late += facts_of(trace)["late"]
+        assert info.lost == facts_of(trace)["late"] and info.counted == info.rows + info.lost
+        if late:
+            break
+    assert late
 
 
 def test_a_killed_recorder_leaves_the_requests_so_far(program: str, tmp_path: Path, disk: Disk) -> None:
