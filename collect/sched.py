@@ -83,10 +83,10 @@ class SchedSource:
             self._rows = SchedRows(formats, writer)
             self._follower = Follower(ours, scope, self._rows.threads.join)
             self._unreported = unreported_cpus()
-            seen = SeenSwitches(ours.cpus if self._unreported else [], ROW)
-            stack.callback(seen.close)
+            self._seen = SeenSwitches(ours.cpus if self._unreported else [], ROW)
+            stack.callback(self._seen.close)
             work = self._rows.decode, self._rows.write
-            self._stream = TraceStream([ours, everyones], *work, beside=[seen])
+            self._stream = TraceStream([ours, everyones], *work, beside=[self._seen])
             stack.pop_all()
         self._writer = writer
 
@@ -118,7 +118,7 @@ class SchedSource:
     def facts(self) -> dict[str, Any]:
         """Return the events, buffers and losses, and how many records were not the scope's."""
         found = {"joined_later": self._follower.joined_later, "unreported_idle_cpus": self._unreported}
-        return {**self._stream.facts(), **self._rows.facts(), **found}
+        return {**self._stream.facts(), **self._rows.facts(), **found, "seen_lost": self._seen.lost}
 
     def close(self) -> None:
         """Take the instances down."""

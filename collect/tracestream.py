@@ -65,10 +65,7 @@ class Beside(Protocol):
 
 
 class TraceStream:
-    """Drains instances, and what is beside them, in a thread of its own, from `start` to `finish`.
-
-    It closes them.
-
+    """Drains instances, and what is beside them, in a thread of its own. It closes them.
 
     late : rows dropped since later ones had been written already
     lost : events that the buffers could not keep, as of about a second ago; exact after `finish`

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.kernel.fault_events import ring_share
 from kdtool.kernel.perf import SWITCHES, Event, Ring
 
 __all__ = ["SWITCH_IN", "PerfSwitches", "decode_switches"]
@@ -21,8 +22,6 @@ SWITCH_CPU_WIDE = 15
 """PERF_RECORD_SWITCH_CPU_WIDE."""
 MISC_SWITCH_OUT = 1 << 13
 RECORD_WORDS = 6
-RING_BYTES = 8 << 20
-"""A CPU's ring: 0.17 M records, 0.4 s of the highest rate measured; it is drained every 0.25 s at least."""
 SWITCH_IN = np.dtype([("t_ns", "i8"), ("tid", "i4"), ("prev_tid", "i4"), ("cpu", "i2")])
 
 Words = npt.NDArray[np.uint64]
@@ -31,14 +30,14 @@ Words = npt.NDArray[np.uint64]
 class PerfSwitches:
     """Records switches to all tasks of some CPUs. CapabilityError, with what to do, where perf is refused."""
 
-    def __init__(self, cpus: Sequence[int], ring_bytes: int = RING_BYTES) -> None:
+    def __init__(self, cpus: Sequence[int]) -> None:
         self._events: list[Event] = []
         self._rings: list[Ring] = []
         with ExitStack() as stack:
             stack.callback(self.close)
             for cpu in cpus:
                 self._events.append(Event(SWITCHES, None, cpu))
-                self._rings.append(Ring(self._events[-1], ring_bytes))
+                self._rings.append(Ring(self._events[-1], ring_share(len(cpus), None)))
             stack.pop_all()
 
     @property
