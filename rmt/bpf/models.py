@@ -18,7 +18,7 @@ from kdtool.rmt.bpf.layout import (
     VALUE_BYTES,
     Layout,
 )
-from kdtool.rmt.bpf.networks import emit_choose
+from kdtool.rmt.bpf.networks import emit_choose, emit_keep_larger
 
 __all__ = ["emit_forest", "emit_walk"]
 
@@ -148,8 +148,4 @@ def _largest_sum(asm: Emitter, layout: Layout) -> None:
     for c in range(1, layout.shape.forests.classes):
         asm.load(R4, R9, layout.sums + 8 * c)
         asm.load(R5, R1, FOREST_HEADER_BYTES + CLASS_BYTES * c + 8)
-        asm.alu_register("mov", R2, R3)
-        asm.alu_register("sub", R2, R4)
-        asm.alu("arsh", R2, 63)  # all ones where this sum is larger
-        emit_choose(asm, R3, R4, R2)
-        emit_choose(asm, R0, R5, R2)
+        emit_keep_larger(asm)

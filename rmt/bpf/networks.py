@@ -22,7 +22,7 @@ from kdtool.rmt.bpf.layout import (
 from kdtool.rmt.bpf.shape import WEIGHTS_A_BLOCK
 from kdtool.rmt.networks import INT8_MAX
 
-__all__ = ["emit_choose", "emit_network"]
+__all__ = ["emit_choose", "emit_keep_larger", "emit_network"]
 
 ROW, INPUTS_END, ROWS_END, SUM, ANSWER, ANSWERS_END, SOURCE, WEIGHT, WEIGHTS_END = range(0, 72, 8)
 """Loop variables, as offsets from layout.loop. The first six are a network's record."""
@@ -36,6 +36,15 @@ def emit_choose(asm: Emitter, kept: int, other: int, mask: int) -> None:
     asm.alu_register("xor", other, kept)
     asm.alu_register("and", other, mask)
     asm.alu_register("xor", kept, other)
+
+
+def emit_keep_larger(asm: Emitter) -> None:
+    """Of two sums keep the larger, R3 or R4, in R3 (R3 of equal ones), and its answer, R0 or R5, in R0."""
+    asm.alu_register("mov", R2, R3)
+    asm.alu_register("sub", R2, R4)
+    asm.alu("arsh", R2, 63)  # all ones where R4 is larger
+    emit_choose(asm, R3, R4, R2)
+    emit_choose(asm, R0, R5, R2)
 
 
 def emit_network(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
@@ -175,10 +184,6 @@ def _largest_sum(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
     asm.alu("and", R1, layout.value_mask)
     asm.alu_register("add", R1, R9)
     asm.load(R4, R1, layout.network_values)
-    asm.alu_register("mov", R2, R3)
-    asm.alu_register("sub", R2, R4)
-    asm.alu("arsh", R2, 63)  # all ones where this sum is larger
-    emit_choose(asm, R3, R4, R2)
-    emit_choose(asm, R0, R5, R2)
+    emit_keep_larger(asm)
     asm.jump(label)
     asm.label(f"{label}.end")
