@@ -52,7 +52,6 @@ def main() -> int:
                 percent=arguments.limit,
                 real_time=arguments.real_time,
                 swap_size=arguments.swap_size,
-                loop=arguments.loop,
                 say=say,
             )
         cells = make_cells(pairs, variants, store, arguments.limit)

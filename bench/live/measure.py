@@ -92,7 +92,6 @@ def measure(
     percent: int,
     real_time: bool,
     swap_size: str,
-    loop: bool,
     say: Say,
 ) -> None:
     """Run what is missing of `runs` rounds; what was measured before is kept."""
@@ -107,7 +106,7 @@ def measure(
             ]
             if not todo:
                 continue
-            with own_swap(rotational, swap_size, loop=loop) as device:
+            with own_swap(rotational, swap_size, loop=store.loop) as device:
                 for pair, variant in todo:
                     limit = limit_of(pair, store, percent)
                     wait_for_moment(number, runs)

@@ -14,11 +14,14 @@ __all__ = ["LiveStore"]
 
 
 class LiveStore(Store):
-    """The files of one work folder; ParameterError when another bench is at work in it."""
+    """The files of one work folder; ParameterError when another bench is at work in it.
+
+    loop : the runs are those with swap on a loop device
+    """
 
     def __init__(self, work: Path, *, loop: bool) -> None:
         super().__init__(work)
-        self._runs = "live-loop" if loop else "live"
+        self.loop, self._runs = loop, "live-loop" if loop else "live"
 
     def program(self, pair: Pair) -> Path:
         """Return where the learned program is or will be."""
