@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from kdtool.errors import ProgramError
 from kdtool.replay import Device, Workload, load_device, workload_from_arrays
+from kdtool.rmt import from_document, stride_program, to_document
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 
-__all__ = ["rehash", "ssd", "strided_trace", "workload", "write_refs"]
+__all__ = ["refusal_of", "rehash", "ssd", "strided_trace", "workload", "write_refs"]
 
 
 def ssd() -> Device:
@@ -47,6 +51,18 @@ def strided_trace(path: Path, n_pages=3000, strides=(3, 3), step_insns=20_000) -
     for stride in strides:
         parts += [np.arange(start, n_pages, stride) for start in range(stride)]
     return write_refs(path, np.concatenate(parts), step_insns=step_insns)
+
+
+def refusal_of(model, change):
+    """Return what is said of a program whose second model was `model` before the change to its document."""
+    document = to_document(replace(stride_program(), models=(*stride_program().models, model)))
+    assert from_document(document).models[1] == model
+    change(document["models"][1])
+    with pytest.raises(ProgramError) as caught:
+        from_document(rehash(document))
+    said = str(caught.value)
+    assert said.startswith("program.models[1]") and "\n" not in said
+    return said
 
 
 def rehash(document):

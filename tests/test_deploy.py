@@ -15,14 +15,13 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.deploy import layout as at
 from kdtool.deploy import runtime
-from kdtool.deploy.governor import ACTIVE, ASLEEP, BACK, TRYING, Floors, Governor, Progress
+from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import new_arrays
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
 from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
-from kdtool.deploy.processes import FaultCounter, Processes
+from kdtool.deploy.processes import Processes
 from kdtool.deploy.session import DeployRequest, _bounds
-from kdtool.deploy.trial import GAINS, LOSES, NOTHING, Trial
 from kdtool.errors import CapabilityError, ParameterError, ProgramError
 from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
@@ -358,174 +357,6 @@ def test_a_process_outside_the_cgroup_is_not_taken_in(arrays):
     assert not processes.take(os.getpid())
     assert processes.taken == 0
     assert not arrays.processes.any()
-
-
-# ------------------------------------------------------------------------------------------ guards
-
-
-def seen(majors, used, wasted=0, evicted=0):
-    return Progress(majors=majors, issued=used + wasted, used=used, wasted=wasted, evicted=evicted)
-
-
-def trial_of(*rates):
-    """Hold a trial of pairs of windows with so many faults a second; return the verdict and the pairs."""
-    trial, now_s, faults = Trial(0.0, 0), 0.0, 0
-    for pair, both in enumerate(rates, 1):
-        for on, rate in zip((False, True), both, strict=True):
-            assert trial.on is on
-            while trial.on is on:
-                now_s, faults = now_s + 0.05, faults + rate // 20
-                verdict = trial.tick(now_s, faults)
-                if verdict:
-                    return verdict, pair
-    return None, len(rates)
-
-
-@pytest.mark.parametrize(
-    ("rates", "verdict"),
-    [
-        (((8000, 11_000), (8000, 11_000)), (GAINS, 2)),
-        (((8000, 6000), (8000, 16_000)), (GAINS, 2)),  # it had yet to get ahead
-        (((8000, 3900),), (LOSES, 1)),
-        (((8000, 6000), (8000, 6000)), (LOSES, 2)),
-        # Something else had the CPU for a while.
-        (((8000, 9000), (8000, 2000), (8000, 12_000)), (None, 3)),
-        (((8000, 9000), (8000, 9000), (8000, 9000), (8000, 9000)), (GAINS, 4)),
-        (((8000, 8100), (8000, 8100), (8000, 8100), (8000, 8100)), (LOSES, 4)),
-        (((20, 20),), (NOTHING, 1)),
-    ],
-)
-def test_a_trial_compares_windows_in_turn(rates, verdict):
-    assert trial_of(*rates) == verdict
-
-
-def test_what_was_prefetched_in_vain_is_no_progress():
-    assert Progress(10, 0, 0, wasted=30, evicted=0, faults=100).pace == 70
-
-
-class Workload:
-    """A workload of 8000 swap-ins a second: what a governor is told of it, at every tick."""
-
-    def __init__(self, governor, *, faster=1.0, covered=0.9, wasted=0.0):
-        self.governor, self.faster, self.covered, self.wasted_share = governor, faster, covered, wasted
-        self.now_s = 0.0
-        self.counts = Progress(0, 0, 0, 0, 0)
-        governor.tick(0.0, self.counts)
-
-    def tick(self):
-        self.now_s += 0.05
-        on, was = self.governor.active, self.counts
-        touched = int(400 * (self.faster if on else 1))
-        used = int(touched * self.covered) if on else 0
-        wasted = int(used * self.wasted_share)
-        self.counts = Progress(
-            was.majors + touched - used,
-            was.issued + used + wasted,
-            was.used + used,
-            was.wasted + wasted,
-            was.evicted,
-            was.faults + touched,
-        )
-        self.governor.tick(self.now_s, self.counts)
-
-    def until(self, state, most_s=60.0):
-        """Go on until the governor is in a state; return how long that took."""
-        began_s = self.now_s
-        while self.governor.state != state:
-            self.tick()
-            assert self.now_s - began_s < most_s
-        return self.now_s - began_s
-
-
-def test_a_program_that_gains_is_let_act_after_two_pairs_and_tried_again_in_time():
-    governor = Governor(16, Floors(0.5))
-    workload = Workload(governor, faster=1.5)
-    assert workload.until(ACTIVE) == pytest.approx(0.35, abs=0.06)
-    assert governor.gain == pytest.approx(1.5)
-    trusted = []
-    for _ in range(3):
-        trusted.append(workload.until(TRYING))
-        workload.until(ACTIVE)
-    assert trusted == pytest.approx([2, 4, 8], abs=0.06)
-    assert (governor.steps_back, governor.trials) == (0, 4)
-
-
-def test_a_program_that_loses_steps_back_for_longer_and_longer():
-    governor = Governor(16, Floors(0.5))
-    workload, stays = Workload(governor, faster=0.6), []
-    for _ in range(4):
-        workload.until(BACK)
-        assert not governor.active
-        stays.append(workload.until(ASLEEP))
-    assert stays == pytest.approx([0.5, 1.0, 2.0, 4.0], abs=0.06)
-    assert governor.steps_back == 4
-    assert governor.active_s < 0.15 * workload.now_s
-
-
-def test_a_program_that_covers_nothing_acts_in_one_window():
-    governor = Governor(16, Floors(0.5))
-    workload = Workload(governor, covered=0.05)
-    workload.until(BACK)
-    assert governor.active_s == pytest.approx(0.05)
-    assert workload.until(ASLEEP) == pytest.approx(2.0, abs=0.06)
-
-
-def test_two_bad_windows_in_a_row_end_it():
-    governor = Governor(16, Floors(0.5))
-    workload = Workload(governor, faster=1.5)
-    workload.until(ACTIVE)
-    workload.wasted_share = 1.5  # an accuracy of 0.4
-    assert workload.until(BACK) == pytest.approx(0.2, abs=0.06)
-
-
-def test_it_wakes_by_majors_and_sleeps_when_there_is_nothing_to_do():
-    governor = Governor(16, Floors(0.5))
-    governor.tick(0.05, seen(3, 0))
-    assert governor.state == ASLEEP
-    governor.tick(0.10, seen(7, 0))
-    assert governor.state == TRYING
-    governor.tick(0.30, seen(8, 0))
-    assert governor.state == TRYING
-    governor.tick(0.60, seen(8, 0))
-    assert governor.state == ASLEEP
-    assert governor.active_s == 0
-
-
-def test_without_floors_it_acts_at_once_and_sleeps_when_there_is_nothing_to_do():
-    governor = Governor(16, None)
-    governor.tick(0.05, seen(7, 0))
-    assert governor.state == ACTIVE
-    governor.tick(0.30, seen(8, 0))
-    assert governor.state == ACTIVE
-    governor.tick(0.60, seen(8, 0))
-    assert governor.state == ASLEEP
-    assert governor.active_s == pytest.approx(0.55)
-
-
-def test_faults_are_counted_but_for_those_of_new_pages():
-    counter = FaultCounter()
-    before = counter.count([os.getpid()])
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    with mmap.mmap(-1, 1000 * mmap.PAGESIZE, flags=private) as fresh:
-        fresh.madvise(mmap.MADV_NOHUGEPAGE)
-        for page in range(1000):
-            fresh[page * mmap.PAGESIZE] = 1
-        assert counter.count([os.getpid()]) - before < 100
-        assert counter.count([]) == counter.count([])
-
-
-def test_eviction_before_use_halves_the_degree_and_it_comes_back():
-    governor = Governor(16, None)
-    governor.tick(0.0, seen(0, 0))
-    governor.tick(0.05, seen(10, 0))
-    governor.tick(0.20, seen(10, 150, wasted=50, evicted=50))
-    assert governor.degree == 8
-    governor.tick(0.35, seen(10, 300, wasted=100, evicted=100))
-    assert governor.degree == 4
-    governor.tick(0.50, seen(10, 450, wasted=100, evicted=100))
-    governor.tick(0.65, seen(10, 600, wasted=100, evicted=100))
-    assert governor.degree == 16
-    assert governor.state == ACTIVE
 
 
 # ---------------------------------------------------------------------------------- who and what
