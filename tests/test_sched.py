@@ -351,11 +351,11 @@ def test_a_living_cgroup_is_recorded_with_what_joins_it(program: str, tmp_path: 
 def test_a_living_process_is_recorded_with_its_threads(program: str, tmp_path: Path) -> None:
     process = start_in(None, program, "pipe", "1000003")
     time.sleep(0.2)
+    threads = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")}  # it may end before us
     request = Request((), tmp_path / "t.kdt", pid=process.pid, duration_s=0.5)
 
     trace = session.record(request, [Sched()])
 
-    threads = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")}
     process.kill()
     process.communicate()
     rows = trace.columns("sched")
