@@ -188,6 +188,7 @@ def test_a_trace_that_cannot_be_read_is_one_line_among_workers(tmp_path):
 
 
 SWEEP = """
+import os
 import time
 from unittest import mock
 from test_sweep import STENCIL, Odd, sweep
@@ -195,7 +196,7 @@ from kdtool import cli
 from kdtool.replay.parallel import score_traces
 
 def wait():
-    print("at work", flush=True)
+    os.write(1, b"at work\\n")  # in one piece: two processes write to the pipe
     time.sleep(60)
 
 with mock.patch.object(cli, "app", lambda arguments: score_traces([STENCIL], sweep(Odd(wait), Odd(wait)), 2)):
@@ -203,18 +204,19 @@ with mock.patch.object(cli, "app", lambda arguments: score_traces([STENCIL], swe
 """
 
 WORKERS = """
+import os
 import time
 from kdtool.replay.display import Display
 from kdtool.replay.workers import Workers
 
 def talkative(report):
-    print("at work", flush=True)
+    os.write(1, b"at work\\n")  # in one piece: two processes write to the pipe
     for _ in range(1000):
         time.sleep(0.05)
         report(1)
 
 def silent(report):
-    print("at work", flush=True)
+    os.write(1, b"at work\\n")  # in one piece: two processes write to the pipe
     time.sleep(60)
 
 with Workers(2) as workers:
