@@ -50,6 +50,7 @@ class Request:
     devices : blockio: record only these devices (`vda`, `/dev/loop0`, `8:0`); all when empty
     k : pages; the reduction window of references, 0 = unreduced
     quiet_stdout : send the command's own standard output to standard error (`--json`)
+    measure_overhead : at the end, measure what recording adds to an event (overhead.py): 0.4 s a source
     """
 
     command: tuple[str, ...]
@@ -63,6 +64,7 @@ class Request:
     devices: tuple[str, ...] = ()
     k: int = 256
     quiet_stdout: bool = False
+    measure_overhead: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,3 +159,12 @@ class Recoverer(Collector, Protocol):
 
     def recover(self, kept: Path, writer: TraceWriter) -> None:
         """Append all rows of `tables` from what a killed recorder left in `kept`."""
+
+
+@runtime_checkable
+class Probed(Collector, Protocol):
+    """A collector whose cost an event is measured at the end of every recording (overhead.py)."""
+
+    @property
+    def load(self) -> str:
+        """Return the event that is made for it, a name that loads.py knows."""

@@ -42,6 +42,7 @@ class Faults:
     name = "faults"
     tables = ("faults", "vmas", "tasks")
     clock = "monotonic"
+    load = "fault"
 
     def unavailable(self) -> Problem | None:
         """Return what keeps it from working here: perf events that are refused, of a cgroup and of tasks."""

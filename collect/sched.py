@@ -53,6 +53,7 @@ class Sched:
     name = "sched"
     tables = ("sched", "tasks")
     clock = "monotonic"
+    load = "switch"
 
     def unavailable(self) -> Problem | None:
         """Return what keeps it from working here: tracefs, a tracepoint, a right."""

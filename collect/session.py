@@ -19,6 +19,7 @@ from kdtool.collect.base import Collector, Emulator, Progress, Request, Scope, S
 from kdtool.collect.launch import Household, Launched, ProcessGroup
 from kdtool.collect.limited import TICK_S, check_memory, own_cgroup, run_in
 from kdtool.collect.living import Living, find_living
+from kdtool.collect.overhead import overhead_of
 from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.errors import CapabilityError, ParameterError
 from kdtool.kernel.host import host_facts
@@ -62,6 +63,7 @@ class Recording:
         self._sources: dict[str, Source] = {}
         self._about: dict[str, Any] = {}
         self._cpu_ns = self._after_cpu_ns = 0
+        self._added: dict[str, Any] = {}
         self._drafted_s = 0.0
 
     def of_command(self, stop: Stop) -> Manifest:
@@ -153,6 +155,8 @@ class Recording:
         for source in self._sources.values():
             source.finish()
         self._after_cpu_ns = time.process_time_ns() - end_ns
+        if self._request.measure_overhead:
+            self._added = overhead_of(self._collectors)
 
     def _draft(self) -> None:
         self._drafted_s = time.monotonic()
@@ -167,7 +171,7 @@ class Recording:
         if facts is None:
             facts = {name: source.facts() for name, source in self._sources.items()}
         emulators = [source for source in self._sources.values() if isinstance(source, Emulator)]
-        overhead = {"cpu_ns": self._cpu_ns, "after_cpu_ns": self._after_cpu_ns}
+        overhead = {"cpu_ns": self._cpu_ns, "after_cpu_ns": self._after_cpu_ns, **self._added}
         return Manifest(
             state="interrupted" if ended_by == "signal" else "complete",
             clock=self._collectors[0].clock,

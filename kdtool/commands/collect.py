@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
             devices=tuple(device or ()),
             k=k,
             quiet_stdout=as_json,
+            measure_overhead=True,
         )
         collectors = _collectors(events)
         with live_line() as show:
