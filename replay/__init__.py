@@ -3,7 +3,7 @@
 from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device, write_device
 from kdtool.replay.events import miss_events
 from kdtool.replay.memory import Flush
-from kdtool.replay.policies import BOUNDS, POLICIES, Policy, ProgramPolicy, Setting, load_policy
+from kdtool.replay.policies import BOUNDS, POLICIES, LinuxCluster, Policy, ProgramPolicy, Setting, load_policy
 from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
 
@@ -13,6 +13,7 @@ __all__ = [
     "POLICIES",
     "Device",
     "Flush",
+    "LinuxCluster",
     "Policy",
     "ProgramPolicy",
     "Result",

@@ -202,7 +202,12 @@ def test_the_document_holds_runs_predictions_and_scores():
     first, second, third = document["rows"]
     assert [run["major_faults"] for run in first["measured"]] == [1000, 1010, 1500, 1510]
     assert first["scores"]["major_faults"]["modes"] == [[1000, 1010], [1500, 1510]]
-    assert second["predicted"][1] == {"wall_ns": 1_050_000_000, "major_faults": 610, "swap_ins": 911}
+    assert second["predicted"][1] == {
+        "wall_ns": 1_050_000_000,
+        "major_faults": 610,
+        "swap_ins": 911,
+        "state": 0,
+    }
     assert third["scores"] == {} and third["trouble"] == "0 of 2 runs"
     assert {row["setting"] for row in document["summary"]} == {"none", "vma", "cluster", "all"}
     assert document["order"] == [
@@ -245,19 +250,39 @@ def test_each_policy_is_replayed_once_a_moment():
 
     results = replay_moments(strided, policies, 300, ssd(), moments)
 
-    assert list(results) == ["none", "linux-vma"]
-    for policy in policies:
+    for policy, found in zip(policies, results, strict=True):
         alone = [
             replay(strided, policy, run_shadow(strided, 300, ssd(), "linux", moment), ssd())
             for moment in moments
         ]
-        assert [r.major_faults for r in results[policy.name]] == [r.major_faults for r in alone]
-    vma = Prediction.of(results["linux-vma"][0])
-    assert vma.swap_ins == vma.major_faults + results["linux-vma"][0].prefetch_issued > vma.major_faults
+        assert [r.major_faults for r in found] == [r.major_faults for r in alone]
+    vma = Prediction.of(results[1][0])
+    assert vma.swap_ins == vma.major_faults + results[1][0].prefetch_issued > vma.major_faults
+
+
+def test_a_cell_is_held_to_the_state_of_the_machine_that_its_runs_were_in():
+    both = [said(25, 0.1), said(27, 0.1), Prediction(10**9, 98, 98, 1), Prediction(10**9, 100, 100, 1)]
+
+    stuck, ahead = cell("cluster", [ran(101, 1.2)], both), cell("cluster", [ran(24, 0.2)], both)
+
+    assert (score_cell(stuck, MAJOR).predicted, score_cell(stuck, MAJOR).state) == (99, 1)
+    assert score_cell(stuck, MAJOR).other_states == (26,)
+    assert (score_cell(stuck, WALL).predicted, score_cell(ahead, WALL).predicted) == (1e9, 1e8)
+    assert score_cell(ahead, MAJOR).error == 2 / 24
+
+
+def test_readahead_by_cluster_stays_off_where_none_was_of_use_before():
+    strided = workload([*range(600), *range(0, 600, 2), *range(1, 600, 2)], step_insns=3_000_000)
+    moments = starting_moments(1)
+
+    booted, after = replay_moments(strided, find_setting("cluster").policies, 300, ssd(), moments)
+
+    assert after[0].prefetch_issued == 0 and after[0].major_faults > 550
+    assert booted[0].major_faults < after[0].major_faults / 2
 
 
 def test_an_unknown_setting_names_the_nearest():
-    assert find_setting("cluster").policy == "linux-cluster"
+    assert [policy.name for policy in find_setting("cluster").policies] == ["linux-cluster"] * 2
     with pytest.raises(ParameterError, match="did you mean 'cluster'"):
         find_setting("clusters")
 

@@ -13,7 +13,7 @@ from kdtool.fidelity.footprint import limit_bytes, replay_pages
 from kdtool.fidelity.predict import CURRENT, Prediction, replay_moments, starting_moments
 from kdtool.fidelity.score import Cell
 from kdtool.fidelity.settings import Setting
-from kdtool.replay import load_device, load_policy, load_workload
+from kdtool.replay import load_device, load_workload
 from kdtool.traces import Trace
 
 __all__ = ["make_cells"]
@@ -54,11 +54,12 @@ def predict_program(trace: Path | None, keys: set[Key], device: str) -> Mapping[
     predicted: dict[Key, list[Prediction]] = {}
     for pages, current in sorted({(pages, setting.current) for pages, setting in keys}):
         settings = [setting for p, setting in keys if p == pages and setting.current == current]
-        policies = [load_policy(setting.policy) for setting in settings]
         moments = CURRENT if current else starting_moments()
-        results = replay_moments(workload, policies, pages, profile, moments)
         for setting in settings:
-            predicted[pages, setting] = [Prediction.of(result) for result in results[setting.policy]]
+            states = replay_moments(workload, setting.policies, pages, profile, moments)
+            predicted[pages, setting] = [
+                Prediction.of(result, state) for state, results in enumerate(states) for result in results
+            ]
     return predicted
 
 

@@ -79,8 +79,9 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
     results = list(replay_sweep(workload, Sweep(policies, MEMORIES, devices, str(train_rows))))
     report(f"{name}: replaying the whole program at 50 %")
     half_pages = workload.footprint_pages // 2
-    predicted = replay_moments(workload, policies[:3], half_pages, devices[0], starting_moments())
-    current = replay_moments(workload, policies[:1], half_pages, devices[0], CURRENT)
+    swapping = policies[:3]
+    by_policy = replay_moments(workload, swapping, half_pages, devices[0], starting_moments())
+    (current,) = replay_moments(workload, policies[:1], half_pages, devices[0], CURRENT)
     report(f"{name}: verifying and building")
     tables, _ = build_tables(program, trace.parent)
     return Built(
@@ -95,6 +96,6 @@ def walk(trace: Path, report: Callable[[str], None]) -> Built:
         table_entries=sum(len(table.entries) for table in tables.tables),
         decisions_compared=check_on_trace(program, tables, trace, "50%"),
         results=results,
-        predicted=predicted,
-        predicted_current=current[policies[0].name],
+        predicted={policy.name: found for policy, found in zip(swapping, by_policy, strict=True)},
+        predicted_current=current,
     )

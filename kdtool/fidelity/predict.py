@@ -19,16 +19,18 @@ CURRENT = (Flush(0, 0),)
 
 @dataclass(frozen=True)
 class Prediction:
-    """One replay, in the words of KernelRun."""
+    """One replay, in the words of KernelRun; `state`: which of its setting's policies it is of."""
 
     wall_ns: int
     major_faults: int
     swap_ins: int
+    state: int = 0
 
     @classmethod
-    def of(cls, result: Result) -> "Prediction":
+    def of(cls, result: Result, state: int = 0) -> "Prediction":
         """Return the prediction that a replay of the whole program is."""
-        return cls(result.runtime_ns, result.major_faults, result.major_faults + result.prefetch_issued)
+        swap_ins = result.major_faults + result.prefetch_issued
+        return cls(result.runtime_ns, result.major_faults, swap_ins, state)
 
     def to_row(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -46,14 +48,14 @@ def replay_moments(
     memory_pages: int,
     device: Device,
     moments: Iterable[Flush],
-) -> dict[str, list[Result]]:
-    """Replay the whole program once for each moment; return by policy one result a moment.
+) -> list[list[Result]]:
+    """Replay the whole program once for each moment; return for each policy one result a moment.
 
     Raises ParameterError for a memory that is too small for the trace's reduction.
     """
-    predicted: dict[str, list[Result]] = {policy.name: [] for policy in policies}
+    predicted: list[list[Result]] = [[] for _ in policies]
     for moment in moments:
         shadow = run_shadow(workload, memory_pages, device, "linux", moment)
-        for policy in policies:
-            predicted[policy.name].append(replay(workload, policy, shadow, device))
+        for results, policy in zip(predicted, policies, strict=True):
+            results.append(replay(workload, policy, shadow, device))
     return predicted

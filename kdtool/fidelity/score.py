@@ -51,12 +51,16 @@ MEASURES = (
 )
 
 
+WALL = MEASURES[2]
+
+
 @dataclass(frozen=True)
 class Cell:
     """One program in one memory under one setting.
 
     measured : the whole runs, in order; empty when there are none yet
-    predicted : one for each moment at which the program may start; empty without a recording
+    predicted : one for each moment at which the program may start, in each state that the machine may be in;
+        empty without a recording
     oom_kills, disturbed : runs that were made again since the kernel killed them, or since others changed
         the machine's settings meanwhile
     trouble : why there are not as many runs as were asked for, or ""
@@ -76,7 +80,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Score:
-    """One measure of one cell. `error` is None where it has no meaning, see error_of()."""
+    """One measure of one cell. `error` is None where it has no meaning, see error_of().
+
+    predicted, predicted_low, predicted_high : median and range over the moments, in the state of the machine
+        that major faults are nearest to; `state`, `other_states` : its number, and the others' medians
+    """
 
     measured: float
     low: float
@@ -86,6 +94,8 @@ class Score:
     predicted_low: float
     predicted_high: float
     error: float | None
+    state: int = 0
+    other_states: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,9 +169,15 @@ def _distance(value: float, low: float, high: float) -> float:
 
 
 def score_cell(cell: Cell, measure: Measure) -> Score:
-    """Return the score of a cell that has both runs and predictions."""
+    """Return the score of a cell that has both runs and predictions.
+
+    How earlier programs left the machine's readahead is not known: the state is the one whose major faults
+    are nearest to those of the runs, and all measures are then of that state.
+    """
     measured = [getattr(run, measure.key) for run in cell.measured]
-    predicted = [getattr(prediction, measure.key) for prediction in cell.predicted]
+    state = _nearest_state(cell)
+    by_state = _by_state(cell, measure)
+    predicted = by_state.pop(state)
     return Score(
         measured=median(measured),
         low=min(measured),
@@ -171,7 +187,27 @@ def score_cell(cell: Cell, measure: Measure) -> Score:
         predicted_low=min(predicted),
         predicted_high=max(predicted),
         error=error_of(median(predicted), measured),
+        state=state,
+        other_states=tuple(median(values) for values in by_state.values()),
     )
+
+
+def _nearest_state(cell: Cell) -> int:
+    majors = [run.major_faults for run in cell.measured]
+    by_state = _by_state(cell, MEASURES[0])
+
+    def distance(state: int) -> float:
+        error = error_of(median(by_state[state]), majors)
+        return float("inf") if error is None else abs(error)
+
+    return min(by_state, key=distance)
+
+
+def _by_state(cell: Cell, measure: Measure) -> dict[int, list[float]]:
+    values: dict[int, list[float]] = {}
+    for prediction in cell.predicted:
+        values.setdefault(prediction.state, []).append(getattr(prediction, measure.key))
+    return values
 
 
 def scored(cells: Sequence[Cell]) -> list[Cell]:
@@ -198,7 +234,7 @@ def compare_settings(cells: Sequence[Cell]) -> list[Pair]:
 
 
 def _predicted_ns(cell: Cell) -> float:
-    return median(prediction.wall_ns for prediction in cell.predicted)
+    return median(_by_state(cell, WALL)[_nearest_state(cell)])
 
 
 def summarize(cells: Sequence[Cell], measure: Measure, tolerance: float) -> Summary:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from kdtool.errors import unknown_name
+from kdtool.replay import LinuxCluster, Policy, load_policy
 
 __all__ = ["SETTINGS", "Setting", "find_setting"]
 
@@ -16,21 +17,22 @@ class Setting:
         (mm/swap_state.c, swapin_readahead())
     current : the cgroup's statistics are kept up to date by a reader of its memory.stat, so that the moment
         at which the program starts makes no difference
-    policy : the baseline of `kdtool replay`
+    policies : the baseline of `kdtool replay`; one for each state that earlier programs may have left the
+        machine's readahead in
     """
 
     name: str
     page_cluster: int
     rotational: bool
     current: bool
-    policy: str
+    policies: tuple[Policy, ...]
 
 
 SETTINGS = (
-    Setting("none", 0, False, False, "none"),
-    Setting("cluster", 3, True, False, "linux-cluster"),
-    Setting("vma", 3, False, False, "linux-vma"),
-    Setting("none-current", 0, False, True, "none"),
+    Setting("none", 0, False, False, (load_policy("none"),)),
+    Setting("cluster", 3, True, False, (LinuxCluster(), LinuxCluster(initial_hits=0))),
+    Setting("vma", 3, False, False, (load_policy("linux-vma"),)),
+    Setting("none-current", 0, False, True, (load_policy("none"),)),
 )
 
 

@@ -69,7 +69,10 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def _cell_table(cells: Sequence[Cell], tolerance: float) -> Table:
-    title = "kernel: median of the runs (range, modes apart by |) · replay: median of the starting moments"
+    title = (
+        "kernel: median of the runs (range, modes apart by |) · "
+        "replay: median of the starting moments [in another state of the machine]"
+    )
     right = [column for measure in MEASURES for column in (measure.label, "replay", "off")]
     table = _table(title, ("program", "memory", "setting"), right)
     for cell in cells:
@@ -87,7 +90,7 @@ def _score_texts(cell: Cell, measure: Measure, tolerance: float) -> list[str]:
     off = _percent(score.error)
     if score.error is None or abs(score.error) > tolerance:
         off = f"[bold]{off}[/bold]"
-    return [_measured_text(score, measure), _number(score.predicted, measure), off]
+    return [_measured_text(score, measure), _predicted_text(score, measure), off]
 
 
 def _measured_text(score: Score, measure: Measure) -> str:
@@ -97,6 +100,13 @@ def _measured_text(score: Score, measure: Measure) -> str:
         low, high = _number(mode[0], measure), _number(mode[-1], measure)
         ranges.append(low if low == high else f"{low}–{high}")
     return f"{_number(score.measured, measure)} ({' | '.join(ranges)})"
+
+
+def _predicted_text(score: Score, measure: Measure) -> str:
+    """Return the median, and in brackets those of other states of the machine that are another number."""
+    text = _number(score.predicted, measure)
+    others = {_number(other, measure) for other in score.other_states} - {text}
+    return f"{text} [{', '.join(sorted(others))}]" if others else text
 
 
 def _summary_table(cells: Sequence[Cell], tolerance: float) -> Table:

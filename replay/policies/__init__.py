@@ -17,7 +17,16 @@ from kdtool.replay.policies.program import ProgramPolicy
 from kdtool.replay.policies.stride import Stride
 from kdtool.rmt import read_program
 
-__all__ = ["BOUNDS", "POLICIES", "Policy", "Prepared", "ProgramPolicy", "Setting", "load_policy"]
+__all__ = [
+    "BOUNDS",
+    "POLICIES",
+    "LinuxCluster",
+    "Policy",
+    "Prepared",
+    "ProgramPolicy",
+    "Setting",
+    "load_policy",
+]
 
 BOUNDS: tuple[Policy, ...] = (Oracle(), OracleUnlimited(), Belady())
 """Baselines that look ahead: what no policy can reach, to compare with."""

@@ -1,5 +1,8 @@
 """`linux-cluster`: Linux's swap readahead by place on the device, used when a swap device rotates."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from kdtool.replay.hook import CTX_SLOT, NAMED_SLOT
@@ -37,6 +40,7 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     return n
 
 
+@dataclass(frozen=True)
 class LinuxCluster:
     """Read the aligned group of swap slots around the fault's.
 
@@ -44,14 +48,19 @@ class LinuxCluster:
     swapin_nr_pages() (mm/swap_state.c, v6.18). A synchronous device reads nothing ahead. What lies
     around a slot is replay/slots.py's matter. Versions: 6.18; 6.18-2 with Linux's slots, before that
     slots were handed out in rising order.
+
+    initial_hits : swapin_readahead_hits at the start. They and the window are the machine's, so that earlier
+        programs leave them: as at boot by default, 0 after one whose readahead was of no use
     """
 
-    name = "linux-cluster"
-    version = "6.18-2"
-    degree_pages = WINDOW_MAX
+    initial_hits: int = INITIAL_HITS
+
+    name: ClassVar[str] = "linux-cluster"
+    version: ClassVar[str] = "6.18-2"
+    degree_pages: ClassVar[int] = WINDOW_MAX
     decide = staticmethod(decide)
 
     def prepare(self, setting: Setting) -> Prepared:
         """Return the cluster's size and the initial counters."""
         window = 1 if setting.device.synchronous else WINDOW_MAX
-        return Prepared(np.array([window], np.int64), np.array([0, INITIAL_HITS, 0, 0], np.int64))
+        return Prepared(np.array([window], np.int64), np.array([0, self.initial_hits, 0, 0], np.int64))
