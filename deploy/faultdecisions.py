@@ -33,7 +33,7 @@ from kdtool.kernel.bpf_faults import ADDRESS_OFFSET, IP_OFFSET, check_machine
 from kdtool.kernel.bpf_loops import load_looping_program
 from kdtool.kernel.perf import PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Event, OfCgroup, online_cpus
 from kdtool.kernel.ringbuf import RingBuffer
-from kdtool.rmt import Program
+from kdtool.rmt import Program, require_hook
 from kdtool.rmt.bpf import (
     ASKED_SLOTS,
     RECORD_WORDS,
@@ -121,6 +121,7 @@ class FaultDecisions:
     ) -> None:
         check_machine()
         for each in (program, *others):
+            require_hook(each.name, each.hook, "mm.swapin", "a page fault")
             require_proof(each)
         self.layout = Layout(shape_of(program, *others))
         self._fds: list[int] = []
@@ -129,6 +130,7 @@ class FaultDecisions:
         self._slot = PolicySlot(self.layout, program, version)
         self._ring: RingBuffer | None = None
         self._shared: mmap.mmap | None = None
+        self._counters: mmap.mmap | None = None
         try:
             maps = self._make_maps(ring_bytes)
             directory = self._keep(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
@@ -163,6 +165,14 @@ class FaultDecisions:
         words = np.frombuffer(self._shared, np.uint64, 1 + len(SHARED_COUNTERS))[1:].tolist()
         majors = sum(event.read().counted for event in self._events if event.config == PAGE_FAULTS_MAJ)
         return Counters(majors=majors, **dict(zip(SHARED_COUNTERS, words, strict=True)))
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Return what the program's own counters have come to."""
+        assert self._counters is not None, "closed"
+        names = self.layout.shape.counters
+        words = np.frombuffer(self._counters, np.uint64, len(names)).tolist()
+        return dict(zip(names, words, strict=True))
 
     @property
     def info(self) -> tuple[ProgramInfo, ProgramInfo]:
@@ -208,12 +218,13 @@ class FaultDecisions:
             event.close()
         if self._ring is not None:
             self._ring.close()
-        if self._shared is not None:
-            self._shared.close()
+        for mapped in (self._shared, self._counters):
+            if mapped is not None:
+                mapped.close()
         for fd in self._fds:
             os.close(fd)
         self._slot.close()
-        self._events, self._fds, self._ring, self._shared = [], [], None, None
+        self._events, self._fds, self._ring, self._shared, self._counters = [], [], None, None, None
 
     @property
     def _record_words(self) -> int:
@@ -225,12 +236,14 @@ class FaultDecisions:
             "scratch": self.layout.scratch_bytes,
             "asked": 8 * ASKED_SLOTS,
             "shared": SHARED_BYTES,
+            "counters": self.layout.counter_bytes,
         }
         maps = {"policies": self._slot.fd}
         for name, size in sizes.items():
-            flags = MMAPABLE if name == "shared" else 0
+            flags = MMAPABLE if name in ("shared", "counters") else 0
             maps[name] = self._keep(create_map(ARRAY, 4, size, 1, flags))
         self._shared = mmap.mmap(maps["shared"], mmap.PAGESIZE, prot=mmap.PROT_READ)
+        self._counters = mmap.mmap(maps["counters"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._ring_fd = maps["ring"] = self._keep(create_map(RINGBUF, 0, 0, ring_bytes))
         self._ring = RingBuffer(self._ring_fd, ring_bytes, self.layout.record_bytes)
         return maps

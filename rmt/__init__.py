@@ -6,8 +6,9 @@ checking programs needs no compiler.
 
 from kdtool.rmt.codec import from_document, program_sha256, read_program, to_document, write_program
 from kdtool.rmt.cost import worst_case
-from kdtool.rmt.examples import stride_program
-from kdtool.rmt.lower import leaf_boxes, lower_tree, program_to_tables, tree_to_table
+from kdtool.rmt.examples import migrate_program, stride_program
+from kdtool.rmt.hooks import HOOKS, Hook, find_hook, require_hook
+from kdtool.rmt.lower import answer_action, leaf_boxes, lower_tree, program_to_tables, tree_to_table
 from kdtool.rmt.packed import PackedProgram, pack, state_words
 from kdtool.rmt.program import (
     CONTEXT_FIELDS,
@@ -35,6 +36,7 @@ from kdtool.rmt.vm import Vm
 
 __all__ = [
     "CONTEXT_FIELDS",
+    "HOOKS",
     "LIMITS",
     "VALUE_MAX",
     "VALUE_MIN",
@@ -46,6 +48,7 @@ __all__ = [
     "Feature",
     "Forest",
     "Guards",
+    "Hook",
     "MatchField",
     "Model",
     "Network",
@@ -56,13 +59,17 @@ __all__ = [
     "Table",
     "Tree",
     "Vm",
+    "answer_action",
+    "find_hook",
     "from_document",
     "leaf_boxes",
     "lower_tree",
+    "migrate_program",
     "pack",
     "program_sha256",
     "program_to_tables",
     "read_program",
+    "require_hook",
     "state_words",
     "stride_program",
     "to_document",

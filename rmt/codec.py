@@ -9,41 +9,24 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kdtool.errors import ProgramError
 from kdtool.rmt.fields import Node, parse_object
+from kdtool.rmt.hooks import HOOKS, Hook, find_hook
 from kdtool.rmt.modelcodec import read_model
-from kdtool.rmt.program import (
-    ACTION_NAMES,
-    CONTEXT_FIELDS,
-    FEATURE_OPS,
-    FORMAT,
-    FORMAT_VERSION,
-    HOOKS,
-    LIMITS,
-    MATCH_TYPES,
-    VALUE_MAX,
-    VALUE_MIN,
-    Action,
-    Budget,
-    Entry,
-    Feature,
-    Guards,
-    MatchField,
-    Model,
-    Program,
-    Register,
-    Table,
-)
+from kdtool.rmt.partcodec import Scope, read_feature, read_register, read_table
+from kdtool.rmt.program import FORMAT, FORMAT_VERSION, LIMITS, VALUE_MAX, Budget, Guards, Program
 
 __all__ = ["from_document", "program_sha256", "read_program", "to_document", "write_program"]
 
 
-FIRST_VERSION = "1.0"
+FIRST_VERSION, PAGES_VERSIONS = "1.0", ("1.0", "1.1")
+"""Of the latter: they knew mm.swapin alone."""
 LIVE_GUARDS = ("rate_pages", "min_accuracy_permille")
+ANSWER_KEYS = ("counters", "default_class")
 """What later versions have."""
 
 
@@ -118,37 +101,58 @@ def from_document(document: Any) -> Program:
     """Check a parsed document and build the program; every ProgramError names the place."""
     root = Node(document, "program")
     _check_version_and_hash(root)
+    is_old = root["format_version"].value in PAGES_VERSIONS
     root.keys(
         "format", "format_version", "name", "hook", "registers", "features", "models", "tables", "guards",
-        "budget", "provenance", "sha256",
+        "budget", "provenance", "sha256", *(() if is_old else ANSWER_KEYS),
     )  # fmt: skip
-    registers = tuple(_register(item) for item in root["registers"].items(LIMITS.registers, 1))
+    hook = find_hook(root["hook"].text([each.name for each in (HOOKS[:1] if is_old else HOOKS)]))
+    scope = Scope(hook, is_old, counters=() if is_old else _counters(root["counters"]))
+    registers = tuple(read_register(item, scope) for item in root["registers"].items(LIMITS.registers, 1))
     _unique(root["registers"], [r.name for r in registers])
-    features = tuple(_feature(item, registers) for item in root["features"].items(LIMITS.features, 1))
+    scope = replace(scope, registers=registers)
+    features = tuple(read_feature(item, scope) for item in root["features"].items(LIMITS.features, 1))
     _unique(root["features"], [f.name for f in features])
     models = tuple(read_model(item, features) for item in root["models"].items(LIMITS.models))
     _unique(root["models"], [m.name for m in models])
-    tables = tuple(_table(item, features, models) for item in root["tables"].items(LIMITS.tables, 1))
+    scope = replace(scope, features=features, models=models)
+    tables = tuple(read_table(item, scope) for item in root["tables"].items(LIMITS.tables, 1))
     _unique(root["tables"], [t.name for t in tables])
     budget = root["budget"].keys("steps", "state_bytes")
     return Program(
         name=root["name"].text(),
-        hook=root["hook"].text(HOOKS),
+        hook=hook.name,
         registers=registers,
         features=features,
         models=models,
         tables=tables,
-        guards=_guards(root),
+        guards=_guards(root, hook),
         budget=Budget(budget["steps"].integer(1, 2**40), budget["state_bytes"].integer(1, 2**40)),
         provenance=_provenance(root["provenance"]),
+        counters=scope.counters,
+        default_class="" if is_old else _default_class(root["default_class"], hook),
     )
 
 
-def _guards(root: Node) -> Guards:
+def _counters(node: Node) -> tuple[str, ...]:
+    names = tuple(item.text() for item in node.items(LIMITS.counters))
+    _unique(node, list(names))
+    return names
+
+
+def _default_class(node: Node, hook: Hook) -> str:
+    if hook.classes:
+        return node.text(hook.classes)
+    if node.value != "":
+        node.refuse(f'hook {hook.name} answers no class: give ""')
+    return ""
+
+
+def _guards(root: Node, hook: Hook) -> Guards:
     node, first = root["guards"], root["format_version"].value == FIRST_VERSION
     node.keys("degree_pages", "delta_limit_pages", *(() if first else LIVE_GUARDS))
-    degree = node["degree_pages"].integer(1, LIMITS.degree_pages)
-    limit = node["delta_limit_pages"].integer(1, VALUE_MAX)
+    degree = node["degree_pages"].integer(1, 1 if hook.classes else LIMITS.degree_pages)
+    limit = node["delta_limit_pages"].integer(VALUE_MAX if hook.classes else 1, VALUE_MAX)
     if first:
         return Guards(degree, limit)
     rate = node["rate_pages"].integer(1, LIMITS.rate_pages)
@@ -183,93 +187,6 @@ def _check_version_and_hash(root: Node) -> None:
 def _sha256(document: dict[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _register(node: Node) -> Register:
-    node.keys("name", "key", "size", "history")
-    size = node["size"].integer(1, LIMITS.register_size)
-    if size & (size - 1):
-        node["size"].refuse(f"{size} is not a power of two")
-    key = tuple(item.text(CONTEXT_FIELDS) for item in node["key"].items(4, 1))
-    return Register(node["name"].text(), key, size, node["history"].integer(2, LIMITS.history))
-
-
-def _feature(node: Node, registers: tuple[Register, ...]) -> Feature:
-    node.keys("name", "op", "register", "lag")
-    register = node["register"].text([r.name for r in registers])
-    history = next(r.history for r in registers if r.name == register)
-    name = node["name"].text()
-    if name in CONTEXT_FIELDS:
-        node["name"].refuse(f"{name!r} is a context field: choose another name")
-    return Feature(name, node["op"].text(FEATURE_OPS), register, node["lag"].integer(1, history - 1))
-
-
-def _table(node: Node, features: tuple[Feature, ...], models: tuple[Model, ...]) -> Table:
-    node.keys("name", "match_fields", "entries", "default_action")
-    known = [f.name for f in features] + ["major"]
-    match_fields = tuple(
-        _match_field(item, known) for item in node["match_fields"].items(LIMITS.match_fields)
-    )
-    return Table(
-        name=node["name"].text(),
-        match_fields=match_fields,
-        entries=tuple(
-            _entry(item, match_fields, features, models) for item in node["entries"].items(LIMITS.entries)
-        ),
-        default_action=_action(node["default_action"], features, models),
-    )
-
-
-def _match_field(node: Node, known: list[str]) -> MatchField:
-    node.keys("name", "match_type", "bitwidth", "signed")
-    if not node["signed"].flag():
-        node["signed"].refuse("match fields are signed: give true")
-    return MatchField(
-        node["name"].text(known), node["match_type"].text(MATCH_TYPES), node["bitwidth"].integer(32, 32)
-    )
-
-
-def _entry(
-    node: Node, match_fields: tuple[MatchField, ...], features: tuple[Feature, ...], models: tuple[Model, ...]
-) -> Entry:
-    node.keys("match", "priority", "action")
-    pairs = []
-    for item, match_field in zip(
-        node["match"].items(len(match_fields), len(match_fields)), match_fields, strict=True
-    ):
-        pairs.append(_pair(item, match_field))
-    return Entry(
-        tuple(pairs), node["priority"].integer(1, VALUE_MAX), _action(node["action"], features, models)
-    )
-
-
-def _pair(node: Node, match_field: MatchField) -> tuple[int, int]:
-    first, second = node.integers(2, VALUE_MIN - 1, VALUE_MAX)
-    match match_field.match_type:
-        case "RANGE" if first > second:
-            node.refuse(f"low {first} is larger than high {second}")
-        case "EXACT" if first != second:
-            node.refuse(f"an EXACT pair repeats its value, got {first} and {second}")
-        case "TERNARY" if first & ~second:
-            node.refuse(f"value {first} has bits outside its mask {second}")
-        case "LPM" if not 0 <= second <= 32 or first & ((1 << (32 - second)) - 1):
-            node.refuse(f"prefix length {second} must be in [0, 32] and value {first} zero below it")
-    return first, second
-
-
-def _action(node: Node, features: tuple[Feature, ...], models: tuple[Model, ...]) -> Action:
-    node.keys("name", "delta", "model", "feature")
-    name = node["name"].text(ACTION_NAMES)
-    delta = node["delta"].integer(VALUE_MIN, VALUE_MAX)
-    model = node["model"].text([m.name for m in models]) if name == "infer" else ""
-    if name == "predict" and delta == 0:
-        node["delta"].refuse("a predicted difference of 0 pages: use stop")
-    feature = node["feature"].text([f.name for f in features]) if name == "follow" else ""
-    given = {"predict": delta, "infer": node["model"].value, "follow": node["feature"].value}
-    for owner, value in given.items():
-        if owner != name and value not in (0, ""):
-            node.refuse(f"action {name!r} takes no such parameter: it belongs to {owner!r}")
-    return Action(name, delta, model, feature)
 
 
 def _provenance(node: Node) -> dict[str, str | int | list[str]]:

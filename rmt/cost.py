@@ -11,10 +11,10 @@ __all__ = ["worst_case"]
 def worst_case(program: Program) -> Budget:
     """Return the largest number of steps of any decision, and the bytes of state.
 
-    A step is a feature computed, an entry tested, a tree node compared, a score added or a sum compared; of a
-    network an input shifted, a sum made, or up to eight products added. Every prediction of a rollout
-    computes all features and at worst goes through every table, since a prediction of 0 falls to the next
-    one: it tests all entries and runs the costliest model that the table may infer with.
+    A step is a feature computed, an entry tested, a tree node compared, a score added, a sum compared, one
+    added to a counter; of a network an input shifted, a sum made, or up to eight products added. Every
+    prediction of a rollout computes all features and at worst goes through every table, since a prediction of
+    0 falls to the next one: it tests all entries and performs the costliest of the table's actions.
 
     >>> from kdtool.rmt.examples import stride_program
     >>> worst_case(stride_program()).steps  # 4 predictions x (2 features + 1 entry + depth 2)
@@ -24,8 +24,8 @@ def worst_case(program: Program) -> Budget:
     steps_a_page = len(program.features)
     for table in program.tables:
         actions = [*(entry.action for entry in table.entries), table.default_action]
-        inferred = [most[action.model] for action in actions if action.name == "infer"]
-        steps_a_page += len(table.entries) + max(inferred, default=0)
+        performed = [most[a.model] if a.name == "infer" else int(a.name == "count") for a in actions]
+        steps_a_page += len(table.entries) + max(performed)
     steps = program.guards.degree_pages * steps_a_page
     return Budget(steps=max(steps, 1), state_bytes=8 * state_words(program))
 

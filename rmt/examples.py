@@ -1,4 +1,4 @@
-"""A hand-written program, for doctests, tests and as the smallest thing to read."""
+"""Hand-written programs, for doctests, tests and to be read first: one answers pages, one a class."""
 
 from kdtool.rmt.program import (
     Action,
@@ -13,7 +13,7 @@ from kdtool.rmt.program import (
     Tree,
 )
 
-__all__ = ["stride_program"]
+__all__ = ["migrate_program", "stride_program"]
 
 
 def stride_program(degree_pages: int = 4) -> Program:
@@ -44,4 +44,31 @@ def stride_program(degree_pages: int = 4) -> Program:
         guards=Guards(degree_pages=degree_pages),
         budget=Budget(steps=64, state_bytes=1024),
         provenance={"learner": "by hand"},
+    )
+
+
+def migrate_program() -> Program:
+    """Return the core of can_migrate_task (kernel/sched/fair.c, v6.18): a task that is not hot may migrate.
+
+    Hot is who ran on the source less than 500 us ago (sysctl_sched_migration_cost); after more failures than
+    cache_nice_tries even hot tasks may. NUMA, SMT and buddies are left out.
+    """
+    hot = Entry(match=((0, 499_999),), priority=1, action=Action("count", counter="hot"))
+    cold = Action("classify", class_name="migrate")
+    failed = Entry(match=((1, 2**31 - 1),), priority=1, action=cold)
+    return Program(
+        name="not-hot",
+        hook="sched.migrate",
+        registers=(Register("task", ("tid",), size=16, history=2, records="since_ran_ns"),),
+        features=(Feature("ran", "value", "task", 0),),
+        models=(),
+        tables=(
+            Table("hot", (MatchField("ran", "RANGE"),), (hot,), cold),
+            Table("failed", (MatchField("extra_fails", "RANGE"),), (failed,), Action("no_action")),
+        ),
+        guards=Guards(degree_pages=1),
+        budget=Budget(steps=8, state_bytes=1024),
+        provenance={"learner": "by hand"},
+        counters=("hot",),
+        default_class="stay",
     )

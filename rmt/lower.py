@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import ProgramError
+from kdtool.rmt.hooks import HOOKS, Hook, find_hook
 from kdtool.rmt.program import (
     LIMITS,
     VALUE_MAX,
@@ -24,7 +25,7 @@ from kdtool.rmt.program import (
     Tree,
 )
 
-__all__ = ["leaf_boxes", "lower_tree", "program_to_tables", "tree_to_table"]
+__all__ = ["answer_action", "leaf_boxes", "lower_tree", "program_to_tables", "tree_to_table"]
 
 Box = tuple[tuple[int, int], ...]
 
@@ -109,7 +110,22 @@ def leaf_boxes(tree: Tree) -> list[tuple[Box, int]]:
     return boxes
 
 
-def tree_to_table(tree: Tree, name: str, max_entries: int = LIMITS.entries) -> Table:
+def answer_action(hook: Hook, answer: int) -> Action | None:
+    """Return the action that says what a model answers at `hook`; None for no prediction.
+
+    Raises ProgramError for the number of no class.
+    """
+    if not hook.classes:
+        return Action("predict", delta=answer) if answer else None
+    if not 0 <= answer < len(hook.classes):
+        raise ProgramError(
+            f"a model answers {answer}, hook {hook.name} has classes 0 to {len(hook.classes) - 1}: "
+            f"train it on the numbers of classes"
+        )
+    return Action("classify", class_name=hook.classes[answer])
+
+
+def tree_to_table(tree: Tree, name: str, max_entries: int = LIMITS.entries, hook: Hook = HOOKS[0]) -> Table:
     """Return `tree` as a range-match table; leaves without a prediction are left to the default action.
 
     Raises ProgramError when it needs more than `max_entries` entries, before it makes them.
@@ -119,11 +135,8 @@ def tree_to_table(tree: Tree, name: str, max_entries: int = LIMITS.entries) -> T
             f"model {tree.name!r} has {tree.n_leaves} leaves, allowed are {max_entries} entries: "
             f"train with fewer leaves or give a larger --max-entries"
         )
-    entries = tuple(
-        Entry(box, priority=1, action=Action("predict", delta=value))
-        for box, value in leaf_boxes(tree)
-        if value
-    )
+    actions = ((box, answer_action(hook, value)) for box, value in leaf_boxes(tree))
+    entries = tuple(Entry(box, priority=1, action=action) for box, action in actions if action is not None)
     fields = tuple(MatchField(feature, "RANGE") for feature in tree.inputs)
     return Table(name, fields, entries, default_action=Action("no_action"))
 
@@ -149,7 +162,7 @@ def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Pr
                     f"model {model.name!r} is a {type(model).__name__}, only a Tree can be built as a table: "
                     f"give --target bpf or train with --learner tree"
                 )
-            leaves = tree_to_table(model, table.name, max_entries)
+            leaves = tree_to_table(model, table.name, max_entries, find_hook(program.hook))
             table = _stack(table, leaves)  # noqa: PLW2901 - the table that goes on
         tables.append(table)
     return replace(program, name=f"{program.name}-tables", models=(), tables=tuple(tables))

@@ -1,14 +1,17 @@
 """Tables in the formats of P4Runtime: P4Info, what they are, and TableEntry updates, which fill them.
 
-    Program of tables ──p4info()──► {"pkgInfo", "tables", "actions"}    protobuf's JSON of config.v1.P4Info
-                      ──updates()─► {"deviceId", "updates"}             of v1.WriteRequest
+    Program of tables ──p4info()──► {"pkgInfo", "tables", "actions", "counters"}  protobuf's JSON of
+                                                                                  config.v1.P4Info
+                      ──updates()─► {"deviceId", "updates"}                       of v1.WriteRequest
     both ──tables_from_p4()──► the same tables
+    p4info ──counters_from_p4()──► the same counters
 
 P4 keys are unsigned bit strings, ours signed 32-bit integers: a number x becomes x + 2**31, so that order is
 kept; in a ternary key that is the sign bit, flipped where the mask looks at it. What P4Runtime cannot say is
 kept in annotations: a prefix whose priority is not its length is TERNARY there, and a table of exact keys has
-no priorities. Bytes are base64 of the shortest big-endian form. Specification: P4Runtime 1.4.1, sections 6
-(P4Info), 8.3 (bytestrings) and 9.1 (TableEntry).
+no priorities. A counter is an indirect one of a single cell that counts packets; there is an action for each
+counter, class and feature that an action names. Bytes are base64 of the shortest big-endian form.
+Specification: P4Runtime 1.4.1, sections 6 (P4Info), 8.3 (bytestrings) and 9.1 (TableEntry).
 Not exported: models (build tables of them first), registers and features, which P4Info has no words for here.
 """
 
@@ -20,15 +23,17 @@ from typing import Any
 from kdtool.errors import ProgramError
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Entry, MatchField, Program, Table
 
-__all__ = ["p4info", "tables_from_p4", "updates"]
+__all__ = ["counters_from_p4", "p4info", "tables_from_p4", "updates"]
 
-TABLE_ID, ACTION_ID = 0x02 << 24, 0x01 << 24
+TABLE_ID, ACTION_ID, COUNTER_ID = 0x02 << 24, 0x01 << 24, 0x12 << 24
 """The kind of an object is the first byte of its id: p4.config.v1.P4Ids.Prefix."""
 BITS = 32
 SIGN, ALL_ONES = 1 << 31, (1 << BITS) - 1
 KEPT_TYPE = re.compile(r"@kdtool_match\((\w+)\)")
 KEPT_PRIORITY = re.compile(r"@kdtool_priority\((\d+)\)")
-DELTA, FOLLOW = "delta", "follow_"
+DELTA = "delta"
+NAMED = {"follow": "feature", "count": "counter", "classify": "class_name"}
+"""Actions that are one in P4 for each name that their parameter may be: `count_hot`."""
 
 Document = dict[str, Any]
 
@@ -40,6 +45,7 @@ def p4info(program: Program) -> Document:
         "pkgInfo": {"name": program.name, "version": "1", "arch": "kdtool"},
         "tables": [_table_info(number, table, actions) for number, table in enumerate(program.tables, 1)],
         "actions": [_action_info(number, name) for number, name in enumerate(actions, 1)],
+        **_counters(program),
     }
 
 
@@ -74,8 +80,16 @@ def tables_from_p4(info: Document, write: Document) -> tuple[Table, ...]:
         raise ProgramError(f"not tables that kdtool wrote ({error!r}): build --target p4runtime") from None
 
 
+def counters_from_p4(info: Document) -> tuple[str, ...]:
+    """Return the names of the counters that `p4info` describes; ProgramError for what it did not make."""
+    try:
+        return tuple(str(counter["preamble"]["name"]) for counter in info.get("counters", ()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ProgramError(f"not counters that kdtool wrote ({error!r}): build --target p4runtime") from None
+
+
 def _action_names(program: Program) -> list[str]:
-    """Return the actions that the tables use; P4 has one for each feature that is followed."""
+    """Return the actions that the tables use."""
     used = [entry.action for table in program.tables for entry in table.entries]
     used += [table.default_action for table in program.tables]
     models = sorted({action.model for action in used if action.name == "infer"})
@@ -88,7 +102,21 @@ def _action_names(program: Program) -> list[str]:
 
 
 def _action_name(action: Action) -> str:
-    return f"{FOLLOW}{action.feature}" if action.name == "follow" else action.name
+    parameter = NAMED.get(action.name)
+    return f"{action.name}_{getattr(action, parameter)}" if parameter else action.name
+
+
+def _counters(program: Program) -> Document:
+    """Return the key `counters`; protobuf's JSON leaves out what is empty."""
+    found = [
+        {
+            "preamble": {"id": COUNTER_ID | number, "name": name, "alias": name},
+            "spec": {"unit": "PACKETS"},
+            "size": "1",
+        }
+        for number, name in enumerate(program.counters, 1)
+    ]
+    return {"counters": found} if found else {}
 
 
 def _is_exact(table: Table) -> bool:
@@ -213,6 +241,6 @@ def _read_action(about: Document, names: dict[int, str]) -> Action:
     name = names[action["actionId"]]
     if name == "predict":
         return Action(name, delta=_number(action["params"][0]["value"]) - SIGN)
-    if name.startswith(FOLLOW):
-        return Action("follow", feature=name.removeprefix(FOLLOW))
-    return Action(name)
+    kind, _, named = name.partition("_")
+    parameter: dict[str, Any] = {NAMED[kind]: named} if kind in NAMED else {}
+    return Action(kind, **parameter) if parameter else Action(name)

@@ -2,13 +2,19 @@
 
 At each event of its hook a program
 
-1. pushes the page into its *registers*: the last few pages, per key (a process, an instruction ...);
-2. computes its *features* from them: differences of pages, never an address;
-3. applies its *tables* in order; the entry that matches says what to do: `predict` a difference in
-   pages, `infer` it with an integer model, `follow` a feature (predict its value), or `stop`. A
-   prediction of 0, like `no_action`, leaves the matter to the next table;
-4. pushes the predicted page into a copy of the registers and goes back to 2, until `stop` or until
-   `degree_pages` pages are predicted: the *rollout*, by which prefetches run several faults ahead.
+1. pushes a field of the event into each of its *registers*: the last few, per key (a process, a thread ...);
+2. computes its *features* from them: differences, and values that are no address;
+3. applies its *tables* in order; the entry that matches says what to do. `no_action` leaves the matter to the
+   next table, and so does `count`, which adds 1 to a counter; `stop` ends the decision.
+
+At a hook that answers pages (hooks.py), an action may `predict` a difference in pages, `infer` it with an
+integer model, or `follow` a feature (predict its value); a prediction of 0 leaves the matter to the next
+table. The predicted page is pushed into a copy of the registers that keep pages, and the program goes back to
+2, until `stop` or until `degree_pages` pages are predicted: the *rollout*, by which prefetches run several
+faults ahead.
+
+At a hook that answers a class, an action may `classify`, or `infer` the number of a class; where no table
+decides, `default_class` is the answer. There is no rollout.
 
 Names follow P4Info and P4Runtime's TableEntry. P4 keys are unsigned; ours are signed 32-bit
 (`signed: true`), so an export to P4 adds 2**31 to every bound. Larger priority wins.
@@ -16,6 +22,7 @@ Names follow P4Info and P4Runtime's TableEntry. P4 keys are unsigned; ours are s
 
 from dataclasses import dataclass, field
 
+from kdtool.rmt.hooks import PAGE, find_hook
 from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
 from kdtool.rmt.networks import Conv1d, Dense, Network
 
@@ -23,7 +30,6 @@ __all__ = [
     "CONTEXT_FIELDS",
     "FORMAT",
     "FORMAT_VERSION",
-    "HOOKS",
     "LIMITS",
     "MATCH_TYPES",
     "VALUE_MAX",
@@ -47,15 +53,15 @@ __all__ = [
 ]
 
 FORMAT = "kdtool.rmt"
-FORMAT_VERSION = "1.1"
-"""1.0 has no `rate_pages` and `min_accuracy_permille`: then they are as the defaults say."""
-HOOKS = ("mm.swapin",)
+FORMAT_VERSION = "1.2"
+"""1.0 has no `rate_pages` and `min_accuracy_permille`; 1.1 knows mm.swapin alone, and neither what a register
+records, nor fields as features, classes and counters. What is absent is as the defaults say."""
 
-# What an event of mm.swapin carries. `region` is vpn >> 13: 32 MiB of address space.
-CONTEXT_FIELDS = ("vpn", "pid", "tid", "ip", "region", "major")
+CONTEXT_FIELDS = find_hook("mm.swapin").field_names
+"""What an event of mm.swapin carries; of other hooks: hooks.py."""
 MATCH_TYPES = ("EXACT", "RANGE", "TERNARY", "LPM")
-FEATURE_OPS = ("delta", "span", "run")
-ACTION_NAMES = ("no_action", "stop", "predict", "infer", "follow")
+FEATURE_OPS = ("delta", "span", "run", "value", "field")
+ACTION_NAMES = ("no_action", "stop", "predict", "infer", "follow", "count", "classify")
 
 VALUE_MIN, VALUE_MAX = -(2**31) + 1, 2**31 - 1
 """Every feature, threshold, bound and parameter lies in here: no difference of two overflows."""
@@ -74,6 +80,7 @@ class Limits:
     match_fields: int = 64
     entries: int = 65_536
     models: int = 8
+    counters: int = 64
     tree_nodes: int = 65_536
     tree_depth: int = 32
     forest_trees: int = 256
@@ -93,30 +100,35 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Register:
-    """State: the last `history` pages for each of `size` keys (a power of two, direct-mapped).
+    """State: the last `history` values of a field for each of `size` keys (a power of two, direct-mapped).
 
-    `key` lists context fields. Two keys that fall on one entry take turns: the later one starts empty.
+    `key` lists context fields, `records` is the one that is kept: an address or a value. Two keys that fall
+    on one entry take turns: the later one starts empty.
     """
 
     name: str
     key: tuple[str, ...]
     size: int
     history: int
+    records: str = PAGE
 
 
 @dataclass(frozen=True)
 class Feature:
     """An integer computed from one register; 0 while its history is too short.
 
-    With h[0] the newest page of the register:
+    With h[0] the newest value of the register:
     `delta` = h[lag-1] - h[lag];  `span` = h[0] - h[lag];  `run` = how many of the newest deltas are
-    equal (at most lag). Differences are clamped to [VALUE_MIN, VALUE_MAX].
+    equal (at most lag);  `value` = h[lag], of a register that keeps no address.
+    `field` is a value of the event itself, by its name; it has no register, and lag 0.
+    Differences and values are clamped to [VALUE_MIN, VALUE_MAX].
     """
 
     name: str
     op: str
     register: str
     lag: int
+    field: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,12 +143,18 @@ class MatchField:
 
 @dataclass(frozen=True)
 class Action:
-    """`no_action` (try the next table), `stop`, `predict` a delta, `infer` a model, `follow` a feature."""
+    """What to do, by its name, and its parameter.
+
+    `no_action` (try the next table), `stop`, `predict` a delta, `infer` a model, `follow` a feature, `count`
+    in a counter, `classify` as a class of the hook.
+    """
 
     name: str
     delta: int = 0
     model: str = ""
     feature: str = ""
+    counter: str = ""
+    class_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +185,7 @@ class Guards:
     """Bounds that hold whatever the model says.
 
     degree_pages, delta_limit_pages : pages a decision, and how far one prediction may jump; every executor
-        keeps to them
+        keeps to them. Where a class is answered they are 1 and VALUE_MAX
     rate_pages, min_accuracy_permille : pages a second, and the share of prefetched pages that must be used
         for the program to go on rather than leave it to the kernel; whoever runs it live keeps to them
     """
@@ -188,7 +206,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Program:
-    """A whole policy. `provenance` says where it came from: trace hashes, learner, seed, versions."""
+    """A whole policy. `provenance` says where it came from: trace hashes, learner, seed, versions.
+
+    counters : names; each counts from 0 and wraps at 2**64
+    default_class : the answer where no table decides, at a hook that answers a class; else empty
+    """
 
     name: str
     hook: str
@@ -199,3 +221,5 @@ class Program:
     guards: Guards
     budget: Budget
     provenance: dict[str, str | int | list[str]] = field(default_factory=dict)
+    counters: tuple[str, ...] = ()
+    default_class: str = ""

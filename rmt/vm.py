@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
+from kdtool.rmt.hooks import PAGE, find_hook
 from kdtool.rmt.inference import infer
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Feature, Program, Register, Table
 
@@ -26,49 +27,64 @@ class Vm:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.hook = find_hook(program.hook)
         self.steps = 0
+        self.counted = dict.fromkeys(program.counters, 0)
         self._state: dict[str, dict[int, tuple[int, list[int]]]] = {r.name: {} for r in program.registers}
 
     def decide(self, context: Mapping[str, int]) -> list[int]:
-        """Take one event in; return the pages to prefetch, nearest first, at most degree_pages."""
+        """Take one event in; return the pages to prefetch, nearest first, at most degree_pages.
+
+        At a hook that answers a class: the number of the class, alone.
+        """
         self.steps = 0
         histories = self.observe(context)
-        page, pages = context["vpn"], []
+        if self.hook.classes:
+            return [self._apply(histories, context)]
+        page, pages = context[PAGE], []
         for _ in range(self.program.guards.degree_pages):
             delta = self._apply(histories, context)
             page += delta
             if delta == 0 or not 0 <= page < VPN_LIMIT:
                 break
             pages.append(page)
-            histories = {name: [page, *history] for name, history in histories.items()}
-            histories = {r.name: histories[r.name][: r.history] for r in self.program.registers}
+            for r in self.program.registers:
+                if r.records == PAGE:
+                    histories[r.name] = [page, *histories[r.name]][: r.history]
         return pages
 
     def observe(self, context: Mapping[str, int]) -> dict[str, list[int]]:
-        """Push the event into the registers; return each one's history, newest page first."""
+        """Push the event into the registers; return each one's history, newest first."""
         return {r.name: self._push(r, context) for r in self.program.registers}
 
-    def features(self, histories: Mapping[str, list[int]]) -> dict[str, int]:
+    def features(self, histories: Mapping[str, list[int]], context: Mapping[str, int]) -> dict[str, int]:
         """Return every feature's value."""
-        return {f.name: compute_feature(f, histories[f.register]) for f in self.program.features}
+        return {
+            f.name: compute_feature(f, [context[f.field]] if f.field else histories[f.register])
+            for f in self.program.features
+        }
 
     def _push(self, register: Register, context: Mapping[str, int]) -> list[int]:
         tag = hash_key([context[name] for name in register.key])
         index = tag & (register.size - 1)
         found, history = self._state[register.name].get(index, (tag, []))
-        history = [context["vpn"], *(history if found == tag else [])][: register.history]
+        history = [context[register.records], *(history if found == tag else [])][: register.history]
         self._state[register.name][index] = (tag, history)
         return history
 
     def _apply(self, histories: Mapping[str, list[int]], context: Mapping[str, int]) -> int:
-        values = {**self.features(histories), "major": context["major"]}
+        """Return the predicted difference in pages, 0 for none; or the number of a class."""
+        fields = {name: context[name] for name in self.hook.values}
+        values = {**self.features(histories, context), **fields}
         self.steps += len(self.program.features)
         for table in self.program.tables:
             action = self._look_up(table, values)
-            delta = self._perform(action, values)
-            if delta or action.name == "stop":
-                return delta if abs(delta) <= self.program.guards.delta_limit_pages else 0
-        return 0
+            if action.name == "stop":
+                break
+            answer = self._perform(action, values)
+            if answer is not None:
+                return answer if abs(answer) <= self.program.guards.delta_limit_pages else 0
+        return self.hook.classes.index(self.program.default_class) if self.hook.classes else 0
 
     def _look_up(self, table: Table, values: Mapping[str, int]) -> Action:
         # Larger priority wins; entries of one priority keep the order of the file.
@@ -79,15 +95,22 @@ class Vm:
                 return entry.action
         return table.default_action
 
-    def _perform(self, action: Action, values: Mapping[str, int]) -> int:
-        if action.name == "follow":
-            return values[action.feature]
-        if action.name == "infer":
+    def _perform(self, action: Action, values: Mapping[str, int]) -> int | None:
+        """Return the answer; None leaves it to the next table, as does a difference of 0 pages."""
+        answer = action.delta
+        if action.name == "count":
+            self.steps += 1
+            self.counted[action.counter] = (self.counted[action.counter] + 1) % 2**64
+        elif action.name == "classify":
+            answer = self.hook.classes.index(action.class_name)
+        elif action.name == "follow":
+            answer = values[action.feature]
+        elif action.name == "infer":
             model = next(m for m in self.program.models if m.name == action.model)
-            delta, steps = infer(model, [values[name] for name in model.inputs])
+            answer, steps = infer(model, [values[name] for name in model.inputs])
             self.steps += steps
-            return delta
-        return action.delta
+        is_class = self.hook.classes and action.name in ("classify", "infer")
+        return answer if answer or is_class else None
 
 
 def hash_key(values: list[int]) -> int:
@@ -100,7 +123,7 @@ def hash_key(values: list[int]) -> int:
 
 
 def compute_feature(feature: Feature, history: list[int]) -> int:
-    """Compute `feature` from a history, newest page first; 0 while it is too short.
+    """Compute `feature` from a history, newest first; 0 while it is too short.
 
     >>> compute_feature(Feature("s", "span", "r", 2), [30, 20, 5])
     25
@@ -113,7 +136,9 @@ def compute_feature(feature: Feature, history: list[int]) -> int:
         return run
     if len(history) <= feature.lag:
         return 0
-    value = history[0 if feature.op == "span" else feature.lag - 1] - history[feature.lag]
+    value = history[feature.lag]
+    if feature.op not in ("value", "field"):
+        value = history[0 if feature.op == "span" else feature.lag - 1] - value
     return min(max(value, VALUE_MIN), VALUE_MAX)
 
 

@@ -1,15 +1,22 @@
 """Reads tests/conformance/*.txt: small programs, events, and what must be decided, checked by hand.
 
 == what the case tries                  lines before the first case are every case's, unless it has its own
-registers: p=pid/16/8                   name = key+key / size / history
-features:  d=delta(p,1), s=span(p,2)
+hook: mm.swapin
+registers: p=pid/16/8, m=pid/16/4:major name = key+key / size / history : what it records, vpn unless said
+features:  d=delta(p,1), s=span(p,2), v=value(m,0), f=field(major)
 tree m:    d <= 4 ? 0 : (s <= 9 ? 5 : 0)
 forest f:  0 5/10; d <= 4 ? 0=3,1=-2 : 1=7; -    answer/base score of each class; trees: a leaf's class=score
 network n: 5 7; 0 2; * 3 >> 1 | 1 -2 + 4 | 0 1; | 1 1 | 2 0 + 9    answers; inputs' shifts; layers
 table:     d RANGE, s LPM; 3..9 256/24 @2 -> predict 5; else infer m
 degree: 1      limit: 2147483647
+counters: a b                           for actions such as `count a`
 events: 10 13 16/pid=2/minor            pages; pid and tid are 1, ip is 0, the fault is major unless said
 pages:  -  -  19,22                     of each event
+counts: 3 0                             of each counter, in the end
+
+At a hook that answers a class, `default: stay`, actions such as `classify stay`, and
+events: . tid=2/idle=1                  pid and tid are 1, other fields 0 unless said; . says nothing
+classes: stay migrate                   of each event
 """
 
 import re
@@ -34,8 +41,11 @@ from kdtool.rmt import (
     ScoreTree,
     Table,
     Tree,
+    find_hook,
 )
-from kdtool.rmt.program import CONTEXT_FIELDS, VALUE_MAX, VALUE_MIN
+from kdtool.rmt.hooks import PAGE
+from kdtool.rmt.partcodec import PARAMETERS
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 
 __all__ = ["Case", "read_cases"]
 
@@ -45,12 +55,13 @@ NUMBERS = {"min": VALUE_MIN, "max": VALUE_MAX}
 
 @dataclass(frozen=True)
 class Case:
-    """A program, its events, int64 (n, 6), and the pages to be decided at each."""
+    """A program, its events, int64 (n, n_fields), what is to be decided at each, and counted in the end."""
 
     name: str
     program: Program
     contexts: np.ndarray
     expected: list[list[int]]
+    counted: dict[str, int] | None
 
 
 def read_cases():
@@ -77,27 +88,45 @@ def _lines(text):
 def _case(name, lines):
     one = dict(lines)
     registers = tuple(_register(part) for part in one["registers"].split(","))
-    features = tuple(_feature(m) for m in re.findall(r"(\w+)=(\w+)\((\w+),(\d+)\)", one["features"]))
+    features = tuple(_feature(m) for m in re.findall(r"(\w+)=(\w+)\((\w+),?(\d*)\)", one["features"]))
     models = tuple(
         MODELS[key.split()[0]](key.split()[1], text, features)
         for key, text in lines
         if key.split()[0] in MODELS
     )
     tables = [text for key, text in lines if key == "table"]
+    hook, counters = find_hook(one.get("hook", "mm.swapin")), tuple(one.get("counters", "").split())
     program = Program(
         name="case",
-        hook="mm.swapin",
+        hook=hook.name,
         registers=registers,
         features=features,
         models=models,
         tables=tuple(_table(f"t{i}", text) for i, text in enumerate(tables)),
         guards=Guards(int(one.get("degree", 1)), _number(one.get("limit", "max"))),
         budget=Budget(1, 1),
+        counters=counters,
+        default_class=one.get("default", ""),
     )
-    contexts = np.array([_event(token) for token in one["events"].split()], np.int64)
-    expected = [_pages(token) for token in one["pages"].split()]
+    return Case(name, program, *_decisions(name, hook, one), _counts(one, counters))
+
+
+def _decisions(name, hook, one):
+    """Return the events, and what is to be decided at each."""
+    read = _values if hook.classes else _page
+    contexts = np.array([_event(hook, read(token)) for token in one["events"].split()], np.int64)
+    if hook.classes:
+        expected = [[hook.classes.index(token)] for token in one["classes"].split()]
+    else:
+        expected = [_pages(token) for token in one["pages"].split()]
     assert len(contexts) == len(expected), f"{name}: {len(contexts)} events, {len(expected)} decisions"
-    return Case(name, program, contexts, expected)
+    return contexts, expected
+
+
+def _counts(one, counters):
+    if "counts" not in one:
+        return None
+    return dict(zip(counters, map(int, one["counts"].split()), strict=True))
 
 
 def _number(text):
@@ -105,13 +134,14 @@ def _number(text):
 
 
 def _register(text):
-    name, key, size, history = re.fullmatch(r"\s*(\w+)=([\w+]+)/(\d+)/(\d+)\s*", text).groups()
-    return Register(name, tuple(key.split("+")), int(size), int(history))
+    found = re.fullmatch(r"\s*(\w+)=([\w+]+)/(\d+)/(\d+)(?::(\w+))?\s*", text)
+    name, key, size, history, records = found.groups()
+    return Register(name, tuple(key.split("+")), int(size), int(history), records or PAGE)
 
 
 def _feature(parts):
-    name, op, register, lag = parts
-    return Feature(name, op, register, int(lag))
+    name, op, source, lag = parts
+    return Feature(name, op, "", 0, source) if op == "field" else Feature(name, op, source, int(lag))
 
 
 def _tree(name, text, features):
@@ -212,20 +242,29 @@ def _cell(text):
 
 def _action(text):
     name, _, argument = text.partition(" ")
-    parameter = {"predict": "delta", "infer": "model", "follow": "feature"}.get(name)
-    if parameter is None:
+    if not argument:
         return Action(name)
+    parameter = PARAMETERS[name]
     return Action(name, **{parameter: _number(argument) if name == "predict" else argument})
 
 
-def _event(token):
+def _page(token):
     page, *rest = token.split("/")
-    context = {"vpn": int(page, 0), "pid": 1, "tid": 1, "ip": 0, "major": 1}
+    context = {"vpn": int(page, 0), "major": 1}
     for part in rest:
-        key, _, value = part.partition("=")
-        context.update({"major": 0} if key == "minor" else {key: int(value, 0)})
-    context.setdefault("region", context["vpn"] >> 13)
-    return [context[name] for name in CONTEXT_FIELDS]
+        context.update({"major": 0} if part == "minor" else _values(part))
+    return {"region": context["vpn"] >> 13, **context}
+
+
+def _values(token):
+    pairs = [part.split("=") for part in token.split("/") if part != "."]
+    return {name: _number(value) for name, value in pairs}
+
+
+def _event(hook, context):
+    assert set(context) <= set(hook.field_names), context
+    given = {"pid": 1, "tid": 1, **context}
+    return [given.get(name, 0) for name in hook.field_names]
 
 
 def _pages(token):

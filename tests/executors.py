@@ -2,52 +2,85 @@
 
 import numpy as np
 
-from kdtool.rmt import LIMITS, Vm, pack
+from kdtool.rmt import LIMITS, Vm, find_hook, pack
 from kdtool.rmt.numba_vm import decide
-from kdtool.rmt.program import CONTEXT_FIELDS
 from kdtool.verify.kernelvm import KernelVm
 
 JUMPS = np.array([0, 1, 1, 1, 2, 3, 3, -1, -2, 5, -7, 1000, 2**31 - 1, 2**31, -(2**31), 2**32, 2**51])
+IPS = np.array([0, 7, 2**63 - 1])
 
 
 def reference(program, contexts):
-    vm = Vm(program)
-    return [vm.decide(dict(zip(CONTEXT_FIELDS, row, strict=True))) for row in contexts.tolist()]
+    return reference_counted(program, contexts)[0]
 
 
 def numba(program, contexts):
-    packed = pack(program)
-    state, out = packed.new_state(), np.zeros(LIMITS.degree_pages, np.int64)
-    return [out[: decide(packed.params, state, row, out)].tolist() for row in contexts]
+    return numba_counted(program, contexts)[0]
 
 
 def kernel(program, contexts):
+    return kernel_counted(program, contexts)[0]
+
+
+def reference_counted(program, contexts):
+    """Return the decisions, and what the counters have come to."""
+    vm, names = Vm(program), find_hook(program.hook).field_names
+    decided = [vm.decide(dict(zip(names, row, strict=True))) for row in contexts.tolist()]
+    return decided, vm.counted
+
+
+def numba_counted(program, contexts):
+    packed = pack(program)
+    state, out = packed.new_state(), np.zeros(LIMITS.degree_pages, np.int64)
+    decided = [out[: decide(packed.params, state, row, out)].tolist() for row in contexts]
+    return decided, packed.counted(state)
+
+
+def kernel_counted(program, contexts):
     with KernelVm(program) as vm:
-        return vm.decide(contexts).to_lists()
+        return vm.decide(contexts).to_lists(), vm.counted
 
 
-def random_contexts(seed, n_events):
-    """Return int64 (n_events, 6): pages at both ends of the address space, jumps that differences clamp."""
+def random_contexts(seed, n_events, hook="mm.swapin"):
+    """Return int64 (n_events, n_fields): positions at both ends and jumps that differences clamp, few keys.
+
+    Values are small ones and the ends of their range, by turns.
+    """
     rng = np.random.default_rng(seed)
-    vpn = np.cumsum(rng.choice(JUMPS, n_events)) % 2**52
-    columns = [
-        vpn,
-        rng.integers(1, 4, n_events),
-        rng.integers(1, 3, n_events),
-        rng.choice(np.array([0, 7, 2**63 - 1]), n_events),
-        vpn >> 13,
-        rng.integers(0, 2, n_events),
-    ]
-    return np.stack(columns, axis=1).astype(np.int64)
+    columns = {}
+    for field in find_hook(hook).context:
+        low, high = field.bounds
+        if field.use == "address":
+            columns[field.name] = np.cumsum(rng.choice(JUMPS, n_events)) % (high + 1)
+        elif field.use == "key":
+            columns[field.name] = rng.integers(1, 3 if field.name == "tid" else 4, n_events)
+        else:
+            columns[field.name] = rng.choice(_tried(low, high), n_events)
+    if hook == "mm.swapin":
+        columns["ip"], columns["region"] = rng.choice(IPS, n_events), columns["vpn"] >> 13
+    return np.stack(list(columns.values()), axis=1).astype(np.int64)
+
+
+def _tried(low, high):
+    """Return values to choose from: around 0, and the ends."""
+    return np.array([v for v in (low, low + 1, *range(-9, 15), high - 1, high) if low <= v <= high])
 
 
 class NumbaVm:
     """The Numba VM, one event at a time."""
 
     def __init__(self, program):
-        self._params, self._state = pack(program).params, pack(program).new_state()
-        self._out = np.zeros(LIMITS.degree_pages, np.int64)
+        self._packed = pack(program)
+        self._state, self._out = self._packed.new_state(), np.zeros(LIMITS.degree_pages, np.int64)
+
+    @property
+    def counted(self):
+        return self._packed.counted(self._state)
+
+    def start(self, counted):
+        """Have the counters go on from other numbers than 0."""
+        self._state[len(self._state) - len(counted) :].view(np.uint64)[:] = list(counted.values())
 
     def decide(self, context):
         row = np.array([value % 2**64 for value in context], np.uint64).astype(np.int64)
-        return self._out[: decide(self._params, self._state, row, self._out)].tolist()
+        return self._out[: decide(self._packed.params, self._state, row, self._out)].tolist()

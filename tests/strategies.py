@@ -19,6 +19,7 @@ from kdtool.rmt import (
     Table,
     Tree,
 )
+from kdtool.rmt.hooks import HOOKS
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 
 SMALL = st.integers(-12, 12)
@@ -27,9 +28,9 @@ VALUES = st.one_of(SMALL, EXTREME)
 
 
 @st.composite
-def trees(draw, inputs):
+def trees(draw, inputs, answers=VALUES):
     """Return a random tree over `inputs`, built by splitting leaves."""
-    feature, threshold, left, right, value = [-1], [0], [-1], [-1], [draw(VALUES)]
+    feature, threshold, left, right, value = [-1], [0], [-1], [-1], [draw(answers)]
     for _ in range(draw(st.integers(0, 6))):
         leaf = draw(st.sampled_from([i for i, split in enumerate(feature) if split < 0]))
         children = len(feature), len(feature) + 1
@@ -40,15 +41,15 @@ def trees(draw, inputs):
             threshold.append(0)
             left.append(-1)
             right.append(-1)
-            value.append(draw(VALUES))
+            value.append(draw(answers))
     columns = (tuple(column) for column in (feature, threshold, left, right, value))
     return Tree("model", tuple(inputs), *columns)
 
 
 @st.composite
-def forests(draw, inputs):
+def forests(draw, inputs, answers=VALUES):
     """Return a random forest over `inputs`, of the splits of random trees."""
-    classes = tuple(draw(st.lists(VALUES, min_size=1, max_size=5)))
+    classes = tuple(draw(st.lists(answers, min_size=1, max_size=5)))
     trees_ = []
     for _ in range(draw(st.integers(1, 4))):
         tree = draw(trees(inputs))
@@ -86,26 +87,26 @@ def layers(draw, width, last):
 
 
 @st.composite
-def networks(draw, inputs):
+def networks(draw, inputs, answers=VALUES):
     """Return a random network over `inputs`."""
     n_layers, width, made = draw(st.integers(1, 3)), len(inputs), []
     for number in range(n_layers):
         made.append(draw(layers(width, number == n_layers - 1)))
         width = made[-1].n_outputs(width)
     shifts = tuple(draw(st.one_of(st.integers(-3, 3), st.sampled_from([-7, 24, 30, 31]))) for _ in inputs)
-    classes = tuple(draw(VALUES) for _ in range(width))
+    classes = tuple(draw(answers) for _ in range(width))
     return Network("network", tuple(inputs), shifts, tuple(made), classes)
 
 
-def actions(features, models):
+def actions(features, models, counters=(), classes=()):
     """Return any action a table of this program may take."""
-    kinds = [
-        st.just(Action("stop")),
-        st.just(Action("no_action")),
-        VALUES.filter(bool).map(lambda delta: Action("predict", delta=delta)),
-        st.sampled_from(features).map(lambda name: Action("follow", feature=name)),
-    ]
+    kinds = [st.just(Action("stop")), st.just(Action("no_action"))]
     kinds += [st.just(Action("infer", model=model.name)) for model in models]
+    kinds += [st.just(Action("count", counter=counter)) for counter in counters]
+    kinds += [st.just(Action("classify", class_name=name)) for name in classes]
+    if not classes:
+        kinds.append(VALUES.filter(bool).map(lambda delta: Action("predict", delta=delta)))
+        kinds.append(st.sampled_from(features).map(lambda name: Action("follow", feature=name)))
     return st.one_of(kinds)
 
 
@@ -125,44 +126,78 @@ def cells(draw, match_type):
 
 
 @st.composite
-def tables(draw, name, features, models):
-    """Return a random table."""
-    names = draw(st.lists(st.sampled_from([*features, "major"]), max_size=3, unique=True))
+def tables(draw, name, known, action):
+    """Return a random table over some of the names that are `known`, with actions drawn from `action`."""
+    names = draw(st.lists(st.sampled_from(known), max_size=3, unique=True))
     kinds = [draw(st.sampled_from(["EXACT", "RANGE", "TERNARY", "LPM"])) for _ in names]
     entries = []
     for _ in range(draw(st.integers(0, 4))):
         match = tuple(draw(cells(kind)) for kind in kinds)
-        entries.append(Entry(match, draw(st.integers(1, 3)), draw(actions(features, models))))
+        entries.append(Entry(match, draw(st.integers(1, 3)), draw(action)))
     fields = tuple(MatchField(n, kind) for n, kind in zip(names, kinds, strict=True))
-    return Table(name, fields, tuple(entries), draw(actions(features, models)))
+    return Table(name, fields, tuple(entries), draw(action))
+
+
+KEYS = {
+    "mm.swapin": [("pid",), ("pid", "ip"), ("tid", "region"), ("vpn",)],
+    "sched.migrate": [("tid",), ("src_cpu", "dst_cpu"), ("pid", "idle")],
+    "blk.submit": [("dev",), ("pid", "tid"), ("dev", "sector")],
+}
 
 
 @st.composite
-def programs(draw):
-    """Return a random well-formed program."""
-    keys = st.sampled_from([("pid",), ("pid", "ip"), ("tid", "region"), ("vpn",)])
-    registers = tuple(
-        Register(f"r{i}", draw(keys), draw(st.sampled_from([1, 2, 8])), draw(st.integers(2, 5)))
-        for i in range(draw(st.integers(1, 2)))
-    )
-    features = []
+def features(draw, hook, registers):
+    """Return one to five features of all kinds that the registers allow."""
+    made = []
     for i in range(draw(st.integers(1, 5))):
         register = draw(st.sampled_from(registers))
-        lag = draw(st.integers(1, register.history - 1))
-        features.append(Feature(f"f{i}", draw(st.sampled_from(["delta", "span", "run"])), register.name, lag))
-    names = [f.name for f in features]
-    models = tuple(draw(kind(names)) for kind in (trees, forests, networks) if draw(st.booleans()))
+        ops = ["delta", "span", "run", "field", *(["value"] if register.records in hook.values else [])]
+        op = draw(st.sampled_from(ops))
+        if op == "field":
+            made.append(Feature(f"f{i}", op, "", 0, draw(st.sampled_from(hook.values))))
+        else:
+            lag = draw(st.integers(int(op != "value"), register.history - 1))
+            made.append(Feature(f"f{i}", op, register.name, lag))
+    return tuple(made)
+
+
+@st.composite
+def programs(draw, hook=HOOKS[0]):
+    """Return a random well-formed program for `hook`."""
+    registers = tuple(
+        Register(
+            f"r{i}",
+            draw(st.sampled_from(KEYS[hook.name])),
+            draw(st.sampled_from([1, 2, 8])),
+            draw(st.integers(2, 5)),
+            draw(st.sampled_from(hook.recordable)),
+        )
+        for i in range(draw(st.integers(1, 2)))
+    )
+    made = draw(features(hook, registers))
+    names = [f.name for f in made]
+    answers = st.integers(0, len(hook.classes) - 1) if hook.classes else VALUES
+    models = tuple(draw(kind(names, answers)) for kind in (trees, forests, networks) if draw(st.booleans()))
+    counters = tuple(f"c{i}" for i in range(draw(st.integers(0, 3))))
+    action = actions(names, models, counters, hook.classes)
+    known = [*names, *hook.values]
+    guards = Guards(draw(st.integers(1, 6)), draw(st.sampled_from([5, 1000, VALUE_MAX])))
     return Program(
         name="random",
-        hook="mm.swapin",
+        hook=hook.name,
         registers=registers,
-        features=tuple(features),
+        features=made,
         models=models,
-        tables=tuple(draw(tables(f"t{i}", names, models)) for i in range(draw(st.integers(1, 3)))),
-        guards=Guards(draw(st.integers(1, 6)), draw(st.sampled_from([5, 1000, VALUE_MAX]))),
+        tables=tuple(draw(tables(f"t{i}", known, action)) for i in range(draw(st.integers(1, 3)))),
+        guards=Guards(1) if hook.classes else guards,
         budget=Budget(1, 1),
+        counters=counters,
+        default_class=draw(st.sampled_from(hook.classes)) if hook.classes else "",
     )
 
+
+ANY_PROGRAMS = st.sampled_from(HOOKS).flatmap(programs)
+"""Programs for all hooks."""
 
 VPNS = st.one_of(st.integers(0, 40), st.sampled_from([2**31, 2**51, 2**52 - 1]))
 EVENTS = st.lists(

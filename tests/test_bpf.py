@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import programs, trees
+from strategies import ANY_PROGRAMS, trees
 
 from kdtool.errors import CapabilityError, ProgramError
 from kdtool.kernel import bpf_loops
@@ -56,12 +56,12 @@ class TestInTheKernel:
     pytestmark = bpf
 
     @settings(max_examples=PROGRAMS, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(programs(), st.integers(0, 2**32))
-    def test_all_three_executors_decide_alike(self, program, seed):
-        contexts = executors.random_contexts(seed, EVENTS)
-        decided = executors.kernel(program, contexts)
-        assert decided == executors.reference(program, contexts)
-        assert decided == executors.numba(program, contexts)
+    @given(ANY_PROGRAMS, st.integers(0, 2**32))
+    def test_all_three_executors_decide_and_count_alike(self, program, seed):
+        contexts = executors.random_contexts(seed, EVENTS, program.hook)
+        decided = executors.kernel_counted(program, contexts)
+        assert decided == executors.reference_counted(program, contexts)
+        assert decided == executors.numba_counted(program, contexts)
 
     @settings(max_examples=50, deadline=None)
     @given(trees(["d1", "d2", "s2"]), st.integers(0, 2**32))
@@ -327,7 +327,10 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
             "1 forests, the code .* room for 0",
         ),
         (lambda p: replace(p, tables=(with_entries(p, 2),)), "2 entries in table next_page"),
-        (lambda p: replace(p, features=p.features[::-1]), "other registers, features or match fields"),
+        (
+            lambda p: replace(p, features=p.features[::-1]),
+            "other counters, registers, features or match",
+        ),
     ],
 )
 def test_a_program_that_has_no_room_in_the_code_is_refused(change, message):

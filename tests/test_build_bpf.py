@@ -14,7 +14,16 @@ import test_network
 from test_cli import kdtool
 
 from kdtool.errors import ProgramError
-from kdtool.rmt import Action, Budget, Table, read_program, stride_program, worst_case, write_program
+from kdtool.rmt import (
+    Action,
+    Budget,
+    Table,
+    migrate_program,
+    read_program,
+    stride_program,
+    worst_case,
+    write_program,
+)
 from kdtool.rmt.program import CONTEXT_FIELDS
 from kdtool.verify import build_bpf, verify_program
 
@@ -33,6 +42,7 @@ PROGRAMS = {
     "stencil": lambda: read_program(EXAMPLES / "stencil.rmt.json"),
     "forest": lambda: inferring(test_forest.FOREST),
     "network": lambda: inferring(test_network.NETWORK),
+    "migrate": migrate_program,
 }
 
 
@@ -56,10 +66,10 @@ def run(*arguments):
 @needs.root
 @needs.bpf
 @needs.bpftool
-@pytest.mark.parametrize("name", ["stride", "stencil", "forest", "network"])
+@pytest.mark.parametrize("name", ["stride", "stencil", "forest", "network", "migrate"])
 def test_bpftool_loads_it_and_it_decides_as_the_reference_does(name, pins, tmp_path):
     program = PROGRAMS[name]()
-    contexts = executors.random_contexts(8, 60)
+    contexts = executors.random_contexts(8, 60, program.hook)
     event, answer = tmp_path / "event", tmp_path / "answer"
 
     run("prog", "load", build_bpf(program, tmp_path), pins / "decide")
@@ -69,7 +79,7 @@ def test_bpftool_loads_it_and_it_decides_as_the_reference_does(name, pins, tmp_p
         event.write_bytes(row.astype("<i8").tobytes() + bytes(8 * program.guards.degree_pages))
         ran = run("prog", "run", "pinned", pins / "decide", "data_in", event, "data_out", answer)
         words = struct.iter_unpack("<q", answer.read_bytes())
-        pages = [word for (word,) in words][len(CONTEXT_FIELDS) :]
+        pages = [word for (word,) in words][contexts.shape[1] :]
         decided.append(pages[: ran["retval"]])
     assert decided == executors.reference(program, contexts)
     assert any(decided)

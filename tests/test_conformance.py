@@ -5,22 +5,29 @@ import needs
 import pytest
 from conformance_cases import read_cases
 
-from kdtool.rmt import from_document, to_document
+from kdtool.rmt import HOOKS, from_document, to_document
 
 CASES = read_cases()
+EXECUTORS = [executors.reference_counted, executors.numba_counted]
+
+
+def check(executor, case):
+    decided, counted = executor(case.program, case.contexts)
+    assert decided == case.expected
+    assert case.counted in (None, counted)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("executor", [executors.reference, executors.numba], ids=lambda e: e.__name__)
+@pytest.mark.parametrize("executor", EXECUTORS, ids=lambda e: e.__name__)
 def test_a_program_decides_as_written(executor, case):
-    assert executor(case.program, case.contexts) == case.expected
+    check(executor, case)
 
 
 @pytest.mark.root
 @needs.bpf
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_program_decides_as_written_in_the_kernel(case):
-    assert executors.kernel(case.program, case.contexts) == case.expected
+    check(executors.kernel_counted, case)
 
 
 def test_the_cases_are_many_well_formed_and_decide_something():
@@ -29,3 +36,6 @@ def test_the_cases_are_many_well_formed_and_decide_something():
     for case in CASES:
         assert from_document(to_document(case.program)) == case.program, case.name
     assert sum(any(case.expected) for case in CASES) >= 120
+    hooks = [case.program.hook for case in CASES]
+    assert {hook: hooks.count(hook) >= 20 for hook in hooks} == {hook.name: True for hook in HOOKS}
+    assert sum(case.counted is not None for case in CASES) >= 10

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import actions, cells, programs
+from strategies import ANY_PROGRAMS, actions, cells
 from test_cli import kdtool
 
 from kdtool.errors import ProgramError
@@ -20,12 +20,13 @@ from kdtool.rmt import (
     MatchField,
     Table,
     Tree,
+    migrate_program,
     program_to_tables,
     read_program,
     stride_program,
     write_program,
 )
-from kdtool.rmt.p4runtime import p4info, tables_from_p4, updates
+from kdtool.rmt.p4runtime import counters_from_p4, p4info, tables_from_p4, updates
 from kdtool.rmt.program import MATCH_TYPES, VALUE_MAX, VALUE_MIN
 
 protobuf = pytest.mark.skipif(importlib.util.find_spec("p4") is None, reason="p4runtime is not installed")
@@ -81,7 +82,7 @@ def test_the_same_tables_come_back(first, second):
 
 
 @settings(max_examples=60, deadline=None)
-@given(program=programs())
+@given(program=ANY_PROGRAMS)
 def test_every_program_of_tables_comes_back(program):
     assume(all(isinstance(model, Tree) for model in program.models))
     tables = program_to_tables(
@@ -93,7 +94,9 @@ def test_every_program_of_tables_comes_back(program):
             ),
         )
     )
-    assert tables_from_p4(p4info(tables), updates(tables)) == tuple(map(alike, tables.tables))
+    info, write = (json.loads(json.dumps(made)) for made in (p4info(tables), updates(tables)))
+    assert tables_from_p4(info, write) == tuple(map(alike, tables.tables))
+    assert counters_from_p4(info) == tables.counters
 
 
 def test_numbers_by_hand():
@@ -111,6 +114,18 @@ def test_numbers_by_hand():
     assert prefix["ternary"] == {"value": "gAABAA==", "mask": "////AA=="}
     assert (insert["priority"], default["isDefaultAction"]) == (7, True)
     assert insert["action"]["action"]["params"] == [{"paramId": 1, "value": "f////Q=="}]
+
+
+def test_counters_and_classes_by_hand():
+    info, write = p4info(migrate_program()), updates(migrate_program())
+
+    preamble = {"id": 0x12000001, "name": "hot", "alias": "hot"}
+    assert info["counters"] == [{"preamble": preamble, "spec": {"unit": "PACKETS"}, "size": "1"}]
+    names = [action["preamble"]["name"] for action in info["actions"]]
+    assert names == ["classify_migrate", "count_hot", "no_action"]
+    assert tables_from_p4(info, write) == migrate_program().tables
+    with pytest.raises(ProgramError, match="not counters that kdtool wrote"):
+        counters_from_p4({"counters": [7]})
 
 
 def test_a_table_of_exact_keys_has_no_priorities_and_one_with_two_of_a_key_has():
@@ -131,9 +146,9 @@ def test_the_published_classes_read_what_is_written():
         "lpm",
         (MatchField("d1", "LPM"), MatchField("d2", "RANGE")),
         (Entry(((256, 24), (VALUE_MIN, VALUE_MAX)), 2, Action("follow", feature="d1")),),
-        Action("no_action"),
+        Action("count", counter="others"),
     )
-    program = with_tables(*TABLES.tables, table)
+    program = replace(with_tables(*TABLES.tables, table), counters=("others", "none"))
     written = [p4info(program), updates(program)]
     environment = os.environ | {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
     done = subprocess.run(
@@ -146,6 +161,7 @@ def test_the_published_classes_read_what_is_written():
     )
     info, write = json.loads(done.stdout)
     assert tables_from_p4(info, write) == program.tables
+    assert counters_from_p4(info) == program.counters
     assert [info, write] == written
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import rehash
+from executors import random_contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.tree import DecisionTreeClassifier
-from strategies import EVENTS, programs, trees
+from strategies import ANY_PROGRAMS, trees
 
 from kdtool.errors import ProgramError
 from kdtool.rmt import (
@@ -17,6 +18,7 @@ from kdtool.rmt import (
     Action,
     Tree,
     Vm,
+    find_hook,
     from_document,
     leaf_boxes,
     lower_tree,
@@ -39,18 +41,19 @@ def contexts(events):
 
 
 @settings(max_examples=400, deadline=None)
-@given(programs(), EVENTS)
-def test_numba_decides_as_the_reference_does_in_the_same_steps(program, events):
+@given(ANY_PROGRAMS, st.integers(0, 2**32))
+def test_numba_decides_as_the_reference_does_in_the_same_steps(program, seed):
     packed, vm = pack(program), Vm(program)
     state, out = packed.new_state(), np.zeros(LIMITS.degree_pages, np.int64)
-    bound = worst_case(program).steps
-    for row in contexts(events):
-        expected = vm.decide(dict(zip(CONTEXT_FIELDS, row.tolist(), strict=True)))
+    bound, names = worst_case(program).steps, find_hook(program.hook).field_names
+    for row in random_contexts(seed, 40, program.hook):
+        expected = vm.decide(dict(zip(names, row.tolist(), strict=True)))
 
         n = decide(packed.params, state, row, out)
 
         assert out[:n].tolist() == expected
         assert state[0] == vm.steps <= bound
+    assert packed.counted(state) == vm.counted
 
 
 def test_the_worst_case_counts_a_model_for_each_table_that_infers():
@@ -63,20 +66,21 @@ def test_the_worst_case_counts_a_model_for_each_table_that_infers():
 
 
 @settings(max_examples=100, deadline=None)
-@given(programs(), EVENTS)
-def test_numba_computes_the_features_of_the_reference(program, events):
+@given(ANY_PROGRAMS, st.integers(0, 2**32))
+def test_numba_computes_the_features_of_the_reference(program, seed):
     packed, vm = pack(program), Vm(program)
     state, x = packed.new_state(), np.zeros(len(program.features), np.int64)
-    for row in contexts(events):
-        histories = vm.observe(dict(zip(CONTEXT_FIELDS, row.tolist(), strict=True)))
+    for row in random_contexts(seed, 40, program.hook):
+        context = dict(zip(find_hook(program.hook).field_names, row.tolist(), strict=True))
+        histories = vm.observe(context)
 
         observe(packed.params, state, row, x)
 
-        assert x.tolist() == list(vm.features(histories).values())
+        assert x.tolist() == list(vm.features(histories, context).values())
 
 
 @settings(max_examples=200, deadline=None)
-@given(programs())
+@given(ANY_PROGRAMS)
 def test_a_program_survives_being_written_and_read(program):
     assert from_document(json.loads(json.dumps(to_document(program)))) == program
 
@@ -91,8 +95,8 @@ def test_leaf_boxes_cover_every_input_once_with_the_trees_answer(tree, points):
 
 
 @settings(max_examples=100, deadline=None)
-@given(programs(), EVENTS)
-def test_built_tables_decide_as_the_program_does(program, events):
+@given(ANY_PROGRAMS, st.integers(0, 2**32))
+def test_built_tables_decide_as_the_program_does(program, seed):
     # Entries that infer cannot be built; their place is taken by the default alone. Nor can other models.
     trees_alone = tuple(m for m in program.models if isinstance(m, Tree))
     others = {m.name for m in program.models} - {m.name for m in trees_alone}
@@ -108,9 +112,11 @@ def test_built_tables_decide_as_the_program_does(program, events):
     built = program_to_tables(program)
     first, second = Vm(program), Vm(built)
     assert not built.models
-    for row in contexts(events):
-        context = dict(zip(CONTEXT_FIELDS, row.tolist(), strict=True))
+    names = find_hook(program.hook).field_names
+    for row in random_contexts(seed, 40, program.hook):
+        context = dict(zip(names, row.tolist(), strict=True))
         assert first.decide(context) == second.decide(context)
+    assert first.counted == second.counted
 
 
 def test_lowering_a_fitted_tree_loses_nothing():

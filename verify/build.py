@@ -7,7 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import ProgramError
-from kdtool.rmt import LIMITS, Action, Program, Table, Tree, program_to_tables, worst_case, write_program
+from kdtool.rmt import (
+    LIMITS,
+    Action,
+    Program,
+    Table,
+    Tree,
+    program_to_tables,
+    require_hook,
+    worst_case,
+    write_program,
+)
 from kdtool.rmt.mappings import count_mappings
 from kdtool.rmt.p4runtime import p4info, updates
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
@@ -95,8 +105,9 @@ def build_p4runtime(
 def check_on_trace(model: Program, tables: Program, path: Path, memory: str) -> int:
     """Compare the decisions of both on every swap-in of a trace; return how many were compared.
 
-    Raises ProgramError at the first difference.
+    Raises ProgramError at the first difference, and for a program of another hook than mm.swapin.
     """
+    require_hook(model.name, model.hook, "mm.swapin", "a trace of references")
     contexts = swap_ins(path, memory)
     difference = compare_decisions(model, tables, contexts)
     if difference is not None:
@@ -162,4 +173,5 @@ def _format_cell(name: str, match_type: str, pair: tuple[int, int]) -> str:
 def _format_action(action: Action) -> str:
     if action.name == "predict":
         return f"predict {action.delta:+d}"
-    return f"{action.name} {action.model}{action.feature}".strip()
+    named = action.model or action.feature or action.counter or action.class_name
+    return f"{action.name} {named}".strip()

@@ -1,6 +1,6 @@
 """Building for the kernel: a verified program becomes an ELF object that libbpf and bpftool load.
 
-NAME.bpf.o   program `decide` (xdp) | .rodata: the policy | .bss: registers and scratch
+NAME.bpf.o   program `decide` (xdp) | .rodata: the policy | .bss: scratch, registers, counters
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdtool.errors import ProgramError
 from kdtool.kernel.bpf_object import Place, make_object
-from kdtool.rmt import Program
+from kdtool.rmt import Program, require_hook
 from kdtool.rmt.bpf import Layout, pack_policy, shape_of
 from kdtool.verify.build import require_proof, swap_ins
 from kdtool.verify.finding import Finding, proved
@@ -31,6 +31,7 @@ def build_bpf(program: Program, folder: Path) -> Path:
         "policy": Place(read_only=True, offset=0),
         "scratch": Place(read_only=False, offset=0),
         "state": Place(read_only=False, offset=layout.scratch_bytes),
+        "counters": Place(read_only=False, offset=layout.scratch_bytes + layout.state_bytes),
     }
     content = make_object(
         "xdp",
@@ -39,7 +40,7 @@ def build_bpf(program: Program, folder: Path) -> Path:
         code.map_uses,
         places,
         rodata=pack_policy(layout, program, version=1),
-        bss_bytes=layout.scratch_bytes + layout.state_bytes,
+        bss_bytes=layout.scratch_bytes + layout.state_bytes + layout.counter_bytes,
     )
     target = folder / f"{program.name}.bpf.o"
     _write_whole(target, content)
@@ -62,10 +63,12 @@ def check_load(program: Program) -> Finding:
 def compare_in_kernel(program: Program, trace: Path, memory: str) -> int:
     """Decide at every swap-in of a trace in the kernel and in the Numba VM; return how many were compared.
 
-    Raises ProgramError at the first difference, CapabilityError where BPF is refused.
+    Raises ProgramError at the first difference, and for a program of another hook than mm.swapin;
+    CapabilityError where BPF is refused.
     """
     from kdtool.verify.equivalence import decide_all
 
+    require_hook(program.name, program.hook, "mm.swapin", "a trace of references")
     contexts = swap_ins(trace, memory)
     n_pages, pages = decide_all(program, contexts)
     with KernelVm(program) as vm:

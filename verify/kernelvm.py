@@ -29,7 +29,7 @@ from kdtool.kernel.bpf import (
 from kdtool.kernel.bpf_asm import Assembler
 from kdtool.kernel.bpf_loops import load_looping_program
 from kdtool.rmt import Program
-from kdtool.rmt.bpf import EVENT_WORDS, Layout, decision_words, emit_batch, shape_of
+from kdtool.rmt.bpf import Layout, decision_words, emit_batch, shape_of
 from kdtool.verify.policyslot import PolicySlot
 
 __all__ = ["BATCH_EVENTS", "Decisions", "KernelVm"]
@@ -42,7 +42,7 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided at each event.
+    """What was decided at each event; a class is one number in the place of the pages.
 
     version, n_pages : int64 (n_events,); pages : int64 (n_events, degree_pages), of which n_pages count
     """
@@ -52,7 +52,7 @@ class Decisions:
     pages: Int64Array
 
     def to_lists(self) -> list[list[int]]:
-        """Return the pages of each event, as `Vm.decide` does."""
+        """Return the pages of each event, or its class, as `Vm.decide` does."""
         pages = self.pages.tolist()
         return [row[:n] for row, n in zip(pages, self.n_pages.tolist(), strict=True)]
 
@@ -72,11 +72,13 @@ class KernelVm:
         self._maps: list[mmap.mmap] = []
         self._slot = PolicySlot(self.layout, program, version)
         try:
-            self._events = self._mapped(1 + BATCH_EVENTS * EVENT_WORDS)
+            self._events = self._mapped(1 + BATCH_EVENTS * self.layout.event_words)
             self._decisions = self._mapped(BATCH_EVENTS * decision_words(self.layout))
             self._state = self._keep(create_map(ARRAY, 4, self.layout.state_bytes, 1))
             self._keep(create_map(ARRAY, 4, self.layout.scratch_bytes, 1))
-            maps = dict(zip(("events", "decisions", "state", "scratch"), self._fds, strict=True))
+            self._counters = self._mapped(self.layout.counter_bytes // 8)
+            names = ("events", "decisions", "state", "scratch", "counters")
+            maps = dict(zip(names, self._fds, strict=True))
             asm = Assembler()
             emit_batch(asm, self.layout, BATCH_EVENTS, decide=decide)
             code = asm.assemble({**maps, "policies": self._slot.fd})
@@ -99,16 +101,22 @@ class KernelVm:
         return program_info(self._program)
 
     def decide(self, contexts: Int64Array) -> Decisions:
-        """Take `contexts` in, int64 (n_events, at least EVENT_WORDS) in the order of CONTEXT_FIELDS."""
+        """Take `contexts` in, int64 (n_events, layout.event_words or more), columns as the hook's context."""
         decided = [
             self._decide(contexts[at : at + BATCH_EVENTS]) for at in range(0, len(contexts), BATCH_EVENTS)
         ]
         words = np.concatenate(decided) if decided else np.empty((0, decision_words(self.layout)), np.int64)
         return Decisions(words[:, 0], words[:, 1], words[:, 2:])
 
+    @property
+    def counted(self) -> dict[str, int]:
+        """Return what the program's counters have come to."""
+        names = self.layout.shape.counters
+        return dict(zip(names, self._counters.view(np.uint64)[: len(names)].tolist(), strict=True))
+
     def time_ns(self, contexts: Int64Array, runs: int) -> int:
         """Return the mean ns of a run over at most BATCH_EVENTS `contexts`, taken in turn `runs` times."""
-        self._put(np.resize(contexts[:, :EVENT_WORDS], (BATCH_EVENTS, EVENT_WORDS)))
+        self._put(np.resize(contexts[:, : self.layout.event_words], (BATCH_EVENTS, self.layout.event_words)))
         return run_program(self._program, runs).duration_ns
 
     def replace(self, program: Program, version: int) -> None:
@@ -116,12 +124,14 @@ class KernelVm:
         self._slot.put(program, version)
 
     def reset(self) -> None:
-        """Empty the registers."""
+        """Empty the registers and counters."""
         update_map(self._state, 0, bytes(self.layout.state_bytes))
+        self._counters[:] = 0
 
     def close(self) -> None:
         """Let go of the program and its maps."""
-        self._events = self._decisions = np.empty(0, np.int64)  # a map with views cannot be closed
+        # A map with views cannot be closed.
+        self._events = self._decisions = self._counters = np.empty(0, np.int64)
         for each in self._maps:
             each.close()
         for fd in self._fds:
@@ -131,7 +141,7 @@ class KernelVm:
 
     def _decide(self, contexts: Int64Array) -> Int64Array:
         n = len(contexts)
-        self._put(contexts[:, :EVENT_WORDS])
+        self._put(contexts[:, : self.layout.event_words])
         while (done := int(self._events[0])) < n:
             try:
                 run_program(self._program, n - done)

@@ -14,7 +14,7 @@ from kdtool.deploy.source import Decider
 from kdtool.errors import ParameterError, ProgramError
 from kdtool.replay import load_device, load_policy
 from kdtool.replay.hook import CTX_NOW_NS, CTX_PROCESS, CTX_WORDS
-from kdtool.rmt import CONTEXT_FIELDS, Program, pack, program_sha256, read_program
+from kdtool.rmt import CONTEXT_FIELDS, Program, pack, program_sha256, read_program, require_hook
 from kdtool.rmt.numba_vm import compiled, decide
 from kdtool.verify.program import verify_program
 
@@ -34,7 +34,11 @@ def load_decider(name: str) -> Decider:
 
 
 def of_program(program: Program) -> Decider:
-    """Verify a program in this process and return it with zeroed registers; ProgramError unless proved."""
+    """Verify a program in this process and return it with zeroed registers.
+
+    Raises ProgramError unless it is proved and for mm.swapin.
+    """
+    require_hook(program.name, program.hook, "mm.swapin", "a page fault")
     report = verify_program(program)
     if report.verdict != "proved":
         worst = next(f for f in report.findings if f.verdict == report.verdict)

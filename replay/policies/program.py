@@ -1,8 +1,7 @@
 """A learned (or hand-written) RMT program as a policy: the Numba VM decides, as it will be deployed."""
 
-from kdtool.errors import ProgramError
 from kdtool.replay.policies.base import Decide, Prepared, Setting
-from kdtool.rmt import Program, pack, program_sha256
+from kdtool.rmt import Program, pack, program_sha256, require_hook
 from kdtool.rmt.numba_vm import decide
 
 __all__ = ["ProgramPolicy"]
@@ -12,8 +11,7 @@ class ProgramPolicy:
     """Run `program` at every event of its hook."""
 
     def __init__(self, program: Program) -> None:
-        if program.hook != "mm.swapin":
-            raise ProgramError(f"program {program.name!r} is for hook {program.hook}: replay asks mm.swapin")
+        require_hook(program.name, program.hook, "mm.swapin", "replay")
         self.program = program
         self.name = program.name
         self.version = program_sha256(program)[:12]

@@ -10,11 +10,10 @@ from kdtool.rmt.bpf.fault import ASKED_SLOTS, SHARED_BYTES, SHARED_COUNTERS, Fau
 from kdtool.rmt.bpf.layout import RECORD_WORDS, Layout
 from kdtool.rmt.bpf.policy import pack_policy
 from kdtool.rmt.bpf.shape import Shape, TableShape, shape_of
-from kdtool.rmt.bpf.wrappers import EVENT_WORDS, decision_words, emit_batch, emit_packet, emit_policy
+from kdtool.rmt.bpf.wrappers import decision_words, emit_batch, emit_packet, emit_policy
 
 __all__ = [
     "ASKED_SLOTS",
-    "EVENT_WORDS",
     "RECORD_WORDS",
     "SHARED_BYTES",
     "SHARED_COUNTERS",

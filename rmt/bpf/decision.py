@@ -2,12 +2,15 @@
 
 R9 = scratch, with the context in it; R8 = policy  -->  pages in scratch, their number and the version in
                                                         its record; R8 and R9 as before, others lost
+
+A class is one number in the place of the pages.
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R6, R7, R8, R9, Emitter
-from kdtool.rmt.bpf.features import emit_features, emit_push
+from kdtool.rmt.bpf.features import base_of, emit_features, emit_push
 from kdtool.rmt.bpf.layout import (
     COUNTS,
+    DEFAULT_CLASS,
     DEGREE,
     DELTA_LIMIT,
     RECORD_PAGES,
@@ -17,6 +20,7 @@ from kdtool.rmt.bpf.layout import (
     Layout,
 )
 from kdtool.rmt.bpf.tables import emit_table
+from kdtool.rmt.hooks import PAGE
 from kdtool.rmt.vm import VPN_LIMIT
 
 __all__ = ["emit_decision"]
@@ -28,6 +32,36 @@ def emit_decision(asm: Emitter, layout: Layout) -> None:
     """Emit the counterpart of `Vm.decide`. It uses labels without a prefix, so once a program."""
     emit_push(asm, layout)
     asm.store_constant(R9, STEP, 0)
+    if layout.shape.hook.classes:
+        _classify(asm, layout)
+    else:
+        _roll_out(asm, layout)
+    asm.load(R1, R9, STEP)
+    asm.alu("rsh", R1, 3)
+    asm.store(R9, RECORD_PAGES, R1)
+    asm.load(R1, R8, VERSION)
+    asm.store(R9, RECORD_VERSION, R1)
+
+
+def _classify(asm: Emitter, layout: Layout) -> None:
+    """Put the number of a class where the first page would lie."""
+    emit_features(asm, layout)
+    for number in range(len(layout.shape.tables)):
+        emit_table(asm, layout, number, stop="default", decided="decided")
+    asm.label("default")
+    asm.load(R0, R8, DEFAULT_CLASS)
+    asm.label("decided")
+    asm.store(R9, layout.out, R0)
+    asm.store_constant(R9, STEP, 8)
+
+
+def _roll_out(asm: Emitter, layout: Layout) -> None:
+    """Predict page after page; STEP in scratch = 8 times their number.
+
+    The event's page lies where the first one's predecessor would: in the place of their number, for now.
+    """
+    asm.load(R1, R9, layout.context(PAGE))
+    asm.store(R9, RECORD_PAGES, R1)
     asm.label("step")
     asm.may_goto("end")
     asm.load(R6, R9, STEP)
@@ -38,33 +72,30 @@ def emit_decision(asm: Emitter, layout: Layout) -> None:
     asm.alu_register("add", R7, R6)
     emit_features(asm, layout)
     for number in range(len(layout.shape.tables)):
-        emit_table(asm, layout, number, stop="end", predicted="predicted")
+        emit_table(asm, layout, number, stop="end", decided="predicted")
     asm.jump("end")
     asm.label("predicted")
     _append_page(asm, layout)
     asm.jump("step")
     asm.label("end")
-    asm.load(R1, R9, STEP)
-    asm.alu("rsh", R1, 3)
-    asm.store(R9, RECORD_PAGES, R1)
-    asm.load(R1, R8, VERSION)
-    asm.store(R9, RECORD_VERSION, R1)
 
 
 def _append_page(asm: Emitter, layout: Layout) -> None:
-    """Append the newest page + R0 to the pages and every history, unless a guard ends the rollout."""
+    """Append the newest page + R0 to the pages and their histories, unless a guard ends the rollout."""
     asm.load(R1, R8, DELTA_LIMIT)
     asm.jump_if_register(R0, "s>", R1, "end")
     asm.alu("mov", R2, 0)
     asm.alu_register("sub", R2, R1)
     asm.jump_if_register(R0, "s<", R2, "end")
-    asm.load(R2, R7, layout.newest(0))
+    asm.load(R2, R7, layout.out - 8)
     asm.alu_register("add", R2, R0)
     asm.alu_register("mov", R1, R2)
     asm.alu("rsh", R1, VPN_BITS)  # of a negative page too
     asm.jump_if(R1, "!=", 0, "end")
     asm.store(R7, layout.out, R2)
-    for i in range(len(layout.shape.registers)):
+    for i, register in enumerate(layout.shape.registers):
+        if base_of(register) == R9:
+            continue
         asm.store(R7, layout.newest(i) + 8, R2)
         asm.load(R1, R9, COUNTS + 8 * i)
         asm.alu("add", R1, 1)

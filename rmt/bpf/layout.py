@@ -1,7 +1,7 @@
 """Where everything lies in the maps of a BPF program, in bytes.
 
-    policy   version | degree | delta limit | nodes (a power of two) | a value s32 a node | scores |
-             forest trees | forests | rows | weights | answers | networks | a region a table
+    policy   version | degree | delta limit | default class | nodes (a power of two) | a value s32 a node |
+             scores | forest trees | forests | rows | weights | answers | networks | a region a table
              table   entries, then the default action as entries that match everything
              entry   action (delta s64, kind u32, argument u32) | two words a match field
              node    threshold, from bit 32 on | left child's number, from 9 on | feature's number, from 3 on
@@ -13,8 +13,9 @@
              weight  s64, in blocks, with 0 at the end of a row
              network first row, end of inputs, end of rows, the last layer, first answer, end of answers
     state    per register: size x (tag | count | history, newest first)
-    scratch  loop variables | counts | record (7 words) | pages out | x | a model's loop variables |
-             a forest's sums | a network's values | a history a register, oldest first
+    counters u64 each
+    scratch  loop variables | counts | context | record (7 words) | pages out, or a class | x | a model's loop
+             variables | a forest's sums | a network's values | a history a register, oldest first
 
 A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
 further, so that a rollout moves nothing.
@@ -24,11 +25,11 @@ from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
 from kdtool.rmt.bpf.shape import WEIGHTS_A_BLOCK, Shape, TableShape
-from kdtool.rmt.program import CONTEXT_FIELDS
+from kdtool.rmt.hooks import HOOKS
 
 __all__ = ["Layout", "TableLayout"]
 
-VERSION, DEGREE, DELTA_LIMIT, POLICY_HEADER_BYTES = 0, 8, 16, 32
+VERSION, DEGREE, DELTA_LIMIT, DEFAULT_CLASS, POLICY_HEADER_BYTES = 0, 8, 16, 24, 32
 NODE_BYTES, VALUE_BYTES, ACTION_BYTES = 8, 4, 16
 SCORE_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 16, 16
 LOOP_BYTES = 72
@@ -39,7 +40,8 @@ LOW_BIT = 32
 LAST_SCORE, CLASS_BIT, SCORE_BIT = 1, 3, 32
 FEATURE_BIT, CHILD_BIT, THRESHOLD_BIT = 3, 9, 32
 STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
-RECORD = CONTEXT + 8 * len(CONTEXT_FIELDS)
+CONTEXT_WORDS = max(len(hook.context) for hook in HOOKS)
+RECORD = CONTEXT + 8 * CONTEXT_WORDS
 RECORD_TIME, RECORD_TASK, RECORD_PAGE, RECORD_IP, RECORD_EVENT, RECORD_VERSION, RECORD_PAGES = range(
     RECORD, RECORD + 56, 8
 )
@@ -97,6 +99,15 @@ class Layout:
         self._lay_policy()
 
     @property
+    def event_words(self) -> int:
+        """Return the words of an event: the hook's context fields."""
+        return len(self.shape.hook.context)
+
+    def context(self, name: str) -> int:
+        """Return where in scratch a context field lies."""
+        return CONTEXT + 8 * self.shape.hook.field_names.index(name)
+
+    @property
     def record_bytes(self) -> int:
         """Return the bytes of a record with its pages."""
         return 8 * (RECORD_WORDS + self.shape.degree_pages)
@@ -115,6 +126,8 @@ class Layout:
             offsets.append(at)
             at += register.size * self.state_entry_bytes(i)
         self.state, self.state_bytes = tuple(offsets), at
+        n_counters = _power_of_two(len(self.shape.counters))
+        self.counter_mask, self.counter_bytes = 8 * (n_counters - 1), 8 * n_counters
 
     def _lay_policy(self) -> None:
         self.nodes = POLICY_HEADER_BYTES

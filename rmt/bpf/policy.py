@@ -16,9 +16,11 @@ from kdtool.rmt.bpf.modeldata import Models, pack_models
 from kdtool.rmt.bpf.shape import Shape, shape_of
 from kdtool.rmt.program import Action, Entry, MatchField, Program, Table
 
-__all__ = ["STOP", "pack_policy"]
+__all__ = ["CONSTANT", "COUNT", "STOP", "pack_policy"]
 
 CONSTANT, STOP, FOLLOW = range(3)
+COUNT, CLASSIFY = 6, 7
+"""After those of modeldata.py, which are 3 to 5."""
 EVERYTHING = 2**64 - 1
 LOW_32 = 2**32 - 1
 
@@ -30,25 +32,22 @@ def pack_policy(layout: Layout, program: Program, version: int) -> bytes:
     """
     _check_room(layout.shape, program)
     value = bytearray(layout.policy_bytes)
-    header = struct.pack(
-        "<QqqQ", version, 8 * program.guards.degree_pages, program.guards.delta_limit_pages, 0
-    )
+    guards, classes = program.guards, layout.shape.hook.classes
+    default = classes.index(program.default_class) if classes else 0
+    header = struct.pack("<QqqQ", version, 8 * guards.degree_pages, guards.delta_limit_pages, default)
     value[:POLICY_HEADER_BYTES] = header
-    features = [f.name for f in program.features]
     models = pack_models(value, layout, program)
     for table, place in zip(program.tables, layout.tables, strict=True):
-        value[place.offset : place.offset + place.size_bytes] = _region(table, place, features, models)
+        value[place.offset : place.offset + place.size_bytes] = _region(table, place, layout.shape, models)
     return bytes(value)
 
 
 def _check_room(shape: Shape, program: Program) -> None:
     wanted = shape_of(program)
-    if (wanted.registers, wanted.features) != (shape.registers, shape.features) or [
-        table.match_fields for table in wanted.tables
-    ] != [table.match_fields for table in shape.tables]:
+    if _code(wanted) != _code(shape):
         raise ProgramError(
-            f"program {program.name!r} has other registers, features or match fields than the code that "
-            f"runs: load it as a program of its own"
+            f"program {program.name!r} has another hook, or other counters, registers, features or match "
+            f"fields than the code that runs: load it as a program of its own"
         )
     rooms = {
         "pages a decision": (wanted.degree_pages, shape.degree_pages),
@@ -81,27 +80,37 @@ def _check_room(shape: Shape, program: Program) -> None:
             )
 
 
-def _region(table: Table, place: TableLayout, features: list[str], models: Models) -> bytes:
+def _code(shape: Shape) -> tuple[object, ...]:
+    """Return the part of a shape that is code."""
+    fields = [table.match_fields for table in shape.tables]
+    return shape.hook, shape.counters, shape.registers, shape.features, fields
+
+
+def _region(table: Table, place: TableLayout, shape: Shape, models: Models) -> bytes:
     """Return a table's entries by falling priority, and its default action until the region is full."""
     ranked = sorted(table.entries, key=lambda entry: -entry.priority)
     packed = b"".join(
-        _action(entry.action, features, models) + _cells(table.match_fields, entry) for entry in ranked
+        _action(entry.action, shape, models) + _cells(table.match_fields, entry) for entry in ranked
     )
-    default = _action(table.default_action, features, models)
+    default = _action(table.default_action, shape, models)
     for field in table.match_fields:
         default += struct.pack("<QQ", 0, EVERYTHING if field.match_type in ("EXACT", "RANGE") else 0)
     return packed + default * ((place.size_bytes - len(packed)) // place.stride)
 
 
-def _action(action: Action, features: list[str], models: Models) -> bytes:
-    kind, argument = CONSTANT, 0
+def _action(action: Action, shape: Shape, models: Models) -> bytes:
+    answer, kind, argument = action.delta, CONSTANT, 0
     if action.name == "stop":
         kind = STOP
     elif action.name == "follow":
-        kind, argument = FOLLOW, 8 * features.index(action.feature)
+        kind, argument = FOLLOW, 8 * [f.name for f in shape.features].index(action.feature)
     elif action.name == "infer":
         kind, argument = models[action.model]
-    return struct.pack("<qII", action.delta, kind, argument)
+    elif action.name == "count":
+        kind, argument = COUNT, 8 * shape.counters.index(action.counter)
+    elif action.name == "classify":
+        answer, kind = shape.hook.classes.index(action.class_name), CLASSIFY
+    return struct.pack("<qII", answer, kind, argument)
 
 
 def _cells(match_fields: tuple[MatchField, ...], entry: Entry) -> bytes:

@@ -1,8 +1,8 @@
 """The shape of a program: what its BPF code is made for. All else is data, replaceable while the code runs.
 
-Code: registers, features, the match fields of each table. Room: pages a decision, entries a table, nodes and
-depth of the trees, trees and scores of the forests, rows of the networks, which tables may infer with what.
-Programs that share their code fit a shape with room for them all.
+Code: hook, counters, registers, features, the match fields of each table. Room: pages a decision, entries a
+table, nodes and depth of the trees, trees and scores of the forests, rows of the networks, which tables may
+infer with what. Programs that share their code fit a shape with room for them all.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kdtool.errors import ProgramError
+from kdtool.rmt.hooks import Hook, find_hook
 from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
 from kdtool.rmt.networks import Layer, Network
 from kdtool.rmt.program import Feature, MatchField, Program, Register, Table
@@ -74,6 +75,8 @@ class Shape:
     depth : of the deepest tree that is not a forest's
     """
 
+    hook: Hook
+    counters: tuple[str, ...]
     registers: tuple[Register, ...]
     features: tuple[Feature, ...]
     tables: tuple[TableShape, ...]
@@ -84,7 +87,7 @@ class Shape:
     networks: NetworkShape
 
     def depth_of(self, register: Register) -> int:
-        """Return how many pages of a register's history any feature looks at."""
+        """Return how many values of a register's history any feature looks at."""
         return 1 + max((f.lag for f in self.features if f.register == register.name), default=0)
 
 
@@ -107,6 +110,8 @@ def shape_of(program: Program, *others: Program) -> Shape:
     programs = (program, *others)
     tables = zip(*([(p, table) for table in p.tables] for p in programs), strict=True)
     return Shape(
+        hook=find_hook(program.hook),
+        counters=program.counters,
         registers=program.registers,
         features=program.features,
         tables=tuple(_room(versions) for versions in tables),
@@ -164,6 +169,8 @@ def _forest_room(programs: Sequence[Program]) -> ForestShape:
 def _difference(first: Program, second: Program) -> str:
     fields = [[t.match_fields for t in p.tables] for p in (first, second)]
     differs = {
+        "hook": first.hook != second.hook,
+        "counters": first.counters != second.counters,
         "registers": first.registers != second.registers,
         "features": first.features != second.features,
         "number of tables": len(first.tables) != len(second.tables),

@@ -1,60 +1,85 @@
-"""Code that looks up a table and performs its action: R0 = the predicted difference, 0 for none.
+"""Code that looks up a table and performs its action: R0 = the predicted difference, 0 for none, or a class.
 
 The scan's position is kept in memory: a position in a register, on which an address depends, would make the
 kernel's verifier follow the loop entry by entry.
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R8, R9, Emitter
-from kdtool.rmt.bpf.layout import (
-    ACTION_BYTES,
-    CONTEXT,
-    CURSOR,
-    Layout,
-)
+from kdtool.rmt.bpf.layout import ACTION_BYTES, CURSOR, Layout
 from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
 from kdtool.rmt.bpf.models import emit_forest, emit_walk
 from kdtool.rmt.bpf.networks import emit_network
-from kdtool.rmt.bpf.policy import STOP
-from kdtool.rmt.program import CONTEXT_FIELDS, MatchField
+from kdtool.rmt.bpf.policy import CONSTANT, COUNT, STOP
+from kdtool.rmt.program import MatchField
 
 __all__ = ["emit_table"]
 
 
-def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, predicted: str) -> None:
-    """Apply a table: go to `predicted` with R0 != 0, to `stop`, or on with the next table."""
+def emit_table(asm: Emitter, layout: Layout, number: int, *, stop: str, decided: str) -> None:
+    """Apply a table: go to `decided` with R0, the answer, to `stop`, or on with the next table."""
     shape, label = layout.shape.tables[number], f"t{number}"
+    is_class = bool(layout.shape.hook.classes)
+    answered = decided if is_class else f"{label}.have"
     _look_up(asm, layout, number, stop)
     asm.label(f"{label}.found")
-    asm.jump_if(R4, "==", 0, f"{label}.have")
+    asm.jump_if(R4, "==", CONSTANT, f"{label}.have")
     asm.jump_if(R4, "==", STOP, stop)
+    if layout.shape.counters:
+        asm.jump_if(R4, "==", COUNT, f"{label}.count")
     if shape.trees:
         asm.jump_if(R4, "==", INFER, f"{label}.infer")
     if shape.forests:
         asm.jump_if(R4, "==", INFER_FOREST, f"{label}.sum")
     if shape.networks:
         asm.jump_if(R4, "==", INFER_NETWORK, f"{label}.run")
+    if not is_class:  # what is left is to follow; else, to classify
+        _follow(asm, layout)
+    if is_class or layout.shape.counters or shape.trees or shape.forests or shape.networks:
+        asm.jump(answered)
+    _emit_models(asm, layout, number, stop, answered)
+    if layout.shape.counters:
+        asm.label(f"{label}.count")
+        _count(asm, layout)
+    asm.label(f"{label}.have")
+    if not is_class:
+        asm.jump_if(R0, "!=", 0, decided)
+
+
+def _emit_models(asm: Emitter, layout: Layout, number: int, stop: str, answered: str) -> None:
+    shape, label = layout.shape.tables[number], f"t{number}"
+    if shape.trees:
+        asm.label(f"{label}.infer")
+        emit_walk(asm, layout, layout.shape.depth)
+        asm.jump(answered)
+    if shape.forests:
+        asm.label(f"{label}.sum")
+        emit_forest(asm, layout, f"{label}.forest", stop)
+        asm.jump(answered)
+    if shape.networks:
+        asm.label(f"{label}.run")
+        emit_network(asm, layout, f"{label}.network", stop)
+        asm.jump(answered)
+
+
+def _follow(asm: Emitter, layout: Layout) -> None:
     asm.alu("and", R1, layout.x_mask)
     asm.alu_register("mov", R3, R9)
     asm.alu_register("add", R3, R1)
     asm.load(R0, R3, layout.x)
-    if shape.trees:
-        asm.jump(f"{label}.have")
-        asm.label(f"{label}.infer")
-        emit_walk(asm, layout, layout.shape.depth)
-    if shape.forests:
-        asm.jump(f"{label}.have")
-        asm.label(f"{label}.sum")
-        emit_forest(asm, layout, f"{label}.forest", stop)
-    if shape.networks:
-        asm.jump(f"{label}.have")
-        asm.label(f"{label}.run")
-        emit_network(asm, layout, f"{label}.network", stop)
-    asm.label(f"{label}.have")
-    asm.jump_if(R0, "!=", 0, predicted)
+
+
+def _count(asm: Emitter, layout: Layout) -> None:
+    """Add 1 to the counter at R1; R0 = 0."""
+    asm.alu("and", R1, layout.counter_mask)
+    asm.map_value(R2, "counters", 0)
+    asm.alu_register("add", R2, R1)
+    asm.load(R1, R2, 0)
+    asm.alu("add", R1, 1)
+    asm.store(R2, 0, R1)
 
 
 def _look_up(asm: Emitter, layout: Layout, number: int, stop: str) -> None:
-    """R0 = delta, R4 = kind, R1 = argument of the first entry that matches; the last match everything."""
+    """R0 = answer, R4 = kind, R1 = argument of the first entry that matches; the last match everything."""
     fields, place, label = layout.shape.tables[number].match_fields, layout.tables[number], f"t{number}"
     if not fields:
         asm.alu_register("mov", R3, R8)
@@ -89,8 +114,8 @@ def _load_action(asm: Emitter, offset: int) -> None:
 
 def _source(layout: Layout, field: MatchField) -> int:
     """Return where in scratch a field's value lies."""
-    if field.name in CONTEXT_FIELDS:
-        return CONTEXT + 8 * CONTEXT_FIELDS.index(field.name)
+    if field.name in layout.shape.hook.values:
+        return layout.context(field.name)
     return layout.x + 8 * [f.name for f in layout.shape.features].index(field.name)
 
 

@@ -7,13 +7,11 @@ runs, or a map's value itself, for objects that are loaded by others.
 from kdtool.rmt.bpf.decision import emit_decision
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R6, R8, R9, R10, Emitter
 from kdtool.rmt.bpf.layout import CONTEXT, RECORD_PAGES, RECORD_VERSION, Layout
-from kdtool.rmt.program import CONTEXT_FIELDS
 
-__all__ = ["EVENT_WORDS", "decision_words", "emit_batch", "emit_packet", "emit_policy"]
+__all__ = ["decision_words", "emit_batch", "emit_packet", "emit_policy"]
 
 MAP_LOOKUP_ELEM = 1
 """enum bpf_func_id."""
-EVENT_WORDS = len(CONTEXT_FIELDS)
 XDP_DATA, XDP_DATA_END = 0, 4
 """In struct xdp_md."""
 
@@ -56,9 +54,9 @@ def emit_batch(asm: Emitter, layout: Layout, batch: int, *, decide: bool = True)
     asm.map_value(R1, "events", 0)
     asm.load(R2, R1, 0)
     asm.alu("and", R2, batch - 1)
-    asm.alu("mul", R2, 8 * EVENT_WORDS)
+    asm.alu("mul", R2, 8 * layout.event_words)
     asm.alu_register("add", R1, R2)
-    for i in range(EVENT_WORDS):
+    for i in range(layout.event_words):
         asm.load(R3, R1, 8 + 8 * i)
         asm.store(R9, CONTEXT + 8 * i, R3)
     if decide:
@@ -84,10 +82,10 @@ def emit_batch(asm: Emitter, layout: Layout, batch: int, *, decide: bool = True)
 
 
 def emit_packet(asm: Emitter, layout: Layout) -> None:
-    """Emit an XDP program: the event in the packet's first EVENT_WORDS words, the pages after them.
+    """Emit an XDP program: the event in the packet's first words, the pages after them.
 
     The policy is the value of the map `policy` itself. It returns the number of pages, -1 for a packet
-    shorter than EVENT_WORDS + degree_pages words.
+    shorter than event_words + degree_pages words.
     """
     asm.load(R2, R1, XDP_DATA, 4)
     asm.load(R3, R1, XDP_DATA_END, 4)
@@ -95,7 +93,7 @@ def emit_packet(asm: Emitter, layout: Layout) -> None:
     _check_packet(asm, layout)
     asm.map_value(R9, "scratch", 0)
     asm.map_value(R8, "policy", 0)
-    for i in range(EVENT_WORDS):
+    for i in range(layout.event_words):
         asm.load(R3, R2, 8 * i)
         asm.store(R9, CONTEXT + 8 * i, R3)
     asm.store(R10, -8, R6)
@@ -105,7 +103,7 @@ def emit_packet(asm: Emitter, layout: Layout) -> None:
     asm.load(R3, R6, XDP_DATA_END, 4)
     _check_packet(asm, layout)
     asm.load(R0, R9, RECORD_PAGES)
-    _copy_pages(asm, layout, R2, 8 * EVENT_WORDS)
+    _copy_pages(asm, layout, R2, 8 * layout.event_words)
     asm.exit()
     asm.label("short")
     asm.alu("mov", R0, -1)
@@ -114,7 +112,7 @@ def emit_packet(asm: Emitter, layout: Layout) -> None:
 
 def _check_packet(asm: Emitter, layout: Layout) -> None:
     asm.alu_register("mov", R4, R2)
-    asm.alu("add", R4, 8 * (EVENT_WORDS + layout.shape.degree_pages))
+    asm.alu("add", R4, 8 * (layout.event_words + layout.shape.degree_pages))
     asm.jump_if_register(R4, ">", R3, "short")
 
 

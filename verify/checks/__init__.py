@@ -2,6 +2,7 @@
 
 from kdtool.verify.checks.agreement import agreement, check_agreement
 from kdtool.verify.checks.bpf import check_bpf
+from kdtool.verify.checks.classes import check_classes
 from kdtool.verify.checks.cost import check_cost
 from kdtool.verify.checks.form import check_form
 from kdtool.verify.checks.guards import check_guards
@@ -16,6 +17,7 @@ CHECKS: tuple[Check, ...] = (
     check_cost,
     check_bpf,
     check_intervals,
+    check_classes,
     check_guards,
     check_tables,
     check_agreement,

@@ -7,7 +7,19 @@ entry matches is exactly where the tree predicts nothing.
 """
 
 from kdtool.errors import ProgramError
-from kdtool.rmt import VALUE_MAX, VALUE_MIN, Program, Table, Tree, leaf_boxes, tree_to_table
+from kdtool.rmt import (
+    HOOKS,
+    VALUE_MAX,
+    VALUE_MIN,
+    Hook,
+    Program,
+    Table,
+    Tree,
+    answer_action,
+    find_hook,
+    leaf_boxes,
+    tree_to_table,
+)
 from kdtool.verify.checks.tables import check_table
 from kdtool.verify.finding import Finding, proved, refuted, unknown
 
@@ -21,7 +33,7 @@ def check_agreement(program: Program) -> list[Finding]:
 
     Other models become no tables (`program_to_tables` refuses them), and there is nothing to agree.
     """
-    models = {model.name: model for model in program.models}
+    models, hook = {model.name: model for model in program.models}, find_hook(program.hook)
     findings = []
     for table in program.tables:
         if table.default_action.name == "infer":
@@ -29,14 +41,15 @@ def check_agreement(program: Program) -> list[Finding]:
             if not isinstance(model, Tree):
                 continue
             try:
-                findings.append(agreement(model, tree_to_table(model, table.name)))
+                built = tree_to_table(model, table.name, hook=hook)
+                findings.append(agreement(model, built, hook))
             except ProgramError as error:
                 findings.append(unknown("agreement", str(error)))
     return findings
 
 
-def agreement(tree: Tree, table: Table) -> Finding:
-    """Prove or refute that `table` (range match over the tree's inputs) decides as `tree` does."""
+def agreement(tree: Tree, table: Table, hook: Hook = HOOKS[0]) -> Finding:
+    """Prove or refute that `table` (range match over the tree's inputs) decides as `tree` does at `hook`."""
     name = f"table {table.name} and model {tree.name}"
     overlap = check_table(table)
     if overlap.verdict != "proved":
@@ -45,12 +58,12 @@ def agreement(tree: Tree, table: Table) -> Finding:
         return refuted("agreement", f"{name}: the default must be no_action", table.default_action.name)
     for i, entry in enumerate(table.entries):
         answers = reachable(tree, entry.match)
-        if answers != {entry.action.delta}:
+        if {answer_action(hook, answer) for answer in answers} != {entry.action}:
             return refuted(
                 "agreement", f"{name} differ", f"entry {i} {entry.match}: the model says {answers}"
             )
     covered = sum(_volume(entry.match) for entry in table.entries)
-    stops = sum(_volume(box) for box, value in leaf_boxes(tree) if value == 0)
+    stops = sum(_volume(box) for box, value in leaf_boxes(tree) if answer_action(hook, value) is None)
     space = (VALUE_MAX - VALUE_MIN + 1) ** len(tree.inputs)
     if covered + stops != space:
         return refuted("agreement", f"{name} differ", f"{space - covered - stops} inputs match no entry")

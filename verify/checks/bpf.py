@@ -19,7 +19,7 @@ def check_bpf(program: Program) -> list[Finding]:
     except ProgramError as error:
         return [refuted("bpf", "the program does not fit into the kernel", str(error))]
     n_instructions = len(packet_code(layout).assemble()) // 8
-    size_bytes = layout.policy_bytes + layout.state_bytes + layout.scratch_bytes
+    size_bytes = layout.policy_bytes + layout.state_bytes + layout.scratch_bytes + layout.counter_bytes
     if n_instructions > MAX_INSTRUCTIONS:
         allowed = f"BPF instructions: at most {MAX_INSTRUCTIONS} are allowed"
         return [refuted("bpf", allowed, str(n_instructions))]

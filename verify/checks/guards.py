@@ -5,7 +5,7 @@ by who runs it live (`kdtool deploy`), which also compares it with the kernel al
 option there can only be stricter.
 """
 
-from kdtool.rmt import LIMITS, Program
+from kdtool.rmt import LIMITS, Program, find_hook
 from kdtool.verify.finding import Finding, proved, refuted
 
 __all__ = ["check_guards"]
@@ -15,13 +15,16 @@ PAGE_BYTES = 4096
 
 def check_guards(program: Program) -> list[Finding]:
     """Refute a guard that could never act."""
-    guards = program.guards
+    guards, hook = program.guards, find_hook(program.hook)
+    share = guards.min_accuracy_permille / 10
+    what = "decisions are right" if hook.classes else "pages are used"
+    floor = proved("guards", f"live it steps back where less than {share:g} % of its {what}")
+    if guards.min_accuracy_permille == 0:
+        floor = refuted("guards", "it would never step back for its accuracy", "min_accuracy_permille 0")
+    if hook.classes:
+        return [floor]
     mib_s = guards.rate_pages * PAGE_BYTES / 2**20
     rate = proved("guards", f"at most {guards.rate_pages} pages a second are read live, {mib_s:,.0f} MiB/s")
     if guards.rate_pages >= LIMITS.rate_pages:
         rate = refuted("guards", "the rate has no limit", f"rate_pages {guards.rate_pages}, the most allowed")
-    share = guards.min_accuracy_permille / 10
-    floor = proved("guards", f"live it steps back where less than {share:g} % of its pages are used")
-    if guards.min_accuracy_permille == 0:
-        floor = refuted("guards", "it would never step back for its accuracy", "min_accuracy_permille 0")
     return [rate, floor]

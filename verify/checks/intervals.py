@@ -1,6 +1,6 @@
 """Intervals: what every value can be, and that nothing overflows: pages 64 bits, sums of scores 32."""
 
-from kdtool.rmt import VALUE_MAX, VALUE_MIN, Forest, Model, Network, Program, Tree, leaf_boxes
+from kdtool.rmt import VALUE_MAX, VALUE_MIN, Forest, Model, Network, Program, Tree, find_hook, leaf_boxes
 from kdtool.rmt.vm import VPN_LIMIT
 from kdtool.verify.finding import Finding, proved, refuted, unknown
 
@@ -41,20 +41,22 @@ def check_intervals(program: Program) -> list[Finding]:
     """Bound features, predictions and page numbers; the guard must leave some prediction alive."""
     if any(isinstance(model, Tree) and model.n_leaves > MAX_LEAVES for model in program.models):
         return [unknown("intervals", f"a model has more than {MAX_LEAVES} leaves: too many to walk")]
+    features = proved("features", f"every feature lies in [{VALUE_MIN}, {VALUE_MAX}]: all are clamped")
+    findings = [features] if find_hook(program.hook).classes else [features, *_pages(program)]
+    return findings + [_sums(model) for model in program.models if not isinstance(model, Tree)]
+
+
+def _pages(program: Program) -> list[Finding]:
     deltas, limit = predicted_deltas(program), program.guards.delta_limit_pages
     alive = sorted(delta for delta in deltas if abs(delta) <= limit)
-    findings = [
-        proved("features", f"every feature lies in [{VALUE_MIN}, {VALUE_MAX}]: differences are clamped")
-    ]
     if not alive:
         witness = f"predictions {sorted(deltas)[:5]}, delta_limit_pages {limit}"
-        return [*findings, refuted("predictions", "the program can never prefetch anything", witness)]
-    findings.append(proved("predictions", f"every prediction lies in [{alive[0]}, {alive[-1]}] pages"))
+        return [refuted("predictions", "the program can never prefetch anything", witness)]
+    predictions = proved("predictions", f"every prediction lies in [{alive[0]}, {alive[-1]}] pages")
     # A page is below VPN_LIMIT before a prediction is added, and the rollout ends when it is not after.
     furthest = VPN_LIMIT + max(abs(alive[0]), abs(alive[-1]))
     assert furthest < INT64_MAX
-    findings.append(proved("overflow", f"page numbers stay within ±{furthest}, far inside 64 bits"))
-    return findings + [_sums(model) for model in program.models if not isinstance(model, Tree)]
+    return [predictions, proved("overflow", f"page numbers stay within ±{furthest}, far inside 64 bits")]
 
 
 def _sums(model: Forest | Network) -> Finding:
