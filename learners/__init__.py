@@ -3,6 +3,7 @@
 from kdtool.errors import unknown_name
 from kdtool.learners.base import Learner
 from kdtool.learners.boosted import BoostedLearner
+from kdtool.learners.conv1d import Conv1dLearner
 from kdtool.learners.forest import ForestLearner
 from kdtool.learners.mlp import MlpLearner
 from kdtool.learners.parts import TrainingPart, training_part
@@ -11,7 +12,13 @@ from kdtool.learners.tree import TreeLearner
 
 __all__ = ["LEARNERS", "Candidate", "Learner", "TrainingPart", "find_learner", "train", "training_part"]
 
-LEARNERS: tuple[Learner, ...] = (TreeLearner(), ForestLearner(), BoostedLearner(), MlpLearner())
+LEARNERS: tuple[Learner, ...] = (
+    TreeLearner(),
+    ForestLearner(),
+    BoostedLearner(),
+    MlpLearner(),
+    Conv1dLearner(),
+)
 
 
 def find_learner(name: str) -> Learner:

@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPClassifier
 from kdtool.features import Dataset, FeatureSet
 from kdtool.learners.nextpage import frequent_deltas, lowering_loss, next_page_program
 from kdtool.rmt import Network, Program
-from kdtool.rmt.lower_network import INPUT_SCALE, choose_shifts, lower_network, shifted_inputs
+from kdtool.rmt.lower_network import INPUT_SCALE, FloatLayer, choose_shifts, lower_network, shifted_inputs
 
 __all__ = ["MlpLearner", "lower_mlp"]
 
@@ -67,11 +67,12 @@ def lower_mlp(
     samples : (n_samples, n_inputs), the int8 inputs that it was trained on, times INPUT_SCALE
     With two classes it has one output, the second class's, against 0; with one class that is the answer.
     """
-    layers = list(zip(model.coefs_, model.intercepts_, strict=True))
-    weights, biases = layers[-1]
+    layers = [FloatLayer(*each) for each in zip(model.coefs_, model.intercepts_, strict=True)]
+    weights, biases = layers[-1].weights, layers[-1].biases
     n_classes = len(model.classes_)
     if n_classes == 2:
-        layers[-1] = np.column_stack([np.zeros(len(weights)), weights]), np.array([0, biases[0]])
+        both = np.column_stack([np.zeros(len(weights)), weights])
+        layers[-1] = FloatLayer(both, np.array([0, biases[0]]))
     elif n_classes == 1:
-        layers[-1] = np.zeros((len(weights), 1)), np.zeros(1)
+        layers[-1] = FloatLayer(np.zeros((len(weights), 1)), np.zeros(1))
     return lower_network(name, inputs, shifts, layers, model.classes_.tolist(), samples)

@@ -29,7 +29,7 @@ from kdtool.rmt import (
 )
 from kdtool.rmt.batch import answers
 from kdtool.rmt.inference import round_shift, run_network
-from kdtool.rmt.lower_network import INPUT_SCALE, choose_shifts, lower_network, shifted_inputs
+from kdtool.rmt.lower_network import INPUT_SCALE, FloatLayer, choose_shifts, lower_network, shifted_inputs
 
 NETWORK = Network(
     name="n",
@@ -165,7 +165,7 @@ def test_a_lowered_network_mostly_answers_as_the_float_one(hidden, n_classes):
 
 def test_weights_round_half_to_even_and_scales_come_from_samples():
     weights = np.array([[1.27, 0.005, 0.015, -0.005, -0.015]])
-    layers = [(weights, np.zeros(5)), (np.eye(5)[:, :2], np.array([0.0, 2**-6]))]
+    layers = [FloatLayer(weights, np.zeros(5)), FloatLayer(np.eye(5)[:, :2], np.array([0.0, 2**-6]))]
     samples = np.array([[64], [-128], [32]])
     network = lower_network("n", ("a",), (0,), layers, (3, 4), samples)
     assert [row[0] for row in network.layers[0].weights] == [127, 0, 2, 0, -2]
@@ -175,8 +175,9 @@ def test_weights_round_half_to_even_and_scales_come_from_samples():
 
 
 def test_a_bias_without_room_is_refused():
+    layer = FloatLayer(np.ones((1, 1)), np.full(1, 1e9))
     with pytest.raises(ProgramError, match="layer 0 has a bias of"):
-        lower_network("n", ("a",), (0,), [(np.ones((1, 1)), np.full(1, 1e9))], (3,), np.ones((1, 1), int))
+        lower_network("n", ("a",), (0,), [layer], (3,), np.ones((1, 1), int))
 
 
 def test_who_has_no_network_does_not_wait_for_its_code():

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
         traces: list[Path] = typer.Argument(help="Traces with page references (T.kdt).", show_default=False),
         output: Path = typer.Option(..., "--output", "-o", help="P.rmt.json to write.", show_default=False),
         hook: str = typer.Option("mm.swapin", "--hook", help="The decision to learn: mm.swapin."),
-        learner: str = typer.Option("tree", "--learner", help="How to learn it: tree, forest, boosted, mlp."),
+        learner: str = typer.Option(
+            "tree", "--learner", help="How to learn it: tree, forest, boosted, mlp, conv1d."
+        ),
         memory: str = typer.Option(
             "50%", "--memory", "-m", help="Memory to train for: a size or percentage."
         ),
