@@ -15,9 +15,23 @@ from kdtool.collect.limited import own_cgroup, run_in
 from kdtool.collect.terminal import stop_on_signals
 from kdtool.deploy.faultdecisions import DecisionBatch, FaultDecisions
 from kdtool.errors import ProgramError
+from kdtool.features import FEATURE_SETS, build_dataset
+from kdtool.features.dataset import Events
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.fault_events import IP, PAGE, TASK, TIME
-from kdtool.rmt import Action, Budget, Guards, read_program, stride_program, worst_case
+from kdtool.learners.conv1d import Conv1dLearner
+from kdtool.learners.forest import ForestLearner
+from kdtool.learners.mlp import MlpLearner
+from kdtool.rmt import (
+    CONTEXT_FIELDS,
+    Action,
+    Budget,
+    Guards,
+    Table,
+    read_program,
+    stride_program,
+    worst_case,
+)
 from kdtool.rmt.bpf import ASKED_SLOTS
 from kdtool.rmt.vm import hash_key
 
@@ -47,6 +61,32 @@ def follow_program(degree_pages=8):
     )
     program = replace(program, name="follow", models=(), tables=(table,))
     return replace(program, budget=worst_case(program))
+
+
+def learned_program(learner):
+    """Return what `learner` makes of passes of stride 7 with gaps, asked and counted at each prediction."""
+    rng, features = np.random.default_rng(0), FEATURE_SETS[0]
+    passes = np.concatenate([np.arange(6000), *(np.arange(start, 6000, 7) for start in range(7))])
+    pages = passes[rng.random(len(passes)) < 0.8]
+    contexts = np.ones((len(pages), len(CONTEXT_FIELDS)), np.int64)
+    contexts[:, 0] = pages
+    dataset = build_dataset(Events(contexts), features)
+    setting = learner.candidates()[0]
+    program = learner.fit(dataset, features, setting, degree_pages=8, seed=0)
+    (model,) = program.models
+    assert len(set(model.classes)) >= 4
+    counting = Table("asked", (), (), Action("count", counter="asked"))
+    program = replace(program, tables=(counting, program.tables[1]), counters=("asked",))
+    return replace(program, budget=worst_case(program))
+
+
+PROGRAMS = {
+    "follow": follow_program,
+    "stencil": lambda: read_program(STENCIL),
+    "forest": lambda: learned_program(ForestLearner()),
+    "perceptron": lambda: learned_program(MlpLearner()),
+    "convolution": lambda: learned_program(Conv1dLearner()),
+}
 
 
 def run_under(live, command, memory_mib, own, events=None):
@@ -84,7 +124,10 @@ def together(batches):
 
 
 def expected_decisions(program, faults):
-    """Decide by the Numba VM at each of `faults` that is an event: major, or of a page asked for before."""
+    """Decide by the Numba VM at each of `faults` that is an event: major, or of a page asked for before.
+
+    Returns the events, the decisions, and what the program counted.
+    """
     vm, asked, events, decisions = executors.NumbaVm(program), {}, [], []
     for task, page, ip in faults:
         vpn, major, pid = page >> 1, page & 1, task >> 32
@@ -99,29 +142,31 @@ def expected_decisions(program, faults):
         for each in pages:
             tag = hash_key([pid, each])
             asked[tag % ASKED_SLOTS] = tag
-    return events, decisions
+    return events, decisions, vm.counted
 
 
 @pytest.mark.usefixtures("swap")
-@pytest.mark.parametrize("name", ["follow", "stencil"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_the_kernel_decides_as_the_numba_vm_does_on_the_recorded_faults(programs, name):
-    program = follow_program() if name == "follow" else read_program(STENCIL)
+    program = PROGRAMS[name]()
     command = (programs["strides"], str(64 * MIB // 4096), "7", "16000")
     with own_cgroup(32 * MIB, with_events=True) as own:
         events = BpfFaults(own.events)
         with FaultDecisions(own.events, program, every=True) as live:
             decided, blocks = run_under(live, command, 32, own, events)
-            counters, counted = live.counters, events.faults()
+            counters, counted, own_counters = live.counters, events.faults(), live.counted
         events.close()
 
     faults = np.concatenate(blocks)
     faults = faults[np.argsort(faults[:, TIME], kind="stable")]
     rows = list(zip(*(faults[:, column].tolist() for column in (TASK, PAGE, IP)), strict=True))
-    expected_events, expected = expected_decisions(program, rows)
+    expected_events, expected, expected_counters = expected_decisions(program, rows)
     seen = list(zip(decided.pid.tolist(), decided.vpn.tolist(), decided.major.tolist(), strict=True))
     assert counted.lost == 0 and len(faults) == counted.counted
     assert seen == expected_events
     assert lists(decided) == expected
+    assert own_counters == expected_counters
+    assert all(own_counters.values())
     assert counters.majors == counters.major_events == int((faults[:, PAGE] & np.uint64(1)).sum()) > 1000
     assert counters.decisions == sum(map(bool, expected)) > 500
     assert (counters.lost, counters.major_contended, counters.minor_contended) == (0, 0, 0)
