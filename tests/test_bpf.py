@@ -44,7 +44,7 @@ from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
 
 bpf = [pytest.mark.root, needs.bpf]
 LOAD_NS = 50_000_000
-PROGRAMS, EVENTS = 500, 1000
+PROGRAMS, EVENTS = 750, 1000
 EXTREME_NAMES = [
     "widest", "deepest", "largest tree", "most entries", "most models", "largest forest", "most trees",
     "most classes", "deepest forest", "MLP 16-32-16-4", "widest network", "longest network", "convolutions",
