@@ -14,7 +14,7 @@ import numpy as np
 
 from kdtool.errors import CapabilityError
 from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, Side
-from kdtool.traces import NO_ROW, TraceWriter, VmaFlag
+from kdtool.traces import NO_OFFSET, NO_ROW, TraceWriter, VmaFlag
 
 __all__ = ["Mappings", "read_maps"]
 
@@ -80,6 +80,7 @@ class Mappings:
             "flags": np.array([row.flags for row in rows], np.uint8),
             "name_id": np.array([writer.name_id(row.name) for row in rows], np.uint32),
             "row": np.full(len(rows), NO_ROW, np.int64),
+            "offset_pages": np.full(len(rows), NO_OFFSET, np.int64),
         }
         writer.append("vmas", columns)
         self.rows += len(rows)

@@ -71,7 +71,8 @@ PUBLIC int qemu_plugin_version = 1;
 #define GUEST_END 0x550000000000ull            // qemu is a PIE above this; it puts the guest's image below
 #define PATIENCE 100000                        // turns of the lock's loop before asking whether its holder lives
 
-enum { VMA_READ = 1, VMA_WRITE = 2, VMA_EXEC = 4, VMA_SHARED = 8, VMA_FILE = 16, VMA_UNMAPPED = 32 };
+enum { VMA_READ = 1, VMA_WRITE = 2, VMA_EXEC = 4, VMA_SHARED = 8, VMA_FILE = 16, VMA_UNMAPPED = 32,
+       VMA_RANDOM = 64, VMA_SEQUENTIAL = 128 };
 
 typedef struct {
     uint64_t vpn, now;                         // of this thread's last reference
@@ -83,7 +84,7 @@ typedef struct {
     uint32_t hint[HINTS];
 } thread_t;
 
-typedef struct { uint64_t start, end; uint32_t flags, name; } vma_t;   // pages
+typedef struct { uint64_t start, end; uint32_t flags, name, offset; } vma_t;   // pages; `offset` is that in the file
 
 static sad_state *S;
 static const char *spool_path, *state_path, *self_path;
@@ -188,9 +189,9 @@ static uint32_t name_offset(const char *name) {
     return at;
 }
 
-static void emit_vma(uint64_t start, uint64_t end, uint32_t flags, uint32_t name) {
-    sad_record r = {.seq = S->now + 1, .vpn = start, .ip = end, .insns = now_ns(), .pid = pid,
-                    .tid = (int32_t)name, .kind = KIND_VMA | flags};
+static void emit_vma(vma_t v) {
+    sad_record r = {.seq = S->now + 1, .vpn = v.start, .ip = v.end, .insns = now_ns(), .pid = pid,
+                    .tid = (int32_t)v.name, .kind = KIND_VMA | v.flags, .offset = v.offset};
     sad_make_room(S);
     sad_emit(S, &r);
     S->now = r.seq;
@@ -210,6 +211,7 @@ static size_t vma_split(uint64_t page) {
     while (i < n_vmas && vmas[i].end <= page) i++;
     if (i == n_vmas || vmas[i].start >= page) return i;
     vma_t upper = vmas[i];
+    if (upper.flags & VMA_FILE) upper.offset += (uint32_t)(page - upper.start);
     upper.start = vmas[i].end = page;
     vma_insert(i + 1, upper);
     return i + 1;
@@ -230,13 +232,13 @@ static void unmap(uint64_t start, uint64_t end) {
     memmove(&vmas[i], &vmas[j], (n_vmas - j) * sizeof *vmas);
     n_vmas -= j - i;
     sad_unmap(S, pid, start, end);
-    emit_vma(start, end, VMA_UNMAPPED, 0);
+    emit_vma((vma_t){start, end, VMA_UNMAPPED, 0, 0});
 }
 
-static void map(uint64_t start, uint64_t end, uint32_t flags, uint32_t name) {
-    unmap(start, end);
-    vma_insert(vma_split(start), (vma_t){start, end, flags, name});
-    emit_vma(start, end, flags, name);
+static void map(vma_t v) {
+    unmap(v.start, v.end);
+    vma_insert(vma_split(v.start), v);
+    emit_vma(v);
 }
 
 static uint32_t flags_of(const char *permissions, const char *path) {
@@ -253,12 +255,12 @@ static void image_begin(void) {
     if (!f) die("cannot read /proc/self/maps: mount /proc");
     if (image_replaced) forget_address_space(pid);
     while (fgets(line, sizeof line, f)) {
-        unsigned long start, end;
+        unsigned long start, end, offset;
         char permissions[5], path[4097] = "";
-        if (sscanf(line, "%lx-%lx %4s %*s %*s %*s %4096[^\n]", &start, &end, permissions, path) < 3) continue;
+        if (sscanf(line, "%lx-%lx %4s %lx %*s %*s %4096[^\n]", &start, &end, permissions, &offset, path) < 4) continue;
         if (start >= GUEST_END) continue;
-        map(start >> PAGE_SHIFT, end >> PAGE_SHIFT, flags_of(permissions, path),
-            name_offset(path[0] == '/' ? path : ""));
+        map((vma_t){start >> PAGE_SHIFT, end >> PAGE_SHIFT, flags_of(permissions, path),
+                    name_offset(path[0] == '/' ? path : ""), path[0] == '/' ? (uint32_t)(offset >> PAGE_SHIFT) : 0});
     }
     fclose(f);
     image_known = true;
@@ -398,14 +400,26 @@ static void mapped(thread_t *t, uint64_t address) {
         ssize_t length = readlink(link, path, sizeof path - 1);
         path[length < 0 ? 0 : length] = 0;
     }
-    map(start, start + pages(t->arg[1]), vma, name_offset(path));
+    map((vma_t){start, start + pages(t->arg[1]), vma, name_offset(path),
+                vma & VMA_FILE ? (uint32_t)(t->arg[5] >> PAGE_SHIFT) : 0});
 }
 
 static void protect(uint64_t start, uint64_t end, uint32_t protection) {
     size_t last = (vma_split(start), vma_split(end));
     for (size_t i = vma_split(start); i < last; i++) {
-        vmas[i].flags = (vmas[i].flags & (VMA_SHARED | VMA_FILE)) | (protection & 7);
-        emit_vma(vmas[i].start, vmas[i].end, vmas[i].flags, vmas[i].name);
+        vmas[i].flags = (vmas[i].flags & ~(uint32_t)7) | (protection & 7);
+        emit_vma(vmas[i]);
+    }
+}
+
+// MADV_NORMAL, MADV_RANDOM and MADV_SEQUENTIAL: how the pages of a file are to be read ahead.
+static void advise(uint64_t start, uint64_t end, uint64_t advice) {
+    uint32_t flag = advice == MADV_RANDOM ? VMA_RANDOM : advice == MADV_SEQUENTIAL ? VMA_SEQUENTIAL : 0;
+    size_t last = (vma_split(start), vma_split(end));
+    for (size_t i = vma_split(start); i < last; i++) {
+        if (!(vmas[i].flags & VMA_FILE)) continue;
+        vmas[i].flags = (vmas[i].flags & ~(uint32_t)(VMA_RANDOM | VMA_SEQUENTIAL)) | flag;
+        emit_vma(vmas[i]);
     }
 }
 
@@ -415,8 +429,8 @@ static void give_back(uint64_t start, uint64_t end) {
         uint64_t from = vmas[i].start > start ? vmas[i].start : start, to = vmas[i].end < end ? vmas[i].end : end;
         if (from >= to || vmas[i].flags & (VMA_FILE | VMA_SHARED)) continue;
         sad_unmap(S, pid, from, to);
-        emit_vma(from, to, VMA_UNMAPPED, 0);
-        emit_vma(from, to, vmas[i].flags, vmas[i].name);
+        emit_vma((vma_t){from, to, VMA_UNMAPPED, 0, 0});
+        emit_vma((vma_t){from, to, vmas[i].flags, vmas[i].name, 0});
     }
 }
 
@@ -425,12 +439,16 @@ static void moved(thread_t *t, uint64_t address) {
     uint64_t was = pages(t->arg[1]), is = pages(t->arg[2]), source = old;
     size_t i = vma_split(source);
     if (i == n_vmas || vmas[i].start > source) return;
-    uint32_t flags = vmas[i].flags, name = vmas[i].name;
+    vma_t v = vmas[i];
+    v.start = start;
+    v.end = start + is;
     if (start != old) {
         if (was) unmap(old, old + was);
-        map(start, start + is, flags, name);
+        map(v);
     } else if (is > was) {
-        map(start + was, start + is, flags, name);
+        v.start += was;
+        if (v.flags & VMA_FILE) v.offset += (uint32_t)was;
+        map(v);
     } else if (is < was) {
         unmap(start + is, start + was);
     }
@@ -441,7 +459,7 @@ static void broke(uint64_t result) {
     if (!program_break) {
         program_break = end;
     } else if (end > program_break) {
-        map(program_break, end, VMA_READ | VMA_WRITE, 0);
+        map((vma_t){program_break, end, VMA_READ | VMA_WRITE, 0, 0});
     } else if (end < program_break) {
         unmap(end, program_break);
     }
@@ -471,7 +489,10 @@ static void on_syscall_return(qemu_plugin_id_t id, unsigned vcpu, int64_t number
     case SYS_mremap: moved(t, (uint64_t)result); break;
     case SYS_brk: broke((uint64_t)result); break;
     case SYS_wait4: reaped(result, t->arg[1]); break;
-    case SYS_madvise: if (t->arg[2] == MADV_DONTNEED || t->arg[2] == MADV_FREE) give_back(start, end); break;
+    case SYS_madvise:
+        if (t->arg[2] == MADV_DONTNEED || t->arg[2] == MADV_FREE) give_back(start, end);
+        if (t->arg[2] <= MADV_SEQUENTIAL) advise(start, end, t->arg[2]);
+        break;
     }
     unlock();
 }
@@ -532,7 +553,7 @@ static void in_child(void) {
         if (threads[i]) memset(threads[i], 0, sizeof(thread_t));
     __sync_fetch_and_add(&S->processes, 1);
     lock(pid);                                                   // held by the parent until after its fork
-    for (size_t i = 0; i < n_vmas; i++) emit_vma(vmas[i].start, vmas[i].end, vmas[i].flags, vmas[i].name);
+    for (size_t i = 0; i < n_vmas; i++) emit_vma(vmas[i]);
     unlock();
 }
 

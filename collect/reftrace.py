@@ -25,7 +25,7 @@ RING_RECORDS = 65_536
 NAMES_BYTES = 1 << 20
 ZONE = 16
 MAGIC = 0x314453746466656B
-VMA_KIND = 128
+VMA_KIND = 256
 CHUNK_ROWS = 2_000_000
 
 
@@ -35,7 +35,7 @@ def _struct(fields: str) -> "np.dtype[Any]":
     return np.dtype(list(zip(words[::2], words[1::2], strict=True)), align=True)
 
 
-RECORD = _struct("seq u8 vpn u8 ip u8 insns u8 pid i4 tid i4 kind u4 spare u4")
+RECORD = _struct("seq u8 vpn u8 ip u8 insns u8 pid i4 tid i4 kind u4 offset u4")
 NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", "u4", 4)])
 COUNTERS = _struct(
     """magic u8 k u4 hash_bits u4 ring_cap u4 zone_cap u4 names_at u8 ring_at u8 nodes_at u8 hash_at u8
@@ -181,5 +181,6 @@ def _append_vmas(
         "flags": (changes["kind"] & (VMA_KIND - 1)).astype(np.uint8),
         "name_id": ids[which],
         "row": rows.astype(np.int64),
+        "offset_pages": changes["offset"].astype(np.int64),
     }
     writer.append("vmas", columns)

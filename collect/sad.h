@@ -29,14 +29,15 @@
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
-enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 128 };
+enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256 };
 
 // One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
-// ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags.
+// ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags,
+// offset = where in its file a mapping starts, in pages.
 typedef struct {
     uint64_t seq, vpn, ip, insns;
     int32_t pid, tid;
-    uint32_t kind, spare;
+    uint32_t kind, offset;
 } sad_record;
 
 typedef struct {

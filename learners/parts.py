@@ -13,7 +13,7 @@ import numpy as np
 
 from kdtool.errors import ParameterError, TraceError
 from kdtool.features import Dataset, Events, FeatureSet, build_dataset
-from kdtool.replay import Device, Shadow, Workload, miss_events, run_shadow
+from kdtool.replay import SWAP_MISSED, Device, Shadow, Workload, miss_events, run_shadow
 from kdtool.traces import memory_pages
 
 __all__ = ["TrainingPart", "part_dataset", "training_part"]
@@ -62,7 +62,7 @@ def training_part(
         raise ParameterError(f"--train {float(train_fraction):.0%}: give a percentage between 0 and 100")
     pages = memory_pages(memory, workload.footprint_pages)
     shadow = run_shadow(workload, pages, device)
-    rows = np.flatnonzero(shadow.missed)
+    rows = np.flatnonzero(shadow.missed == SWAP_MISSED)
     n_train = int(len(rows) * train_fraction)
     if n_train < MIN_EVENTS:
         raise TraceError(

@@ -2,7 +2,8 @@
 
 from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device, write_device
 from kdtool.replay.events import miss_events
-from kdtool.replay.memory import Flush
+from kdtool.replay.filemaps import FILES
+from kdtool.replay.memory import SWAP_MISSED, Flush
 from kdtool.replay.policies import BOUNDS, POLICIES, LinuxCluster, Policy, ProgramPolicy, Setting, load_policy
 from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
@@ -10,7 +11,9 @@ from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
 __all__ = [
     "BOUNDS",
     "DEVICE_FIELDS",
+    "FILES",
     "POLICIES",
+    "SWAP_MISSED",
     "Device",
     "Flush",
     "LinuxCluster",

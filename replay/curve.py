@@ -102,13 +102,14 @@ def miss_curve(workload: Workload, *, from_row: int = 0, progress: Progress | No
 def measure_curves(paths: list[Path], start: str = "0", *, allow_loss: bool = False) -> list[MissCurve]:
     """Return the curve of every trace, counted from `start` (a row or a percentage) on.
 
-    Shows on stderr how far it is. Raises a KdtoolError as load_workload() and first_row() do.
+    Of anonymous pages alone: the kernel reads those of files ahead, in any memory. Shows on stderr how far it
+    is. Raises a KdtoolError as load_workload() and first_row() do.
     """
     curves = []
     with Display() as display:
         for path in paths:
             line = display.line(f"reading {path.name}")
-            workload = load_workload(Trace(path), allow_loss=allow_loss)
+            workload = load_workload(Trace(path), allow_loss=allow_loss, files="none")
             line.end()
             display.expect(workload.n_refs)
             line = display.line(f"{path.name} · every memory", workload.n_refs)

@@ -56,7 +56,7 @@ class Stack:
 
 def new_stack(workload: Workload) -> Stack:
     """Return an empty stack for the pages of `workload`."""
-    n_pages = len(workload.keys)
+    n_pages = workload.n_pages
     n_words = min(workload.n_refs, 2 * n_pages) // 64 + 1
     return Stack(
         bits=np.zeros(n_words, np.uint64),

@@ -14,12 +14,16 @@ from numba import types
 
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
+from kdtool.replay.filecache import file_fault, unmap_file_page
 from kdtool.replay.hook import ask
 from kdtool.replay.memory import (
     ACCESSES,
     CACHE_HITS,
     COLD,
     COLD_NS,
+    FILE_MISSED,
+    FILE_OUT,
+    FIRST_FILE,
     FREE_AT,
     HITS,
     INSN_PS,
@@ -39,6 +43,7 @@ from kdtool.replay.memory import (
     RESIDENT,
     START_NS,
     START_WAITED_NS,
+    SWAP_MISSED,
     SWAPPED,
     SYNCHRONOUS,
     UNMAPPED,
@@ -69,6 +74,7 @@ _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8)) 
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4_2A, _I4A, _I4, _I8A, _I8, _I8, _U1A, _I8A, _I8_2, _I4)
 )
+_FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 
@@ -81,6 +87,9 @@ def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     while at < len(free_row) and free_row[at] <= until:
         page = np.int64(free_page[at])
         at += 1
+        if page >= scalars[FIRST_FILE]:
+            unmap_file_page(page, memory)
+            continue
         if status[page] != NEVER and status[page] != SWAPPED:
             forget_page(page, memory)
         if status[page] == PREFETCHED:
@@ -169,26 +178,29 @@ def _look_ahead(row, page, is_lru, memory):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _fault(decide, row, page, capacity, trace, memory, policy, device, missed, shadow_missed):  # type: ignore[no-untyped-def]
+def _fault(decide, row, page, capacity, trace, memory, policy, device, files, missed, shadow_missed):  # type: ignore[no-untyped-def]
     """Handle an access to a page that is not mapped."""
     status, scalars, counters = memory[0], memory[6], memory[7]
     compute_ns = trace[1][row] * device[INSN_PS] // 1000
     scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if status[page] == SWAPPED:
-        missed[row] = 1
-        if len(shadow_missed) and not shadow_missed[row]:
-            counters[POLLUTION] += 1
+        missed[row] = SWAP_MISSED
         _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device)
     elif status[page] == PREFETCHED:
         _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy, device)
     elif status[page] == UNMAPPED:
         _cache_hit(row, page, trace, memory, device)
+    elif status[page] >= FILE_OUT:
+        if file_fault(row, page, compute_ns, capacity, trace, memory, device, files):
+            missed[row] = FILE_MISSED
     else:
         counters[COLD] += 1
         make_room(capacity, memory, device)
         scalars[WORKED_NS] += device[COLD_NS]
         status[page] = RESIDENT
         add_page(page, np.uint8(1), np.uint8(1), memory)
+    if missed[row] and len(shadow_missed) and not shadow_missed[row]:
+        counters[POLLUTION] += 1
 
 
 @inner
@@ -202,11 +214,11 @@ def _next_due(row, stop, from_row, trace, memory):  # type: ignore[no-untyped-de
 @jit(
     types.void(
         types.FunctionType(DECIDE), types.int64, types.int64, types.int64, types.int64,
-        _TRACE, _MEMORY, _POLICY, _I8, _U1, _U1,
+        _TRACE, _MEMORY, _POLICY, _I8, _FILES, _U1, _U1,
     ),
 )  # fmt: skip
 def replay_range(  # type: ignore[no-untyped-def]
-    decide, start, stop, from_row, capacity, trace, memory, policy, device, missed, shadow_missed
+    decide, start, stop, from_row, capacity, trace, memory, policy, device, files, missed, shadow_missed
 ):
     """Replay rows [start, stop); counters begin anew at `from_row`.
 
@@ -230,7 +242,7 @@ def replay_range(  # type: ignore[no-untyped-def]
                 hits += 1
                 touch(p, store[row], memory)
             else:
-                _fault(decide, row, p, capacity, trace, memory, policy, device, missed, shadow_missed)
+                _fault(decide, row, p, capacity, trace, memory, policy, device, files, missed, shadow_missed)
         counters[ACCESSES] += end - begin
         counters[HITS] += hits
         begin = end

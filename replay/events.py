@@ -3,8 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.mapped import VPN_BITS
+from kdtool.replay.memory import SWAP_MISSED
 from kdtool.replay.run import Shadow
-from kdtool.replay.workload import VPN_BITS, Workload
+from kdtool.replay.workload import Workload
 from kdtool.rmt import CONTEXT_FIELDS
 
 __all__ = ["miss_events"]
@@ -16,7 +18,7 @@ def miss_events(workload: Workload, shadow: Shadow, stop_row: int | None = None)
     These are what the hook sees when every prefetch is right: each then is a first touch of a
     prefetched page instead of a major fault, in the same order.
     """
-    rows = np.flatnonzero(shadow.missed[:stop_row])
+    rows = np.flatnonzero(shadow.missed[:stop_row] == SWAP_MISSED)
     key = workload.keys[workload.page[rows]]
     vpn = key & ((1 << VPN_BITS) - 1)
     fields = {

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.errors import ParameterError
 from kdtool.replay.longarrays import new_array
 from kdtool.replay.workload import Workload
 from kdtool.rmt.jit import jit
@@ -44,11 +45,17 @@ def plan_memory(workload: Workload, memory_pages: int, depth_pages: int) -> Plan
     """Plan a memory of `memory_pages`, with at most `depth_pages` read early at any time, 0 for none.
 
     O(n log n) in the references. `memory_pages` is at least 1, with a depth at least 2.
+
+    Raises ParameterError for a workload with pages of files, which a readahead brings in that no plan knows.
     """
     w = workload
+    if w.files.n_pages:
+        raise ParameterError(
+            f"{w.name}: has pages of files, which belady and oracle-unlimited do not plan: give --files none"
+        )
     uses, first = next_uses(w), first_uses(w)
     victims, rows, pages = _plan(
-        w.page, uses, first, w.free_row, w.free_page, len(w.keys), memory_pages, depth_pages
+        w.page, uses, first, w.free_row, w.free_page, w.n_pages, memory_pages, depth_pages
     )
     return Plan(victims, rows, pages)
 
@@ -59,7 +66,7 @@ def next_uses(w: Workload) -> npt.NDArray[np.int64]:
     A page that is unmapped in between does not come again: it is a new one.
     """
     uses = new_array(w.n_refs, np.int64)
-    _find_uses(w.page, w.free_row, w.free_page, np.full(len(w.keys), w.n_refs, np.int64), uses)
+    _find_uses(w.page, w.free_row, w.free_page, np.full(w.n_pages, w.n_refs, np.int64), uses)
     return uses
 
 
@@ -78,7 +85,7 @@ def _find_uses(page, free_row, free_page, coming, uses):  # type: ignore[no-unty
 def first_uses(w: Workload) -> npt.NDArray[np.uint8]:
     """Return where a page is used for the first time since it exists: uint8 (n_refs,), 1 for a cold fault."""
     first = new_array(w.n_refs, np.uint8)
-    _find_first(w.page, w.free_row, w.free_page, np.zeros(len(w.keys), np.uint8), first)
+    _find_first(w.page, w.free_row, w.free_page, np.zeros(w.n_pages, np.uint8), first)
     return first
 
 

@@ -1,9 +1,11 @@
-"""The lists that memory keeps pages on: circular, doubly linked, through two ends behind the last page.
+"""The lists that memory keeps pages on: circular, doubly linked, through ends behind the last page.
 
     links[p]             (older, newer) neighbours of page p
     links[end]           (newest, oldest) page of the list through `end`; of an empty one, `end` itself
-    end = n_pages        the inactive list, or the one LRU
-    end = n_pages + 1    the active list
+    end = n_pages        the inactive list of file pages
+    end = n_pages + 1    their active list
+    end = n_pages + 2    the inactive list of anonymous pages, or the one LRU of all
+    end = n_pages + 3    their active list
 
 Kernel counterpart: struct lruvec (include/linux/mmzone.h, v6.18), whose head is our newest.
 """

@@ -6,18 +6,21 @@ arrays of its fields are views.
 
     status[p]   NEVER (not touched yet) · RESIDENT (mapped) · PREFETCHED (read or being read, not
                 touched yet) · UNMAPPED (by reclaim, and not freed yet) · SWAPPED (its content is on the
-                device)
+                device); of a page of a file, beside RESIDENT, FILE_OUT (not in memory) · FILE_IN (read or
+                being read, not mapped)
     links[p]    its neighbours on a list, see lists.py
     marks[p]    bits of the page and its PTE, see below
     evicted_at[p] twice the lists' age when it was freed, plus whether it had been active; -1 never: what
                 Linux keeps as a shadow entry
     writes[i]   pages being written, see writeout.py
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
-                memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18)
-    ready_ns[p] when its read ends, while PREFETCHED
+                memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18); a page
+                of a file has EXECUTABLE here when the mapping that it was last mapped by is
+    ready_ns[p] when its read ends, while PREFETCHED or FILE_IN
     victims[i]  the i-th page to go, for a memory that knows the future; else empty
 
-Not here: file pages, large folios, several nodes.
+Pages of files come last, from scalars[FIRST_FILE] on; what is counted of both kinds lies side by side, the
+file's behind the anonymous one's. Not here: large folios, several nodes.
 """
 
 from dataclasses import dataclass, replace
@@ -41,20 +44,26 @@ __all__ = [
     "new_memory",
 ]
 
-NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED = range(5)
+NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED, FILE_OUT, FILE_IN = range(7)
 
-ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK = 1, 2, 4, 8, 16, 32
+ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD = 1, 2, 4, 8, 16, 32, 64
 """Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names."""
+
+EXECUTABLE = -2
+SWAP_MISSED, FILE_MISSED = 1, 2
+"""What a run notes of a row with a major fault."""
 
 LRU, LINUX, PLANNED = 0, 1, 2
 RECLAIMS = {"linux": LINUX, "lru": LRU}
 """How memory gives pages up, by name; a policy may bring along a plan instead, see Memory.planned()."""
 
-# Indexes into Memory.scalars.
+# Indexes into Memory.scalars; those with a FILE_ beside them are the anonymous pages' own.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
- START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, AGE, ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS,
- STAT_INACTIVE, STAT_ACTIVE, STAT_ACTIVATIONS, SNAPSHOT_ACTIVATIONS, ANON_COST, SKIPPED, WRITES_FIRST,
- WRITES_SENT, WRITES_END, VICTIM_AT, N_SCALARS) = range(28)  # fmt: skip
+ START_NS, START_WAITED_NS, RECLAIM_KIND, ACTIVE_COUNT, FILE_ACTIVE_COUNT, AGE, ACTIVATIONS,
+ FILE_ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS, STAT_INACTIVE, STAT_FILE_INACTIVE, STAT_ACTIVE,
+ STAT_FILE_ACTIVE, STAT_ACTIVATIONS, STAT_FILE_ACTIVATIONS, SNAPSHOT_ACTIVATIONS,
+ SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
+ VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, N_SCALARS) = (*range(37), 40, 44)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -62,7 +71,7 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED,
- CACHE_HITS, N_COUNTERS) = range(14)  # fmt: skip
+ CACHE_HITS, FILE_MAJOR, FILE_READ, FILE_REFAULTS, N_COUNTERS) = range(17)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,13 +99,15 @@ PAGE = np.dtype(
     align=True,
 )
 CACHE_LINE_BYTES = 64
+N_ENDS = 4
+"""Ends of lists: inactive and active of file pages, inactive and active of anonymous ones (lists.py)."""
 
 
 @dataclass(frozen=True)
 class Memory:
     """The arrays of one replay, see the module's docstring; `counters` as indexed above.
 
-    pages : of dtype PAGE and shape (n_pages + 2,): the pages, and behind them the ends of the two lists
+    pages : of dtype PAGE and shape (n_pages + N_ENDS,): the pages, and behind them the ends of the lists
     """
 
     pages: npt.NDArray[np.void]
@@ -121,15 +132,19 @@ class Memory:
         return replace(self, victims=victims)
 
 
-def new_memory(n_pages: int, reclaim: str, flush: Flush) -> Memory:
-    """Return an empty memory for pages 0 .. n_pages - 1; `reclaim` is a key of RECLAIMS."""
-    pages = _new_pages(n_pages + 2)
-    pages["links"] = n_pages
-    pages["links"][n_pages + 1] = n_pages + 1
+def new_memory(n_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) -> Memory:
+    """Return an empty memory for pages 0 .. n_pages - 1, the last `n_file_pages` of which are of files.
+
+    `reclaim` is a key of RECLAIMS.
+    """
+    pages = _new_pages(n_pages + N_ENDS)
+    pages["links"] = np.arange(n_pages + N_ENDS)[:, None]
+    pages["status"][n_pages - n_file_pages : n_pages] = FILE_OUT
     pages["slot"] = pages["evicted_at"] = -1
     scalars = np.zeros(N_SCALARS, np.int64)
     scalars[LAST_SLOT] = -2
     scalars[RECLAIM_KIND] = RECLAIMS[reclaim]
+    scalars[FIRST_FILE] = n_pages - n_file_pages
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
     page_of_slot = new_page_of_slot(n_pages)

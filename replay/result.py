@@ -26,8 +26,13 @@ class Result:
     exact_pages(); under `linux` a reduced trace is an approximation, since scans look at accessed bits.
 
     Counts balance: accesses = hits + minor_faults + major_faults + cold_faults,
-    minor_faults = prefetch_used + cache_hits (pages that reclaim had unmapped and not freed yet), and
+    minor_faults = prefetch_used + cache_hits (pages in memory that were not mapped: reclaim had unmapped them
+    and not freed yet, or they are of a file), and
     prefetch_issued = prefetch_used + prefetch_wasted + prefetch_unresolved.
+
+    Of the major faults, `file_major_faults` are on pages of files; the kernel's own readahead serves those,
+    not the policy, and coverage leaves them out. `file_pages_read` were read from files, readahead included;
+    of these, `file_refaults` had been in memory before (workingset_refault_file).
     """
 
     trace: str
@@ -44,9 +49,12 @@ class Result:
     hits: int
     minor_faults: int
     major_faults: int
+    file_major_faults: int
     late_hits: int
     cache_hits: int
     cold_faults: int
+    file_pages_read: int
+    file_refaults: int
     prefetch_issued: int
     prefetch_used: int
     prefetch_wasted: int
@@ -69,7 +77,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Shadow:
-    """The run without prefetching: its memory, and where it has major faults (uint8, shape (n_refs,))."""
+    """The run without prefetching: its memory, and where it has major faults (uint8, shape (n_refs,):
+    SWAP_MISSED or FILE_MISSED)."""
 
     memory_pages: int
     reclaim: str
@@ -116,15 +125,18 @@ def score(
         hits=count[layout.HITS],
         minor_faults=count[layout.MINOR],
         major_faults=major,
+        file_major_faults=count[layout.FILE_MAJOR],
         late_hits=count[layout.LATE],
         cache_hits=count[layout.CACHE_HITS],
         cold_faults=count[layout.COLD],
+        file_pages_read=count[layout.FILE_READ],
+        file_refaults=count[layout.FILE_REFAULTS],
         prefetch_issued=count[layout.ISSUED],
         prefetch_used=used,
         prefetch_wasted=wasted,
         prefetch_unresolved=scalars[layout.PREFETCHED_NOW],
         accuracy=_ratio(used, used + wasted),
-        coverage=_ratio(used, used + major),
+        coverage=_ratio(used, used + major - count[layout.FILE_MAJOR]),
         hit_rate=_ratio(count[layout.ACCESSES] - major, count[layout.ACCESSES]),
         pollution_faults=count[layout.POLLUTION],
         pollution=_ratio(count[layout.POLLUTION], shadow_major),

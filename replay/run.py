@@ -49,11 +49,12 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
 
     Raises ParameterError.
     """
+    degree_pages = max(degree_pages, workload.files.ra_pages)
     least = max(workload.k + 1, degree_pages + 2)
     if memory_pages < least:
         raise ParameterError(
-            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and a policy that "
-            f"prefetches {degree_pages} need {least} at least: give more memory or record with a smaller --k"
+            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and a policy or "
+            f"readahead of {degree_pages} need {least} at least: give more or record with a smaller --k"
         )
 
 
@@ -163,7 +164,7 @@ def _run(
         )
         return int(memory.scalars[layout.NOW_NS])
 
-    fresh = partial(new_memory, len(workload.keys), shadow.reclaim, shadow.flush)
+    fresh = partial(new_memory, workload.n_pages, shadow.reclaim, shadow.flush, workload.files.n_pages)
     memory = fresh()
     setting = Setting(workload, shadow.memory_pages, device, shadow.missed, memory, runtime_ns)
     prepared = policy.prepare(setting)
@@ -193,13 +194,14 @@ def _run_prepared(
         w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
         w.free_page,
     )  # fmt: skip
+    files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
     decide = compiled(policy.decide)
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(
-            decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values,
+            decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values, files,
             missed, shadow_missed,
         )  # fmt: skip
         if progress is not None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay.devices import Device
 from kdtool.replay.display import Display
+from kdtool.replay.filemaps import DATA
 from kdtool.replay.memory import RECLAIMS, Flush
 from kdtool.replay.policies import Policy
+from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.run import Progress, Result, Shadow, check_memory, first_row, replay, replay_none
 from kdtool.replay.workload import Workload, load_workload
@@ -27,7 +29,7 @@ class Sweep:
 
     `memories` are sizes or percentages of the trace's footprint; `start` is a row or a percentage of rows.
     `phases`: at how many moments of the kernel's statistics period to start, evenly spread; which it will be
-    is chance, and decides how much `linux` reclaim swaps.
+    is chance, and decides how much `linux` reclaim swaps. `files` and `ra_pages` are load_workload()'s.
     """
 
     policies: tuple[Policy, ...]
@@ -37,6 +39,8 @@ class Sweep:
     reclaim: str = "linux"
     phases: int = 1
     allow_loss: bool = False
+    files: str = DATA
+    ra_pages: int = RA_PAGES
 
     def flushes(self) -> list[Flush]:
         """Return a Flush for each starting moment, the one in the middle of the period when it is one."""
@@ -115,7 +119,10 @@ def sweep_cells(workload: Workload, sweep: Sweep) -> list[Cell]:
 def load_cells(path: Path, sweep: Sweep, display: Display) -> list[Cell]:
     """Read a trace and return its cells; raises a KdtoolError as load_workload() and sweep_cells() do."""
     line = display.line(f"reading {path.name}")
-    cells = sweep_cells(load_workload(Trace(path), allow_loss=sweep.allow_loss), sweep)
+    workload = load_workload(
+        Trace(path), allow_loss=sweep.allow_loss, files=sweep.files, ra_pages=sweep.ra_pages
+    )
+    cells = sweep_cells(workload, sweep)
     line.end()
     for cell in cells:
         display.expect(cell.n_runs * cell.workload.n_refs)

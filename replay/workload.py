@@ -1,9 +1,8 @@
 """A trace's references as replay takes them: dense page ids, a virtual clock, and what was unmapped when.
 
-Swap holds anonymous memory, so replay keeps the references to anonymous pages (heap, stack, private
-mappings once they are written) and leaves out file-backed ones: those belong to the page cache. A trace
-without `vmas` is taken to be anonymous throughout. A page that is unmapped is forgotten: touched again,
-it is a new page.
+Anonymous pages (heap, stack, private mappings once they are written) are kept apart by process; a page that
+is unmapped is forgotten: touched again, it is a new page. Pages of files are told by file and offset, and
+stay when they are unmapped (filemaps.py). A trace without `vmas` is taken to be anonymous throughout.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,22 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
+from kdtool.replay.filemaps import DATA, FileMaps, file_maps
 from kdtool.replay.longarrays import copied, kept, new_array
+from kdtool.replay.mapped import VPN_BITS, follow_mappings
 from kdtool.replay.numbering import number_keys
+from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.rmt.jit import jit
 from kdtool.traces import NO_ROW, RefKind, Trace, VmaFlag, schema_of
 
-__all__ = ["VPN_BITS", "Workload", "load_workload", "workload_from_arrays"]
-
-VPN_BITS = 52
-"""A page's key is its process's index << VPN_BITS | vpn: 2**52 pages cover any 64-bit address."""
+__all__ = ["Workload", "load_workload", "workload_from_arrays"]
 
 
 @dataclass(frozen=True)
 class Workload:
     """The references of one trace. All arrays of shape (n_refs,) are in global order.
 
-    page : int32, dense ids, indexes into `keys`
+    page : int32, dense ids, indexes into `keys`; those from len(keys) on are pages of files
     insns : int64, instructions executed by all threads so far, taken one after another
     store : uint8, 1 for a reference that writes
     tid, ip : int32 and int64, who made the reference
@@ -37,7 +36,8 @@ class Workload:
     pids : int64 of shape (n_processes,)
     vma_of_page : int32 of shape (n_pages,)
     vma_bounds : int64 of shape (n_vmas, 2), first and last + 1 vpn
-    free_row, free_page : int64, pages that are unmapped before a row
+    free_row, free_page : int64, pages that are unmapped before a row, of files by the last who touched it
+    files : the files whose pages are in memory
     k : the reduction window of the trace, in pages
     """
 
@@ -54,7 +54,13 @@ class Workload:
     vma_bounds: npt.NDArray[np.int64]
     free_row: npt.NDArray[np.int64]
     free_page: npt.NDArray[np.int64]
+    files: FileMaps
     k: int
+
+    @property
+    def n_pages(self) -> int:
+        """Return how many page ids there are."""
+        return len(self.keys) + self.files.n_pages
 
     @property
     def n_refs(self) -> int:
@@ -78,7 +84,7 @@ class Workload:
     @property
     def footprint_pages(self) -> int:
         """Return the number of distinct pages referenced."""
-        touched = np.zeros(len(self.keys), np.bool_)
+        touched = np.zeros(self.n_pages, np.bool_)
         touched[self.page] = True
         return int(np.count_nonzero(touched))
 
@@ -109,16 +115,22 @@ def _dtype(table: str, name: str) -> np.dtype[Any]:
     return dtype
 
 
-def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
+def load_workload(
+    trace: Trace, *, allow_loss: bool = False, files: str = DATA, ra_pages: int = RA_PAGES
+) -> Workload:
     """Read the references of `trace`.
 
     allow_loss : replay what is there although events were lost, which makes every figure too good or too bad
+    files : whose pages to keep beside the anonymous ones, of filemaps.FILES
+    ra_pages : the largest window of their readahead
 
     Raises
     ------
     TraceError
         The trace has no references (a fault trace cannot say what another policy would have done), has
-        lost some, or has none to anonymous memory.
+        lost some, or has none to memory that is replayed.
+    ParameterError
+        `files` is unknown.
     """
     trace.require_whole(allow_loss=allow_loss)
     if "refs" not in trace.manifest.tables:
@@ -130,7 +142,13 @@ def load_workload(trace: Trace, *, allow_loss: bool = False) -> Workload:
     maps = trace.columns("vmas") if trace.rows("vmas") else None
     reduction = trace.manifest.reduction
     return workload_from_arrays(
-        trace.path.name, trace.sha256, refs, maps, k=reduction.k if reduction is not None else 0
+        trace.path.name,
+        trace.sha256,
+        refs,
+        maps,
+        reduction.k if reduction is not None else 0,
+        files,
+        ra_pages,
     )
 
 
@@ -140,18 +158,27 @@ def workload_from_arrays(
     refs: Mapping[str, npt.NDArray[Any]],
     maps: dict[str, npt.NDArray[np.generic]] | None,
     k: int,
+    files: str = DATA,
+    ra_pages: int = RA_PAGES,
 ) -> Workload:
     """Build a workload from the columns of `refs`, each asked for once, and, if known, of `vmas`."""
     pids, key = _keys(refs)
     keys, page = number_keys(key)
     del key  # here and below: a column less while the next one is read
-    store = new_array(len(page), np.uint8)
-    np.equal(refs["kind"], RefKind.STORE, out=store.view(np.bool_))
+    store, code = new_array(len(page), np.uint8), np.zeros(len(keys), np.uint8)
+    _note_kinds(np.require(refs["kind"], np.uint8), page, store, code)
     keep = new_array(len(page), np.bool_)
-    changes = _changes(maps, pids, keys)
-    n_kept, free_row, free_page = _follow_mappings(page, store, *changes, len(keys), keep)
+    spans = _spans(maps, pids, keys)
+    file_pages, map_of = file_maps(maps, _holds_code(code, *spans), files, ra_pages)
+    changes = _changes(maps, map_of, pids, *spans)
+    n_kept, free_row, free_page = follow_mappings(
+        page, store, *changes, keys, file_pages.mappings, file_pages.mapping_of, keep
+    )
     if not n_kept:
-        raise TraceError(f"{name}: has no reference to anonymous memory, which is all that swap holds")
+        raise TraceError(
+            f"{name}: has no reference to memory that is replayed: anonymous pages, and those of files by "
+            f"--files {files}: record what uses more, or give --files all"
+        )
     page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
     tid = copied(refs["tid"], np.int32)
     insns = kept(_merged_clock(copied(refs["insns"], np.int64), tid), keep, n_kept)
@@ -170,6 +197,7 @@ def workload_from_arrays(
         vma_bounds=bounds,
         free_row=free_row,
         free_page=free_page,
+        files=file_pages,
         k=k,
     )
 
@@ -185,65 +213,54 @@ def _keys(refs: Mapping[str, npt.NDArray[Any]]) -> tuple[npt.NDArray[np.int64], 
 
 def _changes(
     maps: dict[str, npt.NDArray[np.generic]] | None,
+    map_of: npt.NDArray[np.int64],
     pids: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return mapping changes as (row, first page id, last page id + 1, flags), in order of row."""
+    first: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return mapping changes as (row, first key, last key + 1, flags, mapping of a file), in order of row."""
     if maps is None:
         empty = np.empty(0, np.int64)
-        return empty, empty, empty, empty
+        return empty, empty, empty, empty, empty
     known = np.isin(maps["pid"], pids) & (maps["row"] != NO_ROW)
-    maps = {name: column[known] for name, column in maps.items()}
-    order = np.argsort(maps["row"], kind="stable")
-    process = np.searchsorted(pids, maps["pid"][order].astype(np.int64)) << VPN_BITS
-    first = np.searchsorted(keys, process | maps["start_vpn"][order].astype(np.int64))
-    last = np.searchsorted(keys, process | maps["end_vpn"][order].astype(np.int64))
-    rows = maps["row"][order].astype(np.int64)
-    return rows, first.astype(np.int64), last.astype(np.int64), maps["flags"][order].astype(np.int64)
+    order = np.flatnonzero(known)[np.argsort(maps["row"][known], kind="stable")]
+    rows, flags = (maps[name][order].astype(np.int64) for name in ("row", "flags"))
+    return rows, first[order], last[order], flags, map_of[order]
 
 
-_ANONYMOUS, _FILE, _PRIVATE_FILE = 0, 1, 2
-_FILE_FLAG, _SHARED_FLAG = int(VmaFlag.FILE), int(VmaFlag.SHARED)
-_UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
+def _spans(
+    maps: dict[str, npt.NDArray[np.generic]] | None,
+    pids: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return of each mapping change the first page id, the last + 1; of a process without pages, anything."""
+    if maps is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    process = np.searchsorted(pids, maps["pid"].astype(np.int64)) << VPN_BITS
+    first = np.searchsorted(keys, process | maps["start_vpn"].astype(np.int64))
+    last = np.searchsorted(keys, process | maps["end_vpn"].astype(np.int64))
+    return first.astype(np.int64), last.astype(np.int64)
 
 
-@jit(allocates=True)
-def _follow_mappings(page, store, row, first, last, flags, n_pages, keep):  # type: ignore[no-untyped-def]
-    """Set `keep` where references are to anonymous pages.
+def _holds_code(
+    code: npt.NDArray[np.uint8], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Tell of each mapping change whether code was run in its pages: an emulator maps that as data."""
+    before = np.concatenate(([0], np.cumsum(code, dtype=np.int64)))
+    return np.asarray(before[last] > before[first])
 
-    Return how many there are, and the (row, page) pairs that were unmapped.
 
-    A row here is one of those that are kept.
-    """
-    kind = np.zeros(n_pages, np.uint8)
-    live = np.zeros(n_pages, np.uint8)
-    free_row = [np.int64(0) for _ in range(0)]
-    free_page = [np.int64(0) for _ in range(0)]
-    at, n_kept = 0, 0
-    for i in range(len(page) + 1):
-        while at < len(row) and row[at] <= i:
-            new = _ANONYMOUS
-            if flags[at] & _FILE_FLAG:
-                writable = flags[at] & _WRITE_FLAG and not flags[at] & _SHARED_FLAG
-                new = _PRIVATE_FILE if writable else _FILE
-            for p in range(first[at], last[at]):
-                # A new mapping replaces what was there, as MAP_FIXED does.
-                if live[p]:
-                    live[p] = 0
-                    free_row.append(np.int64(n_kept))
-                    free_page.append(np.int64(p))
-                kind[p] = new
-            at += 1
-        if i == len(page):
-            break
-        p = page[i]
-        if kind[p] == _PRIVATE_FILE and store[i]:
-            kind[p] = _ANONYMOUS  # copied on write
-        if kind[p] == _ANONYMOUS:
-            keep[i] = True
-            n_kept += 1
-            live[p] = 1
-    return n_kept, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
+@jit()
+def _note_kinds(kind, page, store, code):  # type: ignore[no-untyped-def]
+    """Set `store` of the references that write, and `code` of the pages that were run."""
+    for i in range(len(page)):
+        store[i] = kind[i] == _STORE
+        if kind[i] == _CODE:
+            code[page[i]] = 1
+
+
+_STORE, _CODE = int(RefKind.STORE), int(RefKind.CODE)
+_FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 
 
 def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

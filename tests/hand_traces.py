@@ -3,6 +3,7 @@
 import numpy as np
 
 from kdtool.traces import (
+    NO_OFFSET,
     NO_ROW,
     NO_TIME,
     PREEMPTED,
@@ -37,7 +38,10 @@ HOST = {
 
 
 def write_trace(path, tables, *, names=(), lost=None, clock="monotonic", state="complete", **about):
-    """Write tables of rows, tuples in the order of the schema with names as texts, as a sealed trace."""
+    """Write tables of rows, tuples in the order of the schema with names as texts, as a sealed trace.
+
+    A mapping may leave its offset out.
+    """
     with TraceWriter(path) as writer:
         for name in names:
             writer.name_id(name)
@@ -45,7 +49,7 @@ def write_trace(path, tables, *, names=(), lost=None, clock="monotonic", state="
             fields = schema_of(table)
             columns = {}
             for i, field in enumerate(fields):
-                values = [row[i] for row in rows]
+                values = [row[i] if i < len(row) else NO_OFFSET for row in rows]
                 if field.name == "name_id":
                     values = [writer.name_id(value) if isinstance(value, str) else value for value in values]
                 columns[field.name] = np.array(values, field.type.to_pandas_dtype())

@@ -20,7 +20,7 @@ from rich.console import Console
 from test_cli import kdtool, refused
 from test_traces import reseal_segment
 
-from kdtool.traces import NO_ROW, NO_TIME, PREEMPTED, Manifest, SchedEvent, TraceWriter, VmaFlag
+from kdtool.traces import NO_OFFSET, NO_ROW, NO_TIME, PREEMPTED, Manifest, SchedEvent, TraceWriter, VmaFlag
 from kdtool.traces.info import describe
 from kdtool.traces.info.describe import FIGURES
 from kdtool.traces.info.histogram import Histogram
@@ -191,7 +191,14 @@ def test_a_process_without_a_name_is_called_by_the_program_that_it_mapped_last(t
 
 
 def test_mappings_of_several_segments_follow_each_other(tmp_path):
-    vma = {"pid": [1], "start_vpn": [5], "end_vpn": [9], "name_id": [0], "row": [NO_ROW]}
+    vma = {
+        "pid": [1],
+        "start_vpn": [5],
+        "end_vpn": [9],
+        "name_id": [0],
+        "row": [NO_ROW],
+        "offset_pages": [NO_OFFSET],
+    }
     fault = {
         "pid": [1, 1],
         "tid": [1, 1],

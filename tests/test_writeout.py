@@ -20,6 +20,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
 
 N_PAGES = 6
+INACTIVE = N_PAGES + 2
 
 
 @pytest.fixture
@@ -27,15 +28,15 @@ def memory():
     """Six dirty pages with slots 10, 20, ..., page 0 the oldest of the inactive list."""
     m = new_memory(N_PAGES, "linux", Flush())
     for page in range(N_PAGES):
-        push_newest(m.pages["links"], N_PAGES, page)
+        push_newest(m.pages["links"], INACTIVE, page)
         m.pages["marks"][page] = DIRTY
         m.pages["slot"][page] = 10 * (page + 1)
     return m.arrays()
 
 
 def oldest_first(memory):
-    links, page, pages = memory[2], int(memory[2][N_PAGES, 1]), []
-    while page != N_PAGES:
+    links, page, pages = memory[2], int(memory[2][INACTIVE, 1]), []
+    while page != INACTIVE:
         pages.append(page)
         page = int(links[page, 1])
     return pages

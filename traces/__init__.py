@@ -3,6 +3,7 @@
 from kdtool.traces.io import Columns, Trace
 from kdtool.traces.manifest import Manifest, Reduction, Segment, TableInfo, canonical_json
 from kdtool.traces.schema import (
+    NO_OFFSET,
     NO_ROW,
     NO_TID,
     NO_TIME,
@@ -21,6 +22,7 @@ from kdtool.traces.sizes import PAGE_BYTES, memory_pages, parse_fraction, parse_
 from kdtool.traces.writer import ResumedWriter, TraceWriter
 
 __all__ = [
+    "NO_OFFSET",
     "NO_ROW",
     "NO_TID",
     "NO_TIME",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from kdtool.errors import TraceError
 from kdtool.traces.manifest import Manifest, Segment, TableInfo
-from kdtool.traces.schema import schema_of
+from kdtool.traces.schema import ADDED_SINCE_1_0, schema_of
 from kdtool.traces.sealing import MANIFEST, is_unsealed
 from kdtool.traces.spool import sha256_of
 
@@ -136,10 +136,19 @@ class Trace:
                 with pq.ParquetFile(
                     file, read_dictionary=texts, buffer_size=READ_BYTES, pre_buffer=False
                 ) as segment_file:
-                    for batch in segment_file.iter_batches(rows, columns=[field.name for field in fields]):
-                        seen += batch.num_rows
-                        if batch.num_rows:
-                            yield {field.name: _array(file, batch[field.name]) for field in fields}
+                    there = set(segment_file.schema_arrow.names)
+                    wanted = [field.name for field in fields if field.name in there]
+                    lacking = {
+                        field.name: _lacking(table, field, rows)
+                        for field in fields
+                        if field.name not in there
+                    }
+                    for batch in segment_file.iter_batches(rows, columns=wanted):
+                        n = batch.num_rows
+                        seen += n
+                        if n:
+                            found = {name: _array(file, batch[name]) for name in wanted}
+                            yield found | {name: values[:n] for name, values in lacking.items()}
             except (pa.ArrowException, OSError) as error:
                 raise TraceError(f"{file}: cannot be decoded ({error}): record it again") from None
             if seen != segment.rows:
@@ -161,12 +170,20 @@ class Trace:
         except (pa.ArrowException, OSError) as error:
             raise TraceError(f"{file}: not a Parquet file ({error}): record it again") from None
         expected = schema_of(table)
-        if columns.names != expected.names or columns.types != expected.types:
+        names = [
+            name for name in expected.names if name in columns.names or (table, name) not in ADDED_SINCE_1_0
+        ]
+        if columns.names != names or columns.types != [expected.field(name).type for name in names]:
             raise TraceError(f"{file}: its columns are not those of table {table}: record it again")
         if metadata.num_rows != segment.rows:
             raise TraceError(
                 f"{file}: {metadata.num_rows} rows, {segment.rows} in the manifest: record it again"
             )
+
+
+def _lacking(table: str, field: pa.Field, rows: int) -> "np.ndarray[Any, Any]":
+    """Return `rows` values of a column that an older trace does not have."""
+    return np.full(rows, ADDED_SINCE_1_0[table, field.name], field.type.to_pandas_dtype())
 
 
 def _array(file: Path, column: pa.Array) -> "np.ndarray[Any, Any]":

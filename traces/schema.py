@@ -10,6 +10,8 @@ from enum import IntEnum, IntFlag
 import pyarrow as pa
 
 __all__ = [
+    "ADDED_SINCE_1_0",
+    "NO_OFFSET",
     "NO_ROW",
     "NO_TID",
     "NO_TIME",
@@ -25,10 +27,14 @@ __all__ = [
     "schema_of",
 ]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
+
+
+NO_OFFSET = -1
+"""`vmas.offset_pages` where the recorder does not know, as in traces before schema 1.2."""
 
 
 NO_TIME = -1
@@ -56,7 +62,10 @@ class RefKind(IntEnum):
 
 
 class VmaFlag(IntFlag):
-    """`vmas.flags`: protection and kind of a mapping; UNMAPPED rows say that a range went away."""
+    """`vmas.flags`: protection and kind of a mapping; UNMAPPED rows say that a range went away.
+
+    RANDOM and SEQUENTIAL: it was advised that its pages are read so (madvise).
+    """
 
     READ = 1
     WRITE = 2
@@ -64,6 +73,8 @@ class VmaFlag(IntFlag):
     SHARED = 8
     FILE = 16
     UNMAPPED = 32
+    RANDOM = 64
+    SEQUENTIAL = 128
 
 
 class SchedEvent(IntEnum):
@@ -140,6 +151,7 @@ TABLES: dict[str, pa.Schema] = {
         insns=pa.uint64(),
     ),
     # `row`: the change came before this row of `refs` (NO_ROW in a trace without references).
+    # `offset_pages`: where in its file the mapping starts (NO_OFFSET: unknown).
     "vmas": _schema(
         ts_ns=pa.int64(),
         pid=pa.int32(),
@@ -148,6 +160,7 @@ TABLES: dict[str, pa.Schema] = {
         flags=pa.uint8(),
         name_id=pa.uint32(),
         row=pa.int64(),
+        offset_pages=pa.int64(),
     ),
     "sched": _schema(
         ts_ns=pa.int64(),
@@ -191,6 +204,10 @@ TABLES: dict[str, pa.Schema] = {
         [pa.field("name_id", pa.uint32(), nullable=False), pa.field("name", pa.string(), nullable=False)]
     ),
 }
+
+
+ADDED_SINCE_1_0: dict[tuple[str, str], int] = {("vmas", "offset_pages"): NO_OFFSET}
+"""Columns that older traces of this major version lack, and what is read instead."""
 
 
 def schema_of(table: str) -> pa.Schema:

@@ -44,6 +44,14 @@ def register(app: typer.Typer) -> None:
         reclaim: str | None = typer.Option(
             None, "--reclaim", help="How memory gives pages up: linux or lru.  [default: linux]"
         ),
+        files: str = typer.Option(
+            "data",
+            "--files",
+            help="Mapped files whose pages are in memory: none, data (without code) or all.",
+        ),
+        read_ahead: str = typer.Option(
+            "128K", "--read-ahead", help="The files' read_ahead_kb, such as 128K."
+        ),
         start: str = typer.Option(
             "0", "--from", help="Count from this row or percentage of the references on."
         ),
@@ -70,13 +78,23 @@ def register(app: typer.Typer) -> None:
             if path is not None:
                 check_target(path, suffix)
         if mrc:
-            if policy or memory or device or reclaim or parquet or jobs is not None or phases != 1:
+            if (
+                policy
+                or memory
+                or device
+                or reclaim
+                or parquet
+                or jobs is not None
+                or phases != 1
+                or files != "data"
+            ):
                 raise typer.BadParameter(
                     "goes with --from, --plot, --allow-loss and --json only", param_hint="--mrc"
                 )
             _print_curves(traces, start, allow_loss, plot, as_json)
             return
         from kdtool.replay.devices import load_device
+        from kdtool.replay.filemaps import read_ahead_pages
         from kdtool.replay.parallel import available_cpus, score_traces
         from kdtool.replay.plots import plot_results
         from kdtool.replay.policies import load_policy
@@ -92,6 +110,8 @@ def register(app: typer.Typer) -> None:
             reclaim or "linux",
             phases,
             allow_loss,
+            files,
+            read_ahead_pages(read_ahead),
         )
         results = score_traces(traces, sweep, available_cpus() if jobs is None else jobs)
         if parquet is not None:

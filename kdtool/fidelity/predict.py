@@ -29,7 +29,7 @@ class Prediction:
     @classmethod
     def of(cls, result: Result, state: int = 0) -> "Prediction":
         """Return the prediction that a replay of the whole program is."""
-        swap_ins = result.major_faults + result.prefetch_issued
+        swap_ins = result.major_faults - result.file_major_faults + result.prefetch_issued
         return cls(result.runtime_ns, result.major_faults, swap_ins, state)
 
     def to_row(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`linux-file`: Linux's readahead of files, the window that a read gets: a state machine, no policy yet.
+"""`linux-file`: Linux's readahead of files, the window that a read gets: a state machine of the page cache.
 
 Kernel counterpart: page_cache_sync_ra(), page_cache_async_ra() and page_cache_ra_order() (mm/readahead.c,
 v6.18, where `async_size` falls back on half a window and orders grow; v6.11 and before differ in both).
@@ -9,11 +9,10 @@ The state of an open file, struct file_ra_state, is an int64 array; its last win
       |---- being waited for ----|#------ async_size -----------|
                                   # the marker: its first use asks for the next window
 
-What is not there yet: a policy of the hook `mm.readahead`. Swap holds anonymous pages and replay leaves file
-pages out, so nothing can ask. A replay of file pages would call `sync_window` for a page that is not in the
-page cache and `async_window` for one that is and bears the marker, read what is not cached of the window that
-it gets, and put the marker on its page if that was read. Nor are there mmap's read-around
-(do_sync_mmap_readahead()), POSIX_FADV_*, congestion, and pages under writeback.
+replay/filecache.py asks it at faults on mapped pages: `async_window` for a page that bears the marker,
+`sync_window` for one that is not in memory, by MADV_SEQUENTIAL; mmap's read-around is there. No
+other policy can be chosen for the hook `mm.readahead` yet. Not here: POSIX_FADV_*, congestion, pages under
+writeback.
 """
 
 import numpy as np

@@ -60,7 +60,7 @@ class Oracle:
     def prepare(self, setting: Setting) -> Prepared:
         """Return the status of memory, and the references to come."""
         w = setting.workload
-        n_pages = len(w.keys)
+        n_pages = w.n_pages
         head = 4 + n_pages
         state = new_array(head + (w.n_refs + 1) // 2, np.int64)
         state[:4] = 0, w.n_refs, setting.memory_pages, n_pages

@@ -1,0 +1,68 @@
+"""How one page leaves memory, whatever chose it: to its place on the swap device, or back to its file.
+
+Follows __remove_mapping() in mm/vmscan.c and workingset_eviction() in mm/workingset.c, v6.18.
+"""
+
+from kdtool.replay.lists import unlink
+from kdtool.replay.memory import (
+    AGE,
+    COUNT,
+    FILE_COUNT,
+    FILE_OUT,
+    FIRST_FILE,
+    NEXT_SLOT,
+    NOW_NS,
+    PREFETCHED,
+    PREFETCHED_NOW,
+    RECLAIM_NS,
+    RECLAIMED,
+    SWAPPED,
+    UNMAPPED,
+    WASTED,
+    WORKED_NS,
+    WORKINGSET,
+)
+from kdtool.replay.slots import take_slot
+from kdtool.rmt.jit import inner
+
+__all__ = ["evict", "give_slot", "work"]
+
+
+@inner
+def work(ns, scalars):  # type: ignore[no-untyped-def]
+    """Let the kernel work for `ns`."""
+    scalars[WORKED_NS] += ns
+    scalars[NOW_NS] += ns
+
+
+@inner
+def give_slot(page, memory):  # type: ignore[no-untyped-def]
+    """Give the page a place on the device unless it has one."""
+    clusters, slot, page_of_slot, scalars = memory[1], memory[3], memory[4], memory[6]
+    if slot[page] < 0:
+        taken, scalars[NEXT_SLOT] = take_slot(scalars[NEXT_SLOT], page_of_slot, clusters)
+        slot[page] = taken
+        page_of_slot[taken] = page
+
+
+@inner
+def evict(page, memory, device):  # type: ignore[no-untyped-def]
+    """Take a page out of memory that is on the device, or goes there at once, and remember when."""
+    status, links, scalars, counters, marks = memory[0], memory[2], memory[6], memory[7], memory[8]
+    unlink(links, page)
+    scalars[COUNT] -= 1
+    counters[RECLAIMED] += 1
+    if status[page] != UNMAPPED:  # else it was paid for when it was written
+        work(device[RECLAIM_NS], scalars)
+    if status[page] == PREFETCHED:
+        counters[WASTED] += 1
+        scalars[PREFETCHED_NOW] -= 1
+    if page < scalars[FIRST_FILE]:
+        give_slot(page, memory)
+        status[page] = SWAPPED
+    else:
+        scalars[FILE_COUNT] -= 1
+        status[page] = FILE_OUT
+    memory[9][page] = scalars[AGE] << 1 | (marks[page] & WORKINGSET != 0)
+    scalars[AGE] += 1
+    marks[page] = 0

@@ -1,0 +1,102 @@
+"""Which references replay keeps, page by page as mappings come and go, and when pages are unmapped.
+
+A page that a process touches is one of:
+
+    anonymous     its own; unmapped, it is gone
+    a file's      of a file whose pages are in memory (filemaps.py): the reference is to the file's page,
+                  which is unmapped when nobody is left who touched it by a mapping that is still there
+    left out      of another file, until a private page is written: it is copied, and anonymous from then on
+"""
+
+import numpy as np
+
+from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT
+from kdtool.rmt.jit import inner, jit
+from kdtool.traces import VmaFlag
+
+__all__ = ["VPN_BITS", "follow_mappings"]
+
+VPN_BITS = 52
+"""A page's key is its process's index << VPN_BITS | vpn: 2**52 pages cover any 64-bit address."""
+_VPN_MASK = (1 << VPN_BITS) - 1
+
+_ANONYMOUS, _FILE, _PRIVATE_FILE = 0, 1, 2
+_FILE_FLAG, _SHARED_FLAG = int(VmaFlag.FILE), int(VmaFlag.SHARED)
+_UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
+
+
+@inner
+def _kind(flags):  # type: ignore[no-untyped-def]
+    """Return what the pages of a mapping are until they are written."""
+    if not flags & _FILE_FLAG:
+        return _ANONYMOUS
+    return _PRIVATE_FILE if flags & _WRITE_FLAG and not flags & _SHARED_FLAG else _FILE
+
+
+@inner
+def _file_page(p, mapping, keys, mappings):  # type: ignore[no-untyped-def]
+    """Return which page of the files page p is, by its mapping: counted from the first of all files."""
+    return (keys[p] & _VPN_MASK) + mappings[mapping, VPN_SHIFT]
+
+
+@inner
+def _leave(p, live, mapping, users, keys, mappings):  # type: ignore[no-untyped-def]
+    """Take page p out of a mapping; return the page that is unmapped by that, -1 if others still have it."""
+    live[p] = 0
+    if mapping[p] == NOT_MAPPED:
+        return np.int64(p)
+    frame = _file_page(p, mapping[p], keys, mappings)
+    users[frame] -= 1
+    return len(keys) + frame if users[frame] == 0 else np.int64(-1)
+
+
+@jit(allocates=True)
+def follow_mappings(page, store, row, first, last, flags, map_of, keys, mappings, mapping_of, keep):  # type: ignore[no-untyped-def]
+    """Set `keep` where references are replayed, and `page` to the file's page where they are to one.
+
+    row, first, last, flags, map_of : mapping changes of the pages [first, last), in order of row
+    mapping_of : set where a page of a file is touched for the first time
+
+    Return how many are kept, and the (row, page) pairs that were unmapped. A row here is one of those kept.
+    """
+    n_pages = len(keys)
+    kind, live = np.zeros(n_pages, np.uint8), np.zeros(n_pages, np.uint8)
+    mapping = np.full(n_pages, NOT_MAPPED, np.int64)
+    users = np.zeros(len(mapping_of), np.int32)
+    free_row = [np.int64(0) for _ in range(0)]
+    free_page = [np.int64(0) for _ in range(0)]
+    at, n_kept = 0, 0
+    for i in range(len(page) + 1):
+        while at < len(row) and row[at] <= i:
+            for p in range(first[at], last[at]):
+                # A new mapping replaces what was there, as MAP_FIXED does; mprotect() leaves a file's pages.
+                stays = live[p] and mapping[p] != NOT_MAPPED and map_of[at] != NOT_MAPPED
+                stays = stays and mappings[mapping[p], VPN_SHIFT] == mappings[map_of[at], VPN_SHIFT]
+                gone = np.int64(-1)
+                if live[p] and not stays:
+                    gone = _leave(p, live, mapping, users, keys, mappings)
+                if gone >= 0:
+                    free_row.append(np.int64(n_kept))
+                    free_page.append(gone)
+                kind[p], mapping[p] = _kind(flags[at]), map_of[at]
+            at += 1
+        if i == len(page):
+            break
+        p = page[i]
+        if kind[p] == _PRIVATE_FILE and store[i]:
+            gone = _leave(p, live, mapping, users, keys, mappings) if live[p] else np.int64(-1)
+            if gone >= 0:
+                free_row.append(np.int64(n_kept))
+                free_page.append(gone)
+            kind[p], mapping[p] = _ANONYMOUS, NOT_MAPPED  # copied on write
+        if mapping[p] != NOT_MAPPED:
+            frame = _file_page(p, mapping[p], keys, mappings)
+            users[frame] += 1 - live[p]
+            if mapping_of[frame] == NOT_MAPPED:
+                mapping_of[frame] = mapping[p]
+            page[i] = n_pages + frame
+        if kind[p] == _ANONYMOUS or mapping[p] != NOT_MAPPED:
+            keep[i] = True
+            n_kept += 1
+            live[p] = 1
+    return n_kept, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
