@@ -49,12 +49,15 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
 
     Raises ParameterError.
     """
-    degree_pages = max(degree_pages, workload.files.ra_pages)
+    ahead = f"a policy that prefetches {degree_pages}"
+    if workload.files.ra_pages > degree_pages:
+        degree_pages = workload.files.ra_pages
+        ahead = f"files with a readahead of {degree_pages}"
     least = max(workload.k + 1, degree_pages + 2)
     if memory_pages < least:
         raise ParameterError(
-            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and a policy or "
-            f"readahead of {degree_pages} need {least} at least: give more or record with a smaller --k"
+            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and {ahead} "
+            f"need {least} at least: give more memory or record with a smaller --k"
         )
 
 
