@@ -9,18 +9,20 @@ A page that a process touches is one of:
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT
 from kdtool.rmt.jit import inner, jit
-from kdtool.traces import VmaFlag
+from kdtool.traces import RefKind, VmaFlag
 
-__all__ = ["VPN_BITS", "follow_mappings"]
+__all__ = ["VPN_BITS", "follow_mappings", "holds_code", "note_kinds", "spans"]
 
 VPN_BITS = 52
 """A page's key is its process's index << VPN_BITS | vpn: 2**52 pages cover any 64-bit address."""
 _VPN_MASK = (1 << VPN_BITS) - 1
 
 _ANONYMOUS, _FILE, _PRIVATE_FILE = 0, 1, 2
+_STORE, _CODE = int(RefKind.STORE), int(RefKind.CODE)
 _FILE_FLAG, _SHARED_FLAG = int(VmaFlag.FILE), int(VmaFlag.SHARED)
 _UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
 
@@ -100,3 +102,34 @@ def follow_mappings(page, store, row, first, last, flags, map_of, keys, mappings
             n_kept += 1
             live[p] = 1
     return n_kept, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
+
+
+def spans(
+    maps: dict[str, npt.NDArray[np.generic]] | None,
+    pids: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return of each mapping change the first page id, the last + 1; of a process without pages, anything."""
+    if maps is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    process = np.searchsorted(pids, maps["pid"].astype(np.int64)) << VPN_BITS
+    first = np.searchsorted(keys, process | maps["start_vpn"].astype(np.int64))
+    last = np.searchsorted(keys, process | maps["end_vpn"].astype(np.int64))
+    return first.astype(np.int64), last.astype(np.int64)
+
+
+def holds_code(
+    code: npt.NDArray[np.uint8], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Tell of each mapping change whether code was run in its pages: an emulator maps that as data."""
+    before = np.concatenate(([0], np.cumsum(code, dtype=np.int64)))
+    return np.asarray(before[last] > before[first])
+
+
+@jit()
+def note_kinds(kind, page, store, code):  # type: ignore[no-untyped-def]
+    """Set `store` of the references that write, and `code` of the pages that were run."""
+    for i in range(len(page)):
+        store[i] = kind[i] == _STORE
+        if kind[i] == _CODE:
+            code[page[i]] = 1

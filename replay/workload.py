@@ -15,11 +15,11 @@ import numpy.typing as npt
 from kdtool.errors import TraceError
 from kdtool.replay.filemaps import DATA, FileMaps, file_maps
 from kdtool.replay.longarrays import copied, kept, new_array
-from kdtool.replay.mapped import VPN_BITS, follow_mappings
+from kdtool.replay.mapped import VPN_BITS, follow_mappings, holds_code, note_kinds, spans
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.rmt.jit import jit
-from kdtool.traces import NO_ROW, RefKind, Trace, VmaFlag, schema_of
+from kdtool.traces import NO_ROW, Trace, VmaFlag, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
 
@@ -166,11 +166,11 @@ def workload_from_arrays(
     keys, page = number_keys(key)
     del key  # here and below: a column less while the next one is read
     store, code = new_array(len(page), np.uint8), np.zeros(len(keys), np.uint8)
-    _note_kinds(np.require(refs["kind"], np.uint8), page, store, code)
+    note_kinds(np.require(refs["kind"], np.uint8), page, store, code)
     keep = new_array(len(page), np.bool_)
-    spans = _spans(maps, pids, keys)
-    file_pages, map_of = file_maps(maps, _holds_code(code, *spans), files, ra_pages)
-    changes = _changes(maps, map_of, pids, *spans)
+    ranges = spans(maps, pids, keys)
+    file_pages, map_of = file_maps(maps, holds_code(code, *ranges), files, ra_pages)
+    changes = _changes(maps, map_of, pids, *ranges)
     n_kept, free_row, free_page = follow_mappings(
         page, store, *changes, keys, file_pages.mappings, file_pages.mapping_of, keep
     )
@@ -228,38 +228,6 @@ def _changes(
     return rows, first[order], last[order], flags, map_of[order]
 
 
-def _spans(
-    maps: dict[str, npt.NDArray[np.generic]] | None,
-    pids: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return of each mapping change the first page id, the last + 1; of a process without pages, anything."""
-    if maps is None:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    process = np.searchsorted(pids, maps["pid"].astype(np.int64)) << VPN_BITS
-    first = np.searchsorted(keys, process | maps["start_vpn"].astype(np.int64))
-    last = np.searchsorted(keys, process | maps["end_vpn"].astype(np.int64))
-    return first.astype(np.int64), last.astype(np.int64)
-
-
-def _holds_code(
-    code: npt.NDArray[np.uint8], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """Tell of each mapping change whether code was run in its pages: an emulator maps that as data."""
-    before = np.concatenate(([0], np.cumsum(code, dtype=np.int64)))
-    return np.asarray(before[last] > before[first])
-
-
-@jit()
-def _note_kinds(kind, page, store, code):  # type: ignore[no-untyped-def]
-    """Set `store` of the references that write, and `code` of the pages that were run."""
-    for i in range(len(page)):
-        store[i] = kind[i] == _STORE
-        if kind[i] == _CODE:
-            code[page[i]] = 1
-
-
-_STORE, _CODE = int(RefKind.STORE), int(RefKind.CODE)
 _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 
 
