@@ -3,6 +3,7 @@
 Follows __remove_mapping() in mm/vmscan.c and workingset_eviction() in mm/workingset.c, v6.18.
 """
 
+from kdtool.replay.generations import note_eviction
 from kdtool.replay.lists import unlink
 from kdtool.replay.memory import (
     AGE,
@@ -10,10 +11,12 @@ from kdtool.replay.memory import (
     FILE_COUNT,
     FILE_OUT,
     FIRST_FILE,
+    MGLRU,
     NEXT_SLOT,
     NOW_NS,
     PREFETCHED,
     PREFETCHED_NOW,
+    RECLAIM_KIND,
     RECLAIM_NS,
     RECLAIMED,
     SWAPPED,
@@ -63,6 +66,9 @@ def evict(page, memory, device):  # type: ignore[no-untyped-def]
     else:
         scalars[FILE_COUNT] -= 1
         status[page] = FILE_OUT
-    memory[9][page] = scalars[AGE] << 1 | (marks[page] & WORKINGSET != 0)
-    scalars[AGE] += 1
+    if scalars[RECLAIM_KIND] == MGLRU:
+        memory[9][page] = note_eviction(page, memory)
+    else:
+        memory[9][page] = scalars[AGE] << 1 | (marks[page] & WORKINGSET != 0)
+        scalars[AGE] += 1
     marks[page] = 0

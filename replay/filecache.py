@@ -46,6 +46,7 @@ from kdtool.replay.memory import (
     FILE_OUT,
     FILE_READ,
     FIRST_FILE,
+    HAS_BITS,
     LATE,
     LINUX,
     MAJOR,
@@ -274,11 +275,11 @@ def unmap_file_page(page, memory):  # type: ignore[no-untyped-def]
         return
     status[page] = FILE_IN
     memory[5][page] = 0
-    if scalars[RECLAIM_KIND] != LINUX or not marks[page] & ACCESSED:
+    if not scalars[RECLAIM_KIND] & HAS_BITS or not marks[page] & ACCESSED:
         return
     marks[page] &= ~ACCESSED
     if not marks[page] & REFERENCED:
         marks[page] |= REFERENCED
-    elif not marks[page] & ACTIVE:
+    elif scalars[RECLAIM_KIND] == LINUX and not marks[page] & ACTIVE:
         activate(page, np.int64(1), memory)
         marks[page] &= ~REFERENCED

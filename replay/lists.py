@@ -2,10 +2,11 @@
 
     links[p]             (older, newer) neighbours of page p
     links[end]           (newest, oldest) page of the list through `end`; of an empty one, `end` itself
-    end = n_pages        the inactive list of file pages
-    end = n_pages + 1    their active list
-    end = n_pages + 2    the inactive list of anonymous pages, or the one LRU of all
-    end = n_pages + 3    their active list
+    end = n_pages + 4    the inactive list of file pages
+    end = n_pages + 5    their active list
+    end = n_pages + 6    the inactive list of anonymous pages, or the one LRU of all
+    end = n_pages + 7    their active list
+    any end              the generations of mglru, four of anonymous and four of file pages
 
 Kernel counterpart: struct lruvec (include/linux/mmzone.h, v6.18), whose head is our newest.
 """

@@ -11,7 +11,7 @@ arrays of its fields are views.
     links[p]    its neighbours on a list, see lists.py
     marks[p]    bits of the page and its PTE, see below
     evicted_at[p] twice the lists' age when it was freed, plus whether it had been active; -1 never: what
-                Linux keeps as a shadow entry
+                Linux keeps as a shadow entry. Of `mglru`: generations.py
     writes[i]   pages being written, see writeout.py
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18); a page
@@ -53,8 +53,10 @@ EXECUTABLE = -2
 SWAP_MISSED, FILE_MISSED = 1, 2
 """What a run notes of a row with a major fault."""
 
-LRU, LINUX, PLANNED = 0, 1, 2
-RECLAIMS = {"linux": LINUX, "lru": LRU}
+LRU, LINUX, PLANNED, MGLRU = range(4)
+HAS_BITS = 1
+"""Set in the kinds that go by accessed bits."""
+RECLAIMS = {"linux": LINUX, "lru": LRU, "mglru": MGLRU}
 """How memory gives pages up, by name; a policy may bring along a plan instead, see Memory.planned()."""
 
 # Indexes into Memory.scalars; those with a FILE_ beside them are the anonymous pages' own.
@@ -63,7 +65,10 @@ RECLAIMS = {"linux": LINUX, "lru": LRU}
  FILE_ACTIVATIONS, FLUSH_AT_NS, FLUSH_PERIOD_NS, STAT_INACTIVE, STAT_FILE_INACTIVE, STAT_ACTIVE,
  STAT_FILE_ACTIVE, STAT_ACTIVATIONS, STAT_FILE_ACTIVATIONS, SNAPSHOT_ACTIVATIONS,
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
- VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, N_SCALARS) = (*range(37), 40, 44)  # fmt: skip
+ VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
+ PROTECTED, AVG_REFAULTED, AVG_TOTAL, N_SCALARS) = (
+    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95,
+)  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS, RECLAIM_NS,
@@ -99,8 +104,8 @@ PAGE = np.dtype(
     align=True,
 )
 CACHE_LINE_BYTES = 64
-N_ENDS = 4
-"""Ends of lists: inactive and active of file pages, inactive and active of anonymous ones (lists.py)."""
+N_ENDS = 8
+"""Ends of lists (lists.py)."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,7 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) 
     scalars[LAST_SLOT] = -2
     scalars[RECLAIM_KIND] = RECLAIMS[reclaim]
     scalars[FIRST_FILE] = n_pages - n_file_pages
+    scalars[MAX_SEQ] = 3  # MIN_NR_GENS + 1: lru_gen_init_lruvec()
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
     page_of_slot = new_page_of_slot(n_pages)

@@ -1,4 +1,4 @@
-"""How memory takes pages in and gives them up: one exact LRU, Linux's lists, or by a plan.
+"""How memory takes pages in and gives them up: one exact LRU, Linux's lists or generations, or by a plan.
 
 `linux` follows mm/vmscan.c, mm/swap.c, mm/workingset.c and mm/memcontrol.c of v6.18 (classic LRU, not
 lru_gen) for one memory cgroup of version 1 at its limit:
@@ -20,6 +20,7 @@ run waits for the device.
 import numpy as np
 
 from kdtool.replay.evict import evict
+from kdtool.replay.generations import add_generation, leave_generation
 from kdtool.replay.lists import push_newest, unlink
 from kdtool.replay.liststats import flush_stats, note_cost, update_stats
 from kdtool.replay.memory import (
@@ -34,8 +35,10 @@ from kdtool.replay.memory import (
     FILE_COUNT,
     FILE_REFAULTS,
     FIRST_FILE,
+    HAS_BITS,
     LINUX,
     LRU,
+    MGLRU,
     NOW_NS,
     RECLAIM_KIND,
     STAT_ACTIVE,
@@ -47,6 +50,7 @@ from kdtool.replay.memory import (
     WORKINGSET,
     WRITEBACK,
 )
+from kdtool.replay.mglru import age_and_evict
 from kdtool.replay.shrink import list_end, try_to_free_pages
 from kdtool.replay.writeout import drop_write
 from kdtool.rmt.jit import inline, inner
@@ -60,7 +64,7 @@ MAX_RECLAIM_RETRIES = 16
 def touch(page, store, memory):  # type: ignore[no-untyped-def]
     """Note an access to a mapped page: LRU order, or the bits that reclaim will see."""
     links, scalars, marks = memory[2], memory[6], memory[8]
-    if scalars[RECLAIM_KIND] == LINUX:
+    if scalars[RECLAIM_KIND] & HAS_BITS:
         marks[page] |= ACCESSED | store * DIRTY
         return
     end = links.shape[0] - 2
@@ -86,6 +90,10 @@ def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
     scalars[FILE_COUNT] += file
     memory[7][FILE_REFAULTS] += file and shadow >= 0
     end = list_end(np.int64(0), memory)
+    if scalars[RECLAIM_KIND] == MGLRU:
+        marks[page] = mapped * ACCESSED | dirty * DIRTY
+        add_generation(page, memory)
+        return
     if scalars[RECLAIM_KIND] == LINUX:
         end = list_end(file, memory)
         marks[page] = mapped * ACCESSED | dirty * DIRTY
@@ -110,6 +118,8 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
         drop_write(page, memory)
     unlink(links, page)
     scalars[COUNT] -= 1
+    if scalars[RECLAIM_KIND] == MGLRU:
+        leave_generation(page, memory)
     if marks[page] & ACTIVE:
         scalars[ACTIVE_COUNT] -= 1
     marks[page] = 0
@@ -120,7 +130,7 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
     links, scalars = memory[2], memory[6]
     if scalars[COUNT] >= capacity:
-        if scalars[RECLAIM_KIND] == LINUX:
+        if scalars[RECLAIM_KIND] & HAS_BITS:
             _reclaim(capacity, memory, device)
         elif scalars[RECLAIM_KIND] == LRU:
             evict(np.int64(links[links.shape[0] - 2, 1]), memory, device)
@@ -134,12 +144,20 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
 def try_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Take room for a page that nobody waits for, or return False: try_charge_memcg() with __GFP_NORETRY."""
     scalars = memory[6]
-    if scalars[RECLAIM_KIND] == LINUX and scalars[COUNT] >= capacity:
-        try_to_free_pages(memory, device)
+    if scalars[RECLAIM_KIND] & HAS_BITS and scalars[COUNT] >= capacity:
+        _free_some(memory, device)
         if scalars[COUNT] >= capacity:
             return False
     make_room(capacity, memory, device)
     return True
+
+
+@inner
+def _free_some(memory, device):  # type: ignore[no-untyped-def]
+    """Free SWAP_CLUSTER_MAX pages if that can be; return how many: try_to_free_mem_cgroup_pages()."""
+    if memory[6][RECLAIM_KIND] == MGLRU:
+        return age_and_evict(memory, device)
+    return try_to_free_pages(memory, device)
 
 
 @inner
@@ -148,7 +166,7 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
     scalars = memory[6]
     vain = 0
     while scalars[COUNT] >= capacity:
-        vain = 0 if try_to_free_pages(memory, device) else vain + 1
+        vain = 0 if _free_some(memory, device) else vain + 1
         if vain > MAX_RECLAIM_RETRIES:
             # The kernel would kill now. What is locked is being read, and no read takes longer than this.
             wait_ns = max(scalars[DEVICE_FREE_NS] - scalars[NOW_NS], 0)

@@ -11,10 +11,15 @@ Follows mm/page_io.c, mm/swap.c and shrink_folio_list() in mm/vmscan.c, v6.18. R
 """
 
 from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.generations import MIN_NR_GENS, generation_end, put, set_generation
 from kdtool.replay.lists import push_newest, push_oldest, unlink
 from kdtool.replay.memory import (
     DIRTY,
+    MAX_SEQ,
+    MGLRU,
+    MIN_SEQ,
     NOW_NS,
+    RECLAIM_KIND,
     WAITED_NS,
     WRITEBACK,
     WRITES_END,
@@ -34,6 +39,9 @@ def begin_write(page, memory):  # type: ignore[no-untyped-def]
     marks[page] = (marks[page] & ~DIRTY) | WRITEBACK
     writes[scalars[WRITES_END] % len(writes), 0] = page
     scalars[WRITES_END] += 1
+    if scalars[RECLAIM_KIND] == MGLRU:
+        put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
+        return
     unlink(links, page)
     push_newest(links, links.shape[0] - 2, page)
 
@@ -61,8 +69,12 @@ def complete_writes(memory):  # type: ignore[no-untyped-def]
         page = writes[entry, 0]
         if page != NO_PAGE:
             marks[page] &= ~WRITEBACK
+            end = links.shape[0] - 2
+            if scalars[RECLAIM_KIND] == MGLRU:
+                set_generation(page, scalars[MIN_SEQ], memory)
+                end = generation_end(0, scalars[MIN_SEQ], memory)
             unlink(links, page)
-            push_oldest(links, links.shape[0] - 2, page)
+            push_oldest(links, end, page)
 
 
 @jit()

@@ -75,7 +75,7 @@ def counts(touches, n_pages=1000, capacity=500, flags=READ | SHARED, reclaim="li
     ],
     ids=str,
 )
-@pytest.mark.parametrize("reclaim", ["linux", "lru"])
+@pytest.mark.parametrize("reclaim", ["linux", "lru", "mglru"])
 def test_what_is_read_around_and_mapped_beside(touches, expected, reclaim):
     assert counts(touches, reclaim=reclaim) == expected
 
@@ -160,7 +160,7 @@ def test_bounds_refuse_files_and_windows_have_a_limit():
 @given(
     refs=st.lists(st.tuples(st.booleans(), st.integers(0, 150), st.booleans()), min_size=1, max_size=600),
     capacity=st.integers(40, 140),
-    reclaim=st.sampled_from(["linux", "lru"]),
+    reclaim=st.sampled_from(["linux", "lru", "mglru"]),
     shared=st.booleans(),
 )
 def test_counts_balance_and_memory_is_never_exceeded(refs, capacity, reclaim, shared):

@@ -20,7 +20,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
 
 N_PAGES = 6
-INACTIVE = N_PAGES + 2
+INACTIVE = N_PAGES + 6
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
             help="Device profiles or files (D.json); may be repeated.  [default: ssd]",
         ),
         reclaim: str | None = typer.Option(
-            None, "--reclaim", help="How memory gives pages up: linux or lru.  [default: linux]"
+            None, "--reclaim", help="How memory gives pages up: linux, lru or mglru.  [default: linux]"
         ),
         files: str = typer.Option(
             "data",

@@ -1,0 +1,252 @@
+"""`mglru`: Linux's multi-generational LRU, as far as mapped pages need it.
+
+    aging       a walk over the page tables clears accessed bits; a page found accessed for the second time
+                goes to the youngest generation, and then a new one begins: try_to_inc_max_seq()
+    eviction    from the oldest generation of the kind of which fewer pages come back (get_type_to_scan()),
+                its oldest pages first, 64 candidates at a time. Promoted meanwhile: to its own generation; of
+                a tier that comes back too often: protected, to the next one (sort_folio()); accessed: kept,
+                or promoted with its accessed neighbours (lru_gen_look_around()); dirty: written first
+    when        MIN_NR_GENS are left in sight: at the next priority, the kernel ages first (get_nr_to_scan())
+
+Follows mm/vmscan.c of v6.18 with CONFIG_LRU_GEN for one memory cgroup. Differs from the kernel: candidates
+are judged one at a time; the walk looks at all page tables, with no Bloom filter; neighbours are the 64
+nearest pages of the trace, whatever gaps their addresses have. Never compared with a running kernel: only
+with a case worked by hand and a model written apart from it.
+"""
+
+import numpy as np
+
+from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.evict import evict, give_slot, work
+from kdtool.replay.generations import (
+    MAX_NR_GENS,
+    MIN_NR_GENS,
+    carry_over,
+    generation_end,
+    lower_ratio,
+    put,
+    set_generation,
+    tier_of,
+)
+from kdtool.replay.lists import push_oldest, unlink
+from kdtool.replay.liststats import SWAP_CLUSTER_MAX
+from kdtool.replay.memory import (
+    ACCESSED,
+    DIRTY,
+    FILE_IN,
+    FIRST_FILE,
+    GEN_PAGES,
+    MAX_SEQ,
+    MIN_SEQ,
+    NOW_NS,
+    PREFETCHED,
+    PROTECTED,
+    RECLAIM_NS,
+    REFERENCED,
+    RESIDENT,
+    SYNCHRONOUS,
+    UNMAPPED,
+    WORKINGSET,
+    WRITEBACK,
+)
+from kdtool.replay.writeout import begin_write, complete_writes, submit_writes
+from kdtool.rmt.jit import inner
+
+__all__ = ["age_and_evict"]
+
+DEF_PRIORITY = 12
+MIN_LRU_BATCH, MAX_LRU_BATCH = 64, 4096
+SWAPPINESS, MAX_SWAPPINESS = 60, 200
+MAX_NR_TIERS = 4
+
+
+@inner
+def _set_refs(page, memory):  # type: ignore[no-untyped-def]
+    """Note that a page was found accessed; return whether that was not the first time: lru_gen_set_refs()."""
+    marks = memory[8]
+    marks[page] &= ~ACCESSED
+    if not marks[page] & (REFERENCED | WORKINGSET):
+        marks[page] |= REFERENCED
+        return False
+    marks[page] = marks[page] & ~REFERENCED | WORKINGSET
+    return True
+
+
+@inner
+def _walk(first, last, memory):  # type: ignore[no-untyped-def]
+    """Promote the accessed ones of the pages [first, last): walk_pte_range(), folio_update_gen()."""
+    status, scalars, marks = memory[0], memory[6], memory[8]
+    for page in range(first, last):
+        if status[page] == RESIDENT and marks[page] & ACCESSED and _set_refs(page, memory):
+            set_generation(page, scalars[MAX_SEQ], memory)
+
+
+@inner
+def _inc_min_seq(file, memory):  # type: ignore[no-untyped-def]
+    """Move what is left of the oldest generation to the next, as its oldest: inc_min_seq()."""
+    links, scalars, evicted_at = memory[2], memory[6], memory[9]
+    oldest = scalars[MIN_SEQ + file]
+    end = generation_end(file, oldest, memory)
+    while links[end, 1] != end:
+        page = np.int64(links[end, 1])
+        if evicted_at[page] == oldest:
+            set_generation(page, oldest + 1, memory)
+        unlink(links, page)
+        push_oldest(links, generation_end(file, evicted_at[page], memory), page)
+    carry_over(file, scalars)
+    scalars[MIN_SEQ + file] += 1
+
+
+@inner
+def _age(memory):  # type: ignore[no-untyped-def]
+    """Look for accessed pages and begin a new generation: try_to_inc_max_seq()."""
+    scalars = memory[6]
+    _walk(0, memory[2].shape[0] - 2 * MAX_NR_GENS, memory)
+    for file in range(2):
+        if scalars[MAX_SEQ] - scalars[MIN_SEQ + file] + 1 == MAX_NR_GENS:
+            _inc_min_seq(file, memory)
+    scalars[MAX_SEQ] += 1
+
+
+@inner
+def _drop_empty(memory):  # type: ignore[no-untyped-def]
+    """Let empty generations go, but MIN_NR_GENS; return whether any went: try_to_inc_min_seq()."""
+    links, scalars = memory[2], memory[6]
+    anon, file = scalars[MIN_SEQ], scalars[MIN_SEQ + 1]
+    keep = scalars[MAX_SEQ] - MIN_NR_GENS
+    while anon <= keep and links[generation_end(0, anon, memory), 1] == generation_end(0, anon, memory):
+        anon += 1
+    while file <= keep and links[generation_end(1, file, memory), 1] == generation_end(1, file, memory):
+        file += 1
+    if anon > keep and file < keep:
+        anon = keep
+    elif file > keep and anon < keep:
+        file = keep
+    went = False
+    for kind, seq in ((0, anon), (1, file)):
+        if seq > scalars[MIN_SEQ + kind]:
+            carry_over(kind, scalars)
+            scalars[MIN_SEQ + kind] = seq
+            went = True
+    return went
+
+
+@inner
+def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
+    """Decide on a candidate; return 1 if it was freed: shrink_folio_list(), evict_folios()."""
+    status, slot, ready_ns, scalars, marks = memory[0], memory[3], memory[5], memory[6], memory[8]
+    if status[page] in (PREFETCHED, FILE_IN) and ready_ns[page] > scalars[NOW_NS]:
+        marks[page] &= ~(REFERENCED | WORKINGSET)
+        put(page, scalars[MAX_SEQ] - 1, memory)
+    elif marks[page] & ACCESSED:
+        again = _set_refs(page, memory)
+        first = 0 if not file else scalars[FIRST_FILE]
+        last = scalars[FIRST_FILE] if not file else memory[2].shape[0] - 2 * MAX_NR_GENS
+        _walk(max(page - MIN_LRU_BATCH // 2, first), min(page + MIN_LRU_BATCH // 2, last), memory)
+        seq = scalars[MAX_SEQ]
+        if not again:
+            seq -= 1 if not file and slot[page] < 0 else MAX_NR_GENS - 1
+            if seq <= scalars[MIN_SEQ + file]:  # not back to the oldest: as if just faulted in
+                marks[page] &= ~(REFERENCED | WORKINGSET)
+                seq = scalars[MAX_SEQ] - 1
+        put(page, seq, memory)
+    elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
+        status[page] = UNMAPPED
+        give_slot(page, memory)
+        work(device[RECLAIM_NS], scalars)
+        begin_write(page, memory)
+    else:
+        evict(page, memory, device)
+        return 1
+    return 0
+
+
+@inner
+def _scan(file, tier_limit, n_pages, memory, device):  # type: ignore[no-untyped-def]
+    """Return how many of a kind's oldest pages were looked at, and freed: scan_folios(), sort_folio()."""
+    links, scalars, marks, evicted_at = memory[2], memory[6], memory[8], memory[9]
+    oldest, left = scalars[MIN_SEQ + file], min(n_pages, MAX_LRU_BATCH)
+    if scalars[MAX_SEQ] - oldest + 1 == MIN_NR_GENS:
+        return 0, 0
+    end, candidates, scanned, freed = generation_end(file, oldest, memory), 0, 0, 0
+    while left and candidates < MIN_LRU_BATCH and links[end, 1] != end:
+        page, left, scanned = np.int64(links[end, 1]), left - 1, scanned + 1
+        tier = tier_of(page, memory)
+        if evicted_at[page] != oldest:
+            put(page, evicted_at[page], memory)
+        elif tier > tier_limit:
+            scalars[PROTECTED + MAX_NR_TIERS * file + tier] += 1
+            put(page, oldest + 1, memory)
+        elif marks[page] & WRITEBACK:
+            put(page, oldest + 1, memory)
+        elif file and marks[page] & DIRTY:
+            marks[page] &= ~DIRTY
+            submit_io(len(memory[4]) + page, scalars[NOW_NS], scalars, device)
+            put(page, oldest + 1, memory)
+        else:
+            candidates += 1
+            freed += _judge(page, file, memory, device)
+    return scanned if candidates or not left else 0, freed
+
+
+@inner
+def _tier_limit(file, scalars):  # type: ignore[no-untyped-def]
+    """Return the last tier that is not protected: get_tier_idx()."""
+    for tier in range(1, MAX_NR_TIERS):
+        if not lower_ratio(file, tier, tier, 3, file, 0, 0, 2, scalars):
+            return tier - 1
+    return MAX_NR_TIERS - 1
+
+
+@inner
+def _evict_folios(n_pages, memory, device):  # type: ignore[no-untyped-def]
+    """Evict some of the oldest pages of one kind; return how many were looked at, and freed."""
+    scalars = memory[6]
+    last = MAX_NR_TIERS - 1
+    file = np.int64(lower_ratio(1, 0, last, MAX_SWAPPINESS - SWAPPINESS, 0, 0, last, SWAPPINESS, scalars))
+    complete_writes(memory)
+    scanned, freed = 0, 0
+    for _ in range(2):
+        scanned, freed = _scan(file, _tier_limit(file, scalars), n_pages, memory, device)
+        if scanned:
+            break
+        file = 1 - file
+    scanned += _drop_empty(memory)
+    if min(scalars[MIN_SEQ], scalars[MIN_SEQ + 1]) + MIN_NR_GENS > scalars[MAX_SEQ]:
+        scanned = 0
+    return scanned, freed
+
+
+@inner
+def _shrink(priority, memory, device):  # type: ignore[no-untyped-def]
+    """Age or evict at a priority; return how many pages were freed: try_to_shrink_lruvec()."""
+    scalars = memory[6]
+    scanned, freed = 0, 0
+    while freed < SWAP_CLUSTER_MAX:
+        spare = scalars[MAX_SEQ] - MIN_NR_GENS - min(scalars[MIN_SEQ], scalars[MIN_SEQ + 1])
+        if spare <= 0 and priority < DEF_PRIORITY:
+            _age(memory)
+            break
+        n_pages = 0
+        for generation in range(GEN_PAGES, GEN_PAGES + 2 * MAX_NR_GENS):
+            n_pages += scalars[generation] if spare >= 0 else 0
+        n_pages >>= priority
+        if n_pages == 0:
+            break
+        looked_at, gone = _evict_folios(n_pages, memory, device)
+        freed, scanned = freed + gone, scanned + looked_at
+        if looked_at == 0 or scanned >= n_pages:
+            break
+    submit_writes(memory, device)
+    return freed
+
+
+@inner
+def age_and_evict(memory, device):  # type: ignore[no-untyped-def]
+    """Go on until SWAP_CLUSTER_MAX pages are freed; return how many were: do_try_to_free_pages()."""
+    freed = 0
+    for above in range(DEF_PRIORITY + 1):
+        if freed >= SWAP_CLUSTER_MAX:
+            break
+        freed += _shrink(DEF_PRIORITY - above, memory, device)
+    return freed
