@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdtool.deploy.bpfsource import choose_source
 from kdtool.deploy.layout import (
     ACTIVE,
     ASKED_PAGES,
@@ -29,10 +30,11 @@ from kdtool.deploy.layout import (
 )
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED
 from kdtool.deploy.processes import FaultCounter, Processes
-from kdtool.deploy.source import Decider, PerfSource, pids_in
+from kdtool.deploy.source import Decider, pids_in
 from kdtool.errors import CapabilityError
 from kdtool.kernel.advise import check_advice
 from kdtool.kernel.host import real_time
+from kdtool.kernel.stall import Stall, StallClock
 
 __all__ = ["Agent", "Placement"]
 
@@ -85,6 +87,8 @@ class Agent:
         surely been evicted
     rate_pages : pages a second at most
     placement : of its thread
+    source : who decides, one of bpfsource.SOURCES; `source_reason` says why it became the one that it is
+    stall : time the major faults
     log_events : events that are kept with what was decided, for tests
 
     Raises CapabilityError when something that it needs is refused.
@@ -98,6 +102,8 @@ class Agent:
         limit_pages: int | None = None,
         rate_pages: int = 400_000,
         placement: Placement = Placement(),
+        source: str = "auto",
+        stall: bool = True,
         log_events: int = 0,
     ) -> None:
         check_advice()
@@ -111,7 +117,8 @@ class Agent:
         settings[ASKED_PAGES] = min(max(followed, MIN_FOLLOWED), MAX_FOLLOWED)
         settings[PROCESS_WORD], settings[CLOCK_WORD] = decider.process_word, decider.clock_word
         self.processes = Processes(self.arrays, cgroup)
-        self.source = PerfSource(cgroup, decider)
+        self.source, self.source_reason = choose_source(cgroup, decider, source)
+        self._clock, self.stall_reason = _stall_clock(cgroup) if stall else (None, "not asked for")
         self._thread = threading.Thread(target=self._work, name="kdtool-agent")
         self._faults = FaultCounter()
         self._error: BaseException | None = None
@@ -121,6 +128,8 @@ class Agent:
         """Take the processes in that live now, and begin to count majors; `set_active` begins the rest."""
         self._cpu_ns = time.process_time_ns()
         self.source.start()  # first, so that no new mapping is missed
+        if self._clock is not None:
+            self._clock.switch(True)
         for pid in pids_in(self.cgroup):
             with suppress(ProcessLookupError):  # it has just ended
                 self.processes.take(pid)
@@ -141,6 +150,11 @@ class Agent:
         """Return the page faults of the cgroup's processes, minor and major, but for those of new pages."""
         return self._faults.count(pids_in(self.cgroup))
 
+    @property
+    def stall(self) -> Stall | None:
+        """Return how long major faults took so far, None where that is not known: see `stall_reason`."""
+        return None if self._clock is None else self._clock.read()
+
     def check(self) -> None:
         """Raise what the agent's thread failed with."""
         if self._error is not None:
@@ -151,6 +165,8 @@ class Agent:
         self.source.sampling(False)
         self.arrays.settings[ACTIVE] = 0
         self.arrays.settings[STOP] = 1
+        if self._clock is not None:
+            self._clock.switch(False)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -159,6 +175,9 @@ class Agent:
         self.end()
         self.processes.close()
         self.source.close()
+        if self._clock is not None:
+            self._clock.close()
+            self._clock = None
 
     def _work(self) -> None:
         try:
@@ -181,3 +200,11 @@ class Agent:
                 self.arrays.scratch[WANTED_PID] = 0
         except ProcessLookupError:
             self.arrays.scratch[WANTED_PID] = pid
+
+
+def _stall_clock(cgroup: Path) -> tuple[StallClock | None, str]:
+    """Return the clock of stalls, or None and why there is none."""
+    try:
+        return StallClock(cgroup), ""
+    except CapabilityError as error:
+        return None, str(error)

@@ -4,7 +4,8 @@
 
 Which faults are events of mm.swapin, and what is counted when two CPUs fault at once: rmt/bpf/fault.py. The
 software events fire when a fault is done, not when it begins: only then is it known to be major. Nothing is
-prefetched here. Without this object the events are gone, however its process ends.
+prefetched here: the agent's loop reads the ring and does (bpfsource.py). Without this object the events are
+gone, however its process ends.
 """
 
 import mmap
@@ -31,6 +32,7 @@ from kdtool.kernel.bpf import (
 from kdtool.kernel.bpf_asm import Assembler
 from kdtool.kernel.bpf_faults import ADDRESS_OFFSET, IP_OFFSET, check_machine
 from kdtool.kernel.bpf_loops import load_looping_program
+from kdtool.kernel.fault_events import sum_counts
 from kdtool.kernel.perf import PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Event, OfCgroup, online_cpus
 from kdtool.kernel.ringbuf import RingBuffer
 from kdtool.rmt import Program, require_hook
@@ -60,7 +62,7 @@ Words = npt.NDArray[np.uint64]
 class Counters:
     """What has happened so far.
 
-    majors : major faults of the cgroup, counted by perf
+    majors, minors : faults of the cgroup while it was enabled, counted by perf
     major_events, minor_events : faults that were decided on; majors = major_events + major_contended
     decisions : of those, the ones that predict a page
     lost : records that found no room in the ring
@@ -68,6 +70,7 @@ class Counters:
     """
 
     majors: int
+    minors: int
     major_events: int
     minor_events: int
     decisions: int
@@ -163,8 +166,16 @@ class FaultDecisions:
         """Return what has happened so far."""
         assert self._shared is not None, "closed"
         words = np.frombuffer(self._shared, np.uint64, 1 + len(SHARED_COUNTERS))[1:].tolist()
-        majors = sum(event.read().counted for event in self._events if event.config == PAGE_FAULTS_MAJ)
-        return Counters(majors=majors, **dict(zip(SHARED_COUNTERS, words, strict=True)))
+        majors, minors = (
+            sum_counts(self._events, config).counted for config in (PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN)
+        )
+        return Counters(majors, minors, **dict(zip(SHARED_COUNTERS, words, strict=True)))
+
+    @property
+    def ring(self) -> RingBuffer:
+        """Return the ring, for a reader other than `drain`: records of `layout.record_bytes`."""
+        assert self._ring is not None, "closed"
+        return self._ring
 
     @property
     def counted(self) -> dict[str, int]:

@@ -6,15 +6,16 @@
        └──nothing to do─┼───────────────────┘                     │
                         └──loses, or bad windows──────────────────┘
 
-Asleep and back, nothing is sampled: faults cost the workload nothing and only the kernel's readahead acts.
-TRYING is the live comparison, see trial.py. A window is bad when too few of its prefetched pages are used
-(accuracy) or too few of its swap-ins were prefetched (coverage). Pages that are evicted before they are used
+Asleep and back, nothing is sampled: faults cost the workload nothing but their clock (kernel/stall.py), and
+only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
+of its prefetched pages are used (accuracy), too few of its swap-ins were prefetched (coverage), or a fault
+stalls longer than it did without the program in the last trial. Pages that are evicted before they are used
 halve the degree.
 """
 
 from dataclasses import astuple, dataclass
 
-from kdtool.deploy.trial import GAINS, LOSES, Trial
+from kdtool.deploy.trial import GAINS, LOSES, STALL_LOSS, Trial
 
 __all__ = ["ACTIVE", "ASLEEP", "BACK", "TRYING", "Floors", "Governor", "Progress"]
 
@@ -37,7 +38,10 @@ THRASH_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Progress:
-    """What was counted so far: major faults (by the kernel), the fates of pages, faults of both kinds."""
+    """What was counted so far: major faults (by the kernel), the fates of pages, faults of both kinds.
+
+    stall_ns : what the major faults took, 0 where that is not measured
+    """
 
     majors: int
     issued: int
@@ -45,6 +49,7 @@ class Progress:
     wasted: int
     evicted: int
     faults: int = 0
+    stall_ns: int = 0
 
     def since(self, before: "Progress") -> "Progress":
         """Return what came after `before`."""
@@ -54,6 +59,11 @@ class Progress:
     def pace(self) -> int:
         """Return how far the workload has come, see trial.py."""
         return self.faults - self.wasted
+
+    @property
+    def stall_a_fault(self) -> float | None:
+        """Return the ns that a fault of either kind stalled; None where there was none."""
+        return self.stall_ns / self.pace if self.pace > 0 else None
 
     @property
     def accuracy(self) -> float | None:
@@ -96,6 +106,7 @@ class Governor:
         self._back_s, self._trust_s = FIRST_BACK_S, FIRST_TRUST_S
         self._bad = 0
         self._trial: Trial | None = None
+        self._stall_off: float | None = None
 
     @property
     def active(self) -> bool:
@@ -123,14 +134,15 @@ class Governor:
         self._last, self._last_s = progress, now_s
 
     def _begin_trial(self, now_s: float, progress: Progress) -> None:
-        self.state, self._trial = TRYING, Trial(now_s, progress.pace)
+        self._stall_off = None  # of the last trial; now it is measured again
+        self.state, self._trial = TRYING, Trial(now_s, progress.pace, progress.stall_ns)
         self._since, self._since_s = progress, now_s
         self.trials += 1
 
     def _try(self, trial: Trial, now_s: float, progress: Progress) -> None:
         """Go on comparing; step back at once where what it brings in is of no use."""
         was_on = trial.on
-        verdict = trial.tick(now_s, progress.pace)
+        verdict = trial.tick(now_s, progress.pace, progress.stall_ns)
         if trial.on and not was_on:
             self._since, self._since_s = progress, now_s
         elif was_on and self._floors is not None:
@@ -140,7 +152,7 @@ class Governor:
                 verdict = LOSES
         if verdict is None:
             return
-        self._trial, self.gain = None, trial.gain
+        self._trial, self.gain, self._stall_off = None, trial.gain, trial.stall_off
         if verdict == GAINS:
             self._back_s, self._until_s = FIRST_BACK_S, now_s + self._trust_s
             self._trust_s = min(2 * self._trust_s, LAST_TRUST_S)
@@ -185,9 +197,10 @@ class Governor:
         else:
             self.degree = min(2 * self.degree, self._most)
 
-    @staticmethod
-    def _is_bad(window: Progress, floors: Floors) -> bool:
-        accuracy, coverage = window.accuracy, window.coverage
+    def _is_bad(self, window: Progress, floors: Floors) -> bool:
+        accuracy, coverage, stall = window.accuracy, window.coverage, window.stall_a_fault
         if accuracy is not None and accuracy < floors.accuracy:
+            return True
+        if stall is not None and self._stall_off and stall > STALL_LOSS * self._stall_off:
             return True
         return coverage is not None and coverage < floors.coverage

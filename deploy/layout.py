@@ -7,12 +7,15 @@ mappings    (process, i, first and last + 1 vpn) of private anonymous memory, in
 pages       a set-associative table of pages asked for: key = serial << 52 | vpn, value = time << 3 | state
 asked       the keys in the order in which they were asked for, and when
 queue       keys that wait for the next call
+predicted   hashes of pages that the program predicted, by which their first touches are known
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from kdtool.rmt.bpf import ASKED_SLOTS
 
 __all__ = ["MAX_MAPPINGS", "MAX_PROCESSES", "QUEUE_PAGES", "RANGES", "Arrays", "new_arrays"]
 
@@ -43,20 +46,23 @@ number of the pollfds of the rings, to sleep on while it is not active."""
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,
  DROPPED, LIMITED, NOT_SWAPPED, ISSUED, USED, EVICTED, EXPIRED, OVERTAKEN, REFUSED, CALLS, FORGOTTEN, STEPS,
- LAG_NS, LOST, WAKEUPS, CALL_NS, N_COUNTERS) = range(28)  # fmt: skip
-"""SAMPLES: faults that came through the rings = MAJOR + FIRST_TOUCHES + OTHER_MINOR + STRANGERS (of
-processes that are not known) + OUTSIDE (major, but of no anonymous mapping) · EVENTS: what the program was
+ LAG_NS, LAG_SUM_NS, LOST, WAKEUPS, CALL_NS, N_COUNTERS) = range(29)  # fmt: skip
+"""SAMPLES: faults that came through the rings = MAJOR + FIRST_TOUCHES (minor, of pages that were predicted) +
+OTHER_MINOR + STRANGERS (of processes that are not known) + OUTSIDE (major, but of no anonymous mapping) ·
+EVENTS: what the program was
 asked at · DECISIONS: those with a page · DECIDED: their pages = UNMAPPED + KNOWN (asked for or looked at a
 moment ago) + DROPPED (queue full) + LIMITED (by rate) + NOT_SWAPPED + FORGOTTEN (touched or ended while
 they waited) + REFUSED + ISSUED + those in the queue · of those issued USED, EVICTED (a major fault on it),
 EXPIRED (not touched while ASKED_PAGES more were asked for) and OVERTAKEN (the fault was first) · CALLS of
-process_madvise · CALL_NS: the time in them · LAG_NS: the longest an event waited · LOST: by
-the rings · WAKEUPS: sleeps."""
+process_madvise · CALL_NS: the time in them · LAG_NS, LAG_SUM_NS: how long events waited that led to
+pages, the longest and together · LOST: by the rings · WAKEUPS: sleeps."""
 
 # processes
 PID, SERIAL, PIDFD, PAGEMAP, N_MAPPINGS, STALE, READ_NS, PROCESS_WORDS = range(8)
 # a ring
-CONTROL_AT, DATA_AT, MASK, MAJOR_ID, HEAD, TAIL, NEXT_NS, RING_WORDS = range(8)
+CONTROL_AT, DATA_AT, MASK, MAJOR_ID, HEAD, TAIL, NEXT_NS, HEAD_AT, RECORD_BYTES, RING_WORDS = range(10)
+"""CONTROL_AT: of perf's control page, or of the consumer's position · of the ring of decisions only:
+HEAD_AT, of the producer's position, and RECORD_BYTES · MAJOR_ID: the event whose samples are major faults."""
 
 FREE, QUEUED, ASKED, LOOKED_AT = range(4)
 """States of a page in the table. LOOKED_AT: mapped or never swapped when we looked."""
@@ -84,6 +90,7 @@ class Arrays:
     context: Int64Array
     log: Int64Array
     log_out: Int64Array
+    predicted: Int64Array
 
     def of_pages(self) -> tuple[Int64Array, ...]:
         """Return what the functions of pages.py take."""
@@ -93,6 +100,7 @@ class Arrays:
         """Return what the loop takes beside `of_pages`."""
         return (
             self.processes, self.mappings, self.ranges, self.window, self.context, self.log, self.log_out,
+            self.predicted,
         )  # fmt: skip
 
 
@@ -118,4 +126,5 @@ def new_arrays(context_words: int, log_events: int = 0, out_words: int = 128) ->
         context=np.zeros(context_words, np.int64),
         log=np.zeros((log_events, context_words), np.int64),
         log_out=np.zeros((log_events, out_words), np.int64),
+        predicted=np.zeros(ASKED_SLOTS, np.int64),
     )

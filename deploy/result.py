@@ -27,7 +27,7 @@ class Run:
 def progress_of(agent: Agent) -> Progress:
     """Return what the guards look at. A page whose fault was before our request was not prefetched."""
     count = agent.arrays.counters
-    evicted = int(count[layout.EVICTED])
+    evicted, stall = int(count[layout.EVICTED]), agent.stall
     return Progress(
         majors=agent.source.majors(),
         issued=int(count[layout.ISSUED] - count[layout.OVERTAKEN]),
@@ -35,6 +35,7 @@ def progress_of(agent: Agent) -> Progress:
         wasted=evicted + int(count[layout.EXPIRED]),
         evicted=evicted,
         faults=agent.faults(),
+        stall_ns=0 if stall is None else stall.stall_ns,
     )
 
 
@@ -42,9 +43,10 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
     """Return the result of a run that has ended, ratios None where nothing was counted.
 
     Beyond replay's keys: what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
+    `stall_ns` is what `stalls` major faults took, from begin to end; None if not measured: `stall_reason`.
     """
     made, count = progress_of(agent), [int(value) for value in agent.arrays.counters]
-    counted = agent.source.counted()
+    counted, stall = agent.source.counted(), agent.stall
     return {
         "trace": run.name,
         "policy": agent.decider.name,
@@ -54,7 +56,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "reclaim": "kernel",
         "accesses": None,
         "hits": None,
-        "minor_faults": counted.counted - count[layout.MAJOR] - count[layout.OUTSIDE],
+        "minor_faults": agent.source.minors(),
         "major_faults": made.majors,
         "late_hits": None,
         "cold_faults": None,
@@ -67,7 +69,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "hit_rate": None,
         "pollution_faults": None,
         "pollution": None,
-        "stall_ns": None,
+        "stall_ns": None if stall is None else stall.stall_ns,
         "runtime_ns": run.wall_ns,
         "decisions": count[layout.DECISIONS],
         "seed": 0,
@@ -79,6 +81,11 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "steps_back": governor.steps_back,
         "trials": governor.trials,
         "gain": governor.gain,
+        "source": agent.source.path,
+        "source_reason": agent.source_reason,
+        "stalls": None if stall is None else stall.stalls,
+        "stalls_missed": None if stall is None else stall.missed,
+        "stall_reason": agent.stall_reason,
         "samples": {"counted": counted.counted, "seen": count[layout.SAMPLES], "lost": counted.lost},
         "events": count[layout.EVENTS],
         "overtaken": count[layout.OVERTAKEN],
@@ -86,6 +93,8 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "rate_limited": count[layout.LIMITED],
         "calls": count[layout.CALLS],
         "longest_lag_ns": count[layout.LAG_NS],
+        "mean_lag_ns": count[layout.LAG_SUM_NS] // max(count[layout.DECISIONS], 1),
+        "mean_call_ns": count[layout.CALL_NS] // max(count[layout.CALLS], 1),
         "processes": agent.processes.taken,
         "kernel": run.kernel,
     }

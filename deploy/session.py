@@ -3,27 +3,27 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdtool.collect.base import Request
 from kdtool.collect.launch import Launched
-from kdtool.collect.limited import check_memory, own_cgroup, run_in
+from kdtool.collect.limited import own_cgroup, run_in
 from kdtool.collect.living import Living, find_living
 from kdtool.collect.terminal import Stop, stop_on_signals
-from kdtool.deploy.agent import Agent, Placement
-from kdtool.deploy.governor import Floors, Governor
+from kdtool.deploy.agent import Agent
+from kdtool.deploy.governor import Governor
 from kdtool.deploy.guard import guarded
+from kdtool.deploy.request import Bounds, DeployRequest, bounds_of, check_request
 from kdtool.deploy.result import Run, progress_of, to_row
 from kdtool.deploy.runtime import Registration
 from kdtool.deploy.source import Decider
-from kdtool.errors import CapabilityError, ParameterError
-from kdtool.kernel.host import MAX_PAGE_CLUSTER, read_page_cluster
+from kdtool.errors import ParameterError
+from kdtool.kernel.host import read_page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.traces import PAGE_BYTES
 
-__all__ = ["DeployRequest", "Show", "deploy"]
+__all__ = ["Show", "deploy"]
 
 TICK_S = 0.05
 SAY_S = 1.0
@@ -35,71 +35,14 @@ def show_nothing(agent: Agent, governor: Governor) -> None:
     """Show nothing."""
 
 
-@dataclass(frozen=True)
-class DeployRequest:
-    """For whom, in which memory, for how long, and within which bounds.
-
-    command : what to run; or empty, and then `cgroup` is the name of a living one
-    page_cluster : set vm.page-cluster, which is the whole machine's, meanwhile; None leaves it alone
-    rate_pages, degree_pages : pages a second and pages a decision, at most; None leaves it to the program
-    min_accuracy, min_coverage : what a window must reach; None leaves it to the program
-    step_back : False lets it act whatever it reaches
-    placement : of the agent's thread
-    log_events : for tests, see Agent
-    """
-
-    command: tuple[str, ...] = ()
-    cgroup: str | None = None
-    memory_bytes: int | None = None
-    duration_s: float | None = None
-    page_cluster: int | None = None
-    rate_pages: int | None = None
-    degree_pages: int | None = None
-    min_accuracy: float | None = None
-    min_coverage: float = 0.1
-    step_back: bool = True
-    placement: Placement = Placement()  # noqa: RUF009 - immutable
-    quiet_stdout: bool = False
-    log_events: int = 0
-
-
-RATE_PAGES, MIN_ACCURACY = 400_000, 0.5
-"""Of a baseline, which has no guards of its own."""
-
-
-@dataclass(frozen=True)
-class _Bounds:
-    """What holds for a run: the program's guards, or stricter."""
-
-    rate_pages: int
-    degree_pages: int
-    floors: Floors | None
-
-
-def _bounds(request: DeployRequest, decider: Decider) -> _Bounds:
-    """Return the bounds that hold; ParameterError where a guard of the program would be loosened."""
-    rate = request.rate_pages or decider.rate_pages or RATE_PAGES
-    if decider.rate_pages is not None and rate > decider.rate_pages:
-        raise ParameterError(f"--rate {rate}: the program's own guard is {decider.rate_pages}: give no more")
-    accuracy = request.min_accuracy
-    if accuracy is None:
-        accuracy = MIN_ACCURACY if decider.min_accuracy is None else decider.min_accuracy
-    elif decider.min_accuracy is not None and accuracy < decider.min_accuracy:
-        raise ParameterError(
-            f"--min-accuracy {accuracy:g}: the program's own guard is {decider.min_accuracy:g}: give no less"
-        )
-    degree = min(decider.degree_pages, request.degree_pages or decider.degree_pages)
-    return _Bounds(rate, degree, Floors(accuracy, request.min_coverage) if request.step_back else None)
-
-
 def deploy(request: DeployRequest, decider: Decider, show: Show = show_nothing) -> dict[str, Any]:
     """Run the policy until the command, the duration or a signal ends it, and return the result row.
 
     Whatever happens, the agent is gone afterwards and what it changed is put back. Raises ParameterError,
     CapabilityError or CommandError; that the command fails is no error: look at `exit_code`.
     """
-    _check(request)
-    bounds = _bounds(request, decider)
+    check_request(request)
+    bounds = bounds_of(request, decider)
     with stop_on_signals() as stop:
         if request.cgroup is not None:
             return _of_living(request, decider, bounds, show, stop)
@@ -107,7 +50,7 @@ def deploy(request: DeployRequest, decider: Decider, show: Show = show_nothing) 
 
 
 def _of_command(
-    request: DeployRequest, decider: Decider, bounds: "_Bounds", show: Show, stop: Stop
+    request: DeployRequest, decider: Decider, bounds: Bounds, show: Show, stop: Stop
 ) -> dict[str, Any]:
     with ExitStack() as stack:
         own = stack.enter_context(own_cgroup(request.memory_bytes, with_events=True))
@@ -130,7 +73,7 @@ def _of_command(
 
 
 def _of_living(
-    request: DeployRequest, decider: Decider, bounds: "_Bounds", show: Show, stop: Stop
+    request: DeployRequest, decider: Decider, bounds: Bounds, show: Show, stop: Stop
 ) -> dict[str, Any]:
     living = find_living(Request(command=(), output=Path(), cgroup=request.cgroup))
     assert living.events is not None, "a cgroup has a directory"
@@ -186,7 +129,9 @@ class _Work:
         if now_s - self._said_s >= SAY_S:
             self._said_s = now_s
             made = progress_of(agent)
-            self._entry.say({**vars(made), "state": governor.state, "agent_cpu_ns": agent.cpu_ns})
+            stalled = None if agent.stall is None else agent.stall.stall_ns
+            says = {"state": governor.state, "stalled": stalled, "agent_cpu_ns": agent.cpu_ns}
+            self._entry.say(vars(made) | says)
         show(agent, governor)
 
     def finish(
@@ -210,7 +155,7 @@ class _Work:
 def _at_work(
     request: DeployRequest,
     decider: Decider,
-    bounds: "_Bounds",
+    bounds: Bounds,
     cgroup: Path,
     name: str,
     limit_pages: int | None,
@@ -221,27 +166,15 @@ def _at_work(
         limit_pages=limit_pages,
         rate_pages=bounds.rate_pages,
         placement=request.placement,
+        source=request.source,
+        stall=request.stall,
         log_events=request.log_events,
     )
     try:
         governor = Governor(bounds.degree_pages, bounds.floors)
-        with Registration(name, {"policy": decider.name, "policy_version": decider.version}) as entry:
+        about = {"policy": decider.name, "policy_version": decider.version}
+        about |= {"source": agent.source.path, "source_reason": agent.source_reason}
+        with Registration(name, about) as entry:
             yield _Work(agent, governor, entry)
     finally:
         agent.close()
-
-
-def _check(request: DeployRequest) -> None:
-    if (request.cgroup is None) == (not request.command):
-        raise ParameterError("deploy: give either --cgroup NAME or -- COMMAND")
-    if request.cgroup is not None and request.memory_bytes is not None:
-        raise ParameterError("deploy: --memory limits a command; a living cgroup keeps its own: leave it out")
-    if request.duration_s is not None and request.duration_s <= 0:
-        raise ParameterError(f"duration {request.duration_s:g} s, allowed: more than 0")
-    if request.page_cluster is not None and not 0 <= request.page_cluster <= MAX_PAGE_CLUSTER:
-        raise ParameterError(f"page-cluster {request.page_cluster}, allowed: 0 to {MAX_PAGE_CLUSTER}")
-    if any(pages is not None and pages < 1 for pages in (request.rate_pages, request.degree_pages)):
-        raise ParameterError("deploy: --rate and --degree are at least 1 page")
-    if not swap_devices():
-        raise CapabilityError("deploy: this machine has no swap, so nothing is swapped in: scripts/swap up")
-    check_memory(request.memory_bytes)

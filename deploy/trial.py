@@ -7,11 +7,14 @@ fault when it is touched, a minor one if it is there by then and a major one if 
 at no cost; CPU time in user mode is sampled by the tick, and was off by a third in windows as short as these.
 Taken off are new pages, of which a program that grows has many, and pages that were prefetched in vain: each
 may have pushed out one that is faulted on instead.
+
+Where major faults are timed (kernel/stall.py), how long a fault of either kind stalled on the average has a
+say, too: a program by which faults stall longer is taken off, unless the workload gets on clearly faster.
 """
 
 from dataclasses import dataclass
 
-__all__ = ["GAINS", "LOSES", "NOTHING", "Trial"]
+__all__ = ["GAINS", "LOSES", "NOTHING", "STALL_LOSS", "Trial"]
 
 GAINS, LOSES, NOTHING = "gains", "loses", "nothing"
 """Verdicts; NOTHING: there are too few faults to tell."""
@@ -24,6 +27,8 @@ CLEAR_GAIN, GAIN = 1.25, 1.05
 CLEAR_LOSS, FIRST_LOSS = 0.8, 0.5
 """Of two pairs in a row, since another process may take a CPU for a while; in the first, the program has yet
 to get ahead."""
+STALL_LOSS = 1.25
+"""So many times the stall a fault without it, in two pairs in a row."""
 
 
 @dataclass
@@ -32,37 +37,47 @@ class _Sum:
 
     s: float = 0.0
     faults: int = 0
+    stall_ns: int = 0
 
     def add(self, other: "_Sum") -> None:
         """Take in a window."""
         self.s += other.s
         self.faults += other.faults
+        self.stall_ns += other.stall_ns
+
+    @property
+    def stall_a_fault(self) -> float:
+        """Return the ns that a fault stalled, 0 without any."""
+        return self.stall_ns / self.faults if self.faults else 0.0
 
 
 class Trial:
-    """Compares from `begin_s` on, when there were so many faults; `on`: the program is to act now."""
+    """Compares from `begin_s` on, when there were so many faults and stalls; `on`: the program acts now."""
 
-    def __init__(self, begin_s: float, faults: int) -> None:
+    def __init__(self, begin_s: float, faults: int, stall_ns: int = 0) -> None:
         self.on = False
-        self._from_s, self._from = begin_s, faults
+        self._from_s, self._from, self._from_stall_ns = begin_s, faults, stall_ns
         self._off, self._with, self._pair_off = _Sum(), _Sum(), _Sum()
         self._gains: list[float] = []
+        self._stalls: list[float] = []
 
-    def tick(self, now_s: float, faults: int) -> str | None:
+    def tick(self, now_s: float, faults: int, stall_ns: int = 0) -> str | None:
         """Take in the faults up to now, those off that were made in vain; return a verdict or None."""
-        window = _Sum(now_s - self._from_s, max(faults - self._from, 0))
+        window = _Sum(now_s - self._from_s, max(faults - self._from, 0), stall_ns - self._from_stall_ns)
         if window.s < (WINDOW_S if self._gains else FIRST_WINDOW_S):
             return None
         if window.faults < WINDOW_FAULTS and window.s < LAST_WINDOW_S:
             return None
         if window.faults < FEW_FAULTS and not self.on:
             return NOTHING
-        self._from_s, self._from, self.on = now_s, faults, not self.on
+        self._from_s, self._from, self._from_stall_ns, self.on = now_s, faults, stall_ns, not self.on
         if self.on:
             self._pair_off = window
             self._off.add(window)
             return None
         self._gains.append(_gain(window, self._pair_off))
+        without = self._pair_off.stall_a_fault
+        self._stalls.append(window.stall_a_fault / without if without else 0.0)
         self._with.add(window)
         return self._judge(_gain(self._with, self._off))
 
@@ -71,11 +86,18 @@ class Trial:
         """Return faults a second with the program over those without it; None before there is a pair."""
         return _gain(self._with, self._off) if self._gains else None
 
+    @property
+    def stall_off(self) -> float:
+        """Return the ns that a fault stalled without the program, 0 where that is not measured."""
+        return self._off.stall_a_fault
+
     def _judge(self, gain: float) -> str | None:
         """Return what the pairs so far say."""
         if len(self._gains) == 1:
             return LOSES if gain < FIRST_LOSS else None
         last = len(self._gains) == MOST_PAIRS
+        if min(self._stalls[-2:]) > STALL_LOSS and gain < CLEAR_GAIN:
+            return LOSES
         if (gain < CLEAR_LOSS and max(self._gains[-2:]) < 1) or (last and gain < GAIN):
             return LOSES
         return GAINS if gain >= CLEAR_GAIN or last else None

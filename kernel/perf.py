@@ -24,6 +24,7 @@ from kdtool.errors import CapabilityError
 
 __all__ = [
     "DUMMY",
+    "PAGE_FAULTS",
     "PAGE_FAULTS_MAJ",
     "PAGE_FAULTS_MIN",
     "SWITCHES",
@@ -35,11 +36,13 @@ __all__ = [
     "online_cpus",
 ]
 
-PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, DUMMY = 5, 6, 9
-"""`config` of software events (enum perf_sw_ids)."""
+PAGE_FAULTS, PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ, DUMMY = 2, 5, 6, 9
+"""`config` of software events (enum perf_sw_ids). PAGE_FAULTS comes where a fault begins, the other two
+where it ends."""
 SWITCHES = 1 << 8 | DUMMY
 """A dummy event too, as far as the kernel goes, which reports switches of tasks and no mappings."""
 NAMES = {PAGE_FAULTS_MIN: "page-faults-min", PAGE_FAULTS_MAJ: "page-faults-maj", DUMMY: "dummy"}
+NAMES |= {PAGE_FAULTS: "page-faults"}
 NAMES |= {SWITCHES: "dummy (context switches)"}
 
 SYSCALL = {"x86_64": 298, "aarch64": 241}

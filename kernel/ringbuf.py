@@ -12,7 +12,7 @@ import mmap
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RingBuffer"]
+__all__ = ["BUSY", "HEADER_BYTES", "RingBuffer"]
 
 BUSY = np.uint64(1 << 31)
 HEADER_BYTES = 8
@@ -47,6 +47,12 @@ class RingBuffer:
             records = records[: int(busy[0])]
         self._consumer[0] = start + records.size * 8
         return records if len(records) else None
+
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        """Return where both positions, consumer's and producer's, and the data lie, for compiled code."""
+        assert self._consumer is not None and self._producer is not None and self._data is not None, "closed"
+        return self._consumer.ctypes.data, self._producer.ctypes.data, self._data.ctypes.data
 
     def close(self) -> None:
         """Unmap it."""

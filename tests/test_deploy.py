@@ -15,19 +15,22 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.deploy import layout as at
 from kdtool.deploy import runtime
+from kdtool.deploy.events import hash_page
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import new_arrays
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
 from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
 from kdtool.deploy.processes import Processes
-from kdtool.deploy.session import DeployRequest, _bounds
+from kdtool.deploy.request import DeployRequest, bounds_of
+from kdtool.deploy.source import no_decisions
 from kdtool.errors import CapabilityError, ParameterError, ProgramError
 from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
 from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
 from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program, write_program
 from kdtool.rmt.numba_vm import decide
+from kdtool.rmt.vm import hash_key
 
 MS = 1_000_000
 
@@ -162,7 +165,7 @@ class Bench:
         self.arrays.settings[at.BATCH_PAGES] = 1
         packed = pack(program)
         self.policy = (packed.params, packed.new_state(), np.zeros(128, np.int64))
-        self.ring = FakeRing()
+        self.ring, self.decisions_row = FakeRing(), no_decisions()
 
     def adopt(self, pid, row=0, serial=1):
         pidfd, pagemap = os.pidfd_open(os.getpid()), advise.open_pagemap(os.getpid())
@@ -180,7 +183,8 @@ class Bench:
 
             timer = threading.Timer(0.2, lambda: self.arrays.settings.__setitem__(at.STOP, 1))
             timer.start()
-            reason = run(decide, self.ring.rows, self.arrays.of_pages(), self.arrays.whole(), self.policy)
+            work = self.arrays.of_pages(), self.arrays.whole(), self.policy
+            reason = run(decide, self.ring.rows, self.decisions_row, *work)
             timer.cancel()
             self.arrays.settings[at.STOP] = 0
             return reason
@@ -237,14 +241,21 @@ def test_records_that_wrap_around_the_ring_are_read_whole():
 def test_the_first_touch_of_a_page_that_was_asked_for_is_an_event():
     bench = Bench(stride_program())
     bench.adopt(500)
-    key = 1 << at.VPN_BITS | bench.first + 9
-    follow(bench.arrays.of_pages(), key, True, 900)
-    bench.ring.fault(1000, 500, bench.first + 9, major=False)
-    bench.ring.fault(1001, 500, bench.first + 9, major=False)
+    for i, page in enumerate((0, 3, 6)):  # and then 9, 12, 15, 18
+        bench.ring.fault(1000 + i, 500, bench.first + page, major=True)
+    assert bench.run() == STOPPED
+    follow(bench.arrays.of_pages(), 1 << at.VPN_BITS | bench.first + 9, True, 1100)
+    for t_ns, page in ((1200, 9), (1201, 9), (1202, 10)):
+        bench.ring.fault(t_ns, 500, bench.first + page, major=False)
     assert bench.run() == STOPPED
     contexts, _ = bench.decisions()
-    assert [(c["vpn"] - bench.first, c["major"]) for c in contexts] == [(9, 0)]
-    assert counts(bench.arrays, "FIRST_TOUCHES", "USED", "OTHER_MINOR") == [1, 1, 1]
+    assert [(c["vpn"] - bench.first, c["major"]) for c in contexts[3:]] == [(9, 0)]
+    assert counts(bench.arrays, "FIRST_TOUCHES", "USED", "OTHER_MINOR") == [1, 1, 2]
+
+
+def test_a_predicted_page_is_known_by_the_hash_that_the_kernel_uses():
+    for pid, vpn in ((1, 2), (4_194_303, (1 << 52) - 1), (77, 0)):
+        assert int(hash_page(pid, vpn)) % 2**64 == hash_key([pid, vpn])
 
 
 def test_pages_outside_the_mappings_are_not_asked_for():
@@ -398,8 +409,8 @@ def test_a_program_is_verified_before_it_runs(tmp_path):
 def test_a_programs_guard_cannot_be_loosened(asked, said):
     request = DeployRequest(command=("true",), **asked)
     with pytest.raises(ParameterError, match=said):
-        _bounds(request, of_program(stride_program()))
-    baseline = _bounds(request, of_policy("stride"))
+        bounds_of(request, of_program(stride_program()))
+    baseline = bounds_of(request, of_policy("stride"))
     assert (baseline.rate_pages, baseline.floors.accuracy) == (
         asked.get("rate_pages", 400_000),
         asked.get("min_accuracy", 0.5),
@@ -409,12 +420,12 @@ def test_a_programs_guard_cannot_be_loosened(asked, said):
 def test_a_programs_guards_hold_and_can_be_tightened():
     guards = replace(stride_program().guards, rate_pages=1000, min_accuracy_permille=700)
     decider = of_program(replace(stride_program(), guards=guards))
-    own = _bounds(DeployRequest(command=("true",)), decider)
+    own = bounds_of(DeployRequest(command=("true",)), decider)
     assert (own.rate_pages, own.floors) == (1000, Floors(0.7))
     request = DeployRequest(command=("true",), rate_pages=10, min_accuracy=0.9, degree_pages=1)
-    tight = _bounds(request, decider)
+    tight = bounds_of(request, decider)
     assert (tight.rate_pages, tight.floors, tight.degree_pages) == (10, Floors(0.9), 1)
-    assert _bounds(replace(request, step_back=False), decider).floors is None
+    assert bounds_of(replace(request, step_back=False), decider).floors is None
 
 
 @pytest.fixture
@@ -460,6 +471,25 @@ def test_what_a_killed_agent_left_is_cleaned_and_a_living_one_shown(folder):
         (["--policy", "stride", "--cgroup", "c", "--memory", "9M"], "a living cgroup keeps its own"),
         (["--policy", "stride", "--page-cluster", "9", "--", "true"], "allowed: 0 to 5"),
         (["--policy", "stride", "--duration", "0", "--", "true"], "allowed: more than 0"),
+        (["--policy", "stride", "--duration", "nan", "--", "true"], "allowed: more than 0"),
+        (["--policy", "stride", "--duration", "inf", "--", "true"], "leave it out to run on"),
+        (["--policy", "stride", "--rate", "0", "--", "true"], "--rate 0, allowed: 1 to 10000000"),
+        (["--policy", "stride", "--degree", "65", "--", "true"], "--degree 65, allowed: 1 to 64"),
+        (
+            ["--policy", "stride", "--min-accuracy", "1.5", "--", "true"],
+            "1.5, allowed: 0 to 1: a share",
+        ),
+        (
+            ["--policy", "stride", "--min-accuracy", "nan", "--", "true"],
+            "nan, allowed: 0 to 1: a share",
+        ),
+        (["--policy", "stride", "--min-coverage", "-1", "--", "true"], "--min-coverage -1, allowed: 0 to 1"),
+        (["--policy", "stride", "--nice", "20", "--", "true"], "--nice 20, allowed: -20 to 19"),
+        (
+            ["--policy", "stride", "--cpu", "4096", "--", "true"],
+            "--cpu 4096, allowed: a CPU that is on",
+        ),
+        (["--policy", "stride", "--source", "pref", "--", "true"], "did you mean 'perf'"),
         (["no.rmt.json", "--", "true"], "no.rmt.json"),
     ],
 )

@@ -15,7 +15,8 @@ import pytest
 
 from kdtool.deploy import layout
 from kdtool.deploy.agent import Agent
-from kdtool.deploy.session import DeployRequest, deploy
+from kdtool.deploy.request import DeployRequest
+from kdtool.deploy.session import deploy
 from kdtool.errors import ParameterError
 from kdtool.kernel.cgroup import PREFIX, OwnCgroup, find_layout
 from kdtool.kernel.host import read_page_cluster
@@ -35,7 +36,7 @@ from kdtool.rmt import (
     worst_case,
 )
 
-pytestmark = [pytest.mark.root, needs.root, needs.gcc, needs.faults]
+pytestmark = [pytest.mark.root, needs.root, needs.gcc, needs.faults, needs.bpf]
 PAGES, LIMIT = 6000, 12 << 20
 
 
@@ -101,7 +102,8 @@ def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
     assert not cgroups()
 
 
-def test_forks_execs_exits_and_unmaps_under_it_do_no_harm(strides, tmp_path):
+@pytest.mark.parametrize("source", ["bpf", "perf"])
+def test_forks_execs_exits_and_unmaps_under_it_do_no_harm(strides, tmp_path, source):
     """A living cgroup whose processes come and go; a neighbour outside of it is never taken in."""
     layout_ = find_layout()
     script = tmp_path / "churn.sh"
@@ -114,7 +116,7 @@ def test_forks_execs_exits_and_unmaps_under_it_do_no_harm(strides, tmp_path):
         deadline = time.monotonic() + 5
         while churn.pid not in own.processes() and time.monotonic() < deadline:
             time.sleep(0.01)
-        request = DeployRequest(cgroup=own.name, duration_s=30.0)
+        request = DeployRequest(cgroup=own.name, duration_s=30.0, source=source, step_back=False)
 
         def until_it_ends(agent, _):
             assert not (set(agent.arrays.processes[:, layout.PID]) & {os.getpid(), 1})
@@ -127,7 +129,45 @@ def test_forks_execs_exits_and_unmaps_under_it_do_no_harm(strides, tmp_path):
         assert churn.wait() == 0
     assert row["ended_by"] == "signal"
     assert seen[0] >= 7
+    assert row["source"] == source
+    assert row["prefetch_used"] > 500
     assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]
+
+
+def test_a_leaf_of_a_v2_cgroup_is_worked_for_and_its_neighbour_is_not(strides):
+    """Two leaves with the same program; memory is limited in v1 for both, as this machine has it."""
+    hierarchies = find_layout()
+    with OwnCgroup(hierarchies, with_memory=True) as own:
+        (own.memory / "memory.limit_in_bytes").write_text(str(2 * LIMIT))
+        leaves = [own.events / name for name in ("wanted", "neighbour")]
+        workers = []
+        for leaf in leaves:
+            leaf.mkdir()
+            joins = "".join(f"echo $$ > {path}/cgroup.procs; " for path in (leaf, own.memory))
+            script = f"{joins} for i in 1 2 3; do {strides} {PAGES} 7 {PAGES}; done"
+            workers.append(subprocess.Popen(["sh", "-c", script]))
+        inside: set[int] = set()
+        outside: set[int] = set()
+
+        def watch(agent, _):
+            known = {int(pid) for pid in agent.arrays.processes[:, layout.PID]} - {0}
+            mine = set(map(int, (leaves[0] / "cgroup.procs").read_text().split()))
+            theirs = set(map(int, (leaves[1] / "cgroup.procs").read_text().split()))
+            inside.update(known & mine)
+            outside.update(known & theirs)
+            if workers[0].poll() is not None and not stopped:
+                stopped.append(os.kill(os.getpid(), signal.SIGINT))
+
+        stopped: list[None] = []
+        deadline = time.monotonic() + 5
+        while not (leaves[0] / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        request = DeployRequest(cgroup=f"{own.name}/wanted", duration_s=60.0, step_back=False)
+        row = deploy(request, of_program(follow_program()), watch)
+        assert [worker.wait() for worker in workers] == [0, 0]
+    assert row["memory_pages"] == 2 * LIMIT // 4096
+    assert row["prefetch_used"] > 500
+    assert len(inside) >= 2 and not outside
 
 
 def test_a_cgroup_without_a_limit_is_refused(strides):

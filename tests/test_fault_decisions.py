@@ -139,7 +139,7 @@ def expected_decisions(program, faults):
         events.append((pid, vpn, major))
         pages = vm.decide([vpn, pid, task & 0xFFFF_FFFF, ip, vpn >> 13, major])
         decisions.append(pages)
-        for each in pages:
+        for each in reversed(pages):  # the first of two with the same slot stays
             tag = hash_key([pid, each])
             asked[tag % ASKED_SLOTS] = tag
     return events, decisions, vm.counted

@@ -53,8 +53,9 @@ def test_what_was_prefetched_in_vain_is_no_progress():
 class Workload:
     """A workload of 8000 swap-ins a second: what a governor is told of it, at every tick."""
 
-    def __init__(self, governor, *, faster=1.0, covered=0.9, wasted=0.0):
+    def __init__(self, governor, *, faster=1.0, covered=0.9, wasted=0.0, stall_ns=(0, 0)):
         self.governor, self.faster, self.covered, self.wasted_share = governor, faster, covered, wasted
+        self.stall_ns = stall_ns  # a fault, without the program and with it
         self.now_s = 0.0
         self.counts = Progress(0, 0, 0, 0, 0)
         governor.tick(0.0, self.counts)
@@ -72,6 +73,7 @@ class Workload:
             was.wasted + wasted,
             was.evicted,
             was.faults + touched,
+            was.stall_ns + touched * self.stall_ns[on],
         )
         self.governor.tick(self.now_s, self.counts)
 
@@ -173,3 +175,44 @@ def test_eviction_before_use_halves_the_degree_and_it_comes_back():
     governor.tick(0.65, seen(10, 600, wasted=100, evicted=100))
     assert governor.degree == 16
     assert governor.state == ACTIVE
+
+
+def stall_trial(*ratios, faster=1.0):
+    """Hold a trial whose faults stall so many times as long with the program; return the verdict."""
+    trial, now_s, faults, stall_ns = Trial(0.0, 0), 0.0, 0, 0
+    for ratio in ratios:
+        for on in (False, True):
+            while trial.on is on:
+                more = int(400 * (faster if on else 1))
+                now_s, faults = now_s + 0.05, faults + more
+                stall_ns += int(more * 50_000 * (ratio if on else 1))
+                verdict = trial.tick(now_s, faults, stall_ns)
+                if verdict:
+                    assert trial.stall_off == pytest.approx(50_000)
+                    return verdict
+    return None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "faster", "verdict"),
+    [
+        ((1.5, 1.5), 1.1, LOSES),  # before the four pairs that faults a second would take
+        ((1.2, 1.2, 1.2, 1.2), 1.1, GAINS),
+        ((1.5, 1.0, 1.5, 1.0), 1.1, GAINS),  # not two in a row
+        ((1.5, 1.5), 1.3, GAINS),  # several threads stall side by side, and it gets on
+        ((0.3, 0.3), 0.7, LOSES),  # the faults stall less, but its CPU is gone
+    ],
+)
+def test_a_trial_is_lost_where_faults_stall_longer_and_it_does_not_get_on_faster(ratios, faster, verdict):
+    assert stall_trial(*ratios, faster=faster) == verdict
+
+
+def test_windows_in_which_faults_stall_longer_than_without_the_program_are_bad():
+    governor = Governor(16, Floors(0.5))
+    workload = Workload(governor, faster=1.5, stall_ns=(50_000, 20_000))
+    workload.until(ACTIVE)
+    for _ in range(10):
+        workload.tick()
+    assert governor.state == ACTIVE
+    workload.stall_ns = 50_000, 70_000
+    assert 0.15 < workload.until(BACK) < 0.35  # two windows, the first of which may have begun before

@@ -14,7 +14,8 @@ from bench.fidelity.machine import Watch, own_swap
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.deploy.agent import Placement
-from kdtool.deploy.session import DeployRequest, deploy
+from kdtool.deploy.request import DeployRequest
+from kdtool.deploy.session import deploy
 from kdtool.errors import CommandError, unknown_name
 from kdtool.fidelity.footprint import limit_bytes
 from kdtool.fidelity.runs import run_once, wait_for_moment

@@ -51,6 +51,14 @@ def register(app: typer.Typer) -> None:
         real_time: bool = typer.Option(
             False, "--real-time", help="Run the agent before ordinary threads: for a busy machine."
         ),
+        source: str = typer.Option(
+            "auto",
+            "--source",
+            help="Who decides: bpf (the kernel), perf (the agent); auto: bpf if allowed.",
+        ),
+        stall: bool = typer.Option(
+            True, help="Time the major faults from begin to end, where BPF is allowed."
+        ),
         status: bool = typer.Option(False, "--status", help="Say which agents run."),
         stop: bool = typer.Option(False, "--stop", help="End the agents; with a pid as argument, that one."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
@@ -62,7 +70,7 @@ def register(app: typer.Typer) -> None:
             return
         program, command = split_arguments(given, policy)
         from kdtool.deploy.agent import Placement
-        from kdtool.deploy.session import DeployRequest
+        from kdtool.deploy.request import DeployRequest
         from kdtool.deploy.session import deploy as run
         from kdtool.live.policies import load_decider
         from kdtool.live.show import live_line, print_row
@@ -80,6 +88,8 @@ def register(app: typer.Typer) -> None:
             min_accuracy=min_accuracy,
             min_coverage=min_coverage,
             placement=Placement(nice, cpu, real_time),
+            source=source,
+            stall=stall,
             quiet_stdout=as_json,
         )
         if page_cluster is not None:

@@ -57,6 +57,7 @@ def of_program(program: Program) -> Decider:
         context_words=len(CONTEXT_FIELDS),
         rate_pages=program.guards.rate_pages,
         min_accuracy=program.guards.min_accuracy_permille / 1000,
+        program=program,
     )
 
 

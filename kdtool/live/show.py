@@ -41,11 +41,15 @@ def live_text(agent: Agent, governor: Governor) -> str:
     """Return the live line."""
     made = progress_of(agent)
     return (
-        f"kdtool: {governor.state}, {made.majors:,} major, "
+        f"kdtool: {governor.state}, by {agent.source.path}, {made.majors:,} major, {_stalled(agent)}"
         f"{int(agent.arrays.counters[DECISIONS]):,} decisions, "
         f"{made.issued:,} prefetched, {made.used:,} used, accuracy {_share(made.accuracy)}, "
         f"coverage {_share(made.coverage)}, {agent.cpu_ns / 1e9:.1f} s CPU; Ctrl-C ends it"
     )
+
+
+def _stalled(agent: Agent) -> str:
+    return "" if agent.stall is None else f"stalled {agent.stall.stall_ns / 1e9:.1f} s, "
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -61,6 +65,12 @@ def print_row(row: dict[str, Any]) -> None:
         f"{row['prefetch_used']:,} used, {row['prefetch_wasted']:,} wasted · "
         f"accuracy {_share(row['accuracy'])} · coverage {_share(row['coverage'])}"
     )
+    if row["stall_ns"] is None:
+        print(f"  stall time not measured: {row['stall_reason']}")
+    else:
+        each_us = row["stall_ns"] / max(row["stalls"], 1) / 1e3
+        print(f"  stalled {row['stall_ns'] / 1e9:.2f} s in {row['stalls']:,} faults, {each_us:.0f} us each")
+    print(f"  decided by {row['source']}: {row['source_reason']}")
     print(
         f"  agent: {row['agent_cpu_ns'] / 1e9:.2f} s of CPU, active {row['active_ns'] / 1e9:.1f} s, "
         f"stepped back {row['steps_back']} times · {row['samples']['lost']:,} events lost"
@@ -70,16 +80,20 @@ def print_row(row: dict[str, Any]) -> None:
 def print_running(agents: list[dict[str, Any]]) -> None:
     """Print a line for each living agent."""
     for each in agents:
-        print(
-            f"{each['pid']}: {each['policy']} for {each['cgroup']}"
-            + (
-                f", {each['state']}, {each['issued']:,} prefetched, {each['used']:,} used"
-                if "state" in each
-                else ""
-            )
-        )
+        print(f"{each['pid']}: {each['policy']} for {each['cgroup']}{_doing(each)}")
     if not agents:
         print("no agent is running")
+
+
+def _doing(agent: dict[str, Any]) -> str:
+    """Return what a living agent said of itself; nothing before it has said anything."""
+    if "state" not in agent:
+        return f", by {agent['source']} ({agent['source_reason']})"
+    stalled = "" if agent["stalled"] is None else f", stalled {agent['stalled'] / 1e9:.1f} s"
+    return (
+        f", by {agent['source']} ({agent['source_reason']}), {agent['state']}, "
+        f"{agent['issued']:,} prefetched, {agent['used']:,} used{stalled}"
+    )
 
 
 def _share(value: float | None) -> str:
