@@ -1,14 +1,15 @@
 """Puts back what a killed agent left: another process, started by it for nobody else.
 
-    python -I -S .../deploy/guard.py PAGE_CLUSTER CGROUP_DIRECTORY ...
+    python -I -S .../deploy/guard.py PAGE_CLUSTER PATTERN ...
 
 Run as a file, with the standard library alone, it takes 30 ms of a CPU to start; with all that kdtool.deploy
 imports it took 0.7 s, while the workload ran. Waits until its standard input closes. If the agent did not say
 `done` first, it was killed: vm.page-cluster becomes PAGE_CLUSTER again (`-`: it was not changed), and the
-cgroups that it made are removed once the command in them has ended by itself; it goes on under its limit
-until then.
+cgroups that it made, those that a PATTERN of names fits then, are removed once the command in them has ended
+by itself; it goes on under its limit until then. Patterns, since it has to stand by before there is any.
 """
 
+import glob
 import os
 import signal
 import subprocess
@@ -26,15 +27,18 @@ READY = b"ready\n"
 
 
 @contextmanager
-def guarded(page_cluster: int | None, cgroups: Sequence[Path]) -> Iterator[None]:
-    """Have a guard stand by for the block; a `page_cluster` is set for it and put back after it."""
+def guarded(page_cluster: int | None, cgroups: Sequence[str]) -> Iterator[None]:
+    """Have a guard stand by for the block; a `page_cluster` is set for it and put back after it.
+
+    cgroups : patterns (glob) of the directories of cgroups that are made in the block
+    """
     from kdtool.errors import CapabilityError
     from kdtool.kernel.host import read_page_cluster, write_page_cluster  # the guard itself does without
 
     before = read_page_cluster()
     changed = "-" if page_cluster is None else str(before)
     guard = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, changed, *map(str, cgroups)],
+        [sys.executable, "-I", "-S", __file__, changed, *cgroups],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
@@ -54,7 +58,7 @@ def guarded(page_cluster: int | None, cgroups: Sequence[Path]) -> Iterator[None]
 
 def main(arguments: Sequence[str]) -> int:
     """Wait, then put back."""
-    page_cluster, *cgroups = arguments
+    page_cluster, *patterns = arguments
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdout.buffer.write(READY)
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if page_cluster != "-":
         PAGE_CLUSTER.write_text(page_cluster)
-    left = [Path(name) for name in cgroups]
+    left = [Path(name) for pattern in patterns for name in glob.glob(pattern)]
     while left := [path for path in left if path.exists()]:
         for path in left:
             with suppress(OSError):  # something lives in it still

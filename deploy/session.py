@@ -19,6 +19,7 @@ from kdtool.deploy.result import Run, progress_of, to_row
 from kdtool.deploy.runtime import Registration
 from kdtool.deploy.source import Decider
 from kdtool.errors import ParameterError
+from kdtool.kernel.cgroup import own_patterns
 from kdtool.kernel.host import read_page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.traces import PAGE_BYTES
@@ -53,9 +54,10 @@ def _of_command(
     request: DeployRequest, decider: Decider, bounds: Bounds, show: Show, stop: Stop
 ) -> dict[str, Any]:
     with ExitStack() as stack:
+        # The guard first: a cgroup that an agent made before it stood by would stay.
+        stack.enter_context(guarded(request.page_cluster, own_patterns()))
         own = stack.enter_context(own_cgroup(request.memory_bytes, with_events=True))
         assert own.events is not None, "asked for"
-        stack.enter_context(guarded(request.page_cluster, own.paths))
         pages = None if request.memory_bytes is None else request.memory_bytes // PAGE_BYTES
         # All is ready before the command starts: it is stopped for as short a time as can be.
         work = stack.enter_context(_at_work(request, decider, bounds, own.events, own.name, pages))

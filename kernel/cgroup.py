@@ -21,7 +21,16 @@ from typing import Self
 
 from kdtool.errors import CapabilityError, ParameterError
 
-__all__ = ["PREFIX", "Hierarchy", "Layout", "OwnCgroup", "find_cgroup", "find_layout", "reap_stale"]
+__all__ = [
+    "PREFIX",
+    "Hierarchy",
+    "Layout",
+    "OwnCgroup",
+    "find_cgroup",
+    "find_layout",
+    "own_patterns",
+    "reap_stale",
+]
 
 PREFIX = "kdtool-"
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -122,6 +131,13 @@ class OwnCgroup:
         for path in self.paths:
             if path.exists():
                 _remove_tree(path)
+
+
+def own_patterns() -> tuple[str, ...]:
+    """Return patterns (glob) of the directories of all cgroups that this process makes, or has made."""
+    layout = find_layout()
+    roots = dict.fromkeys(h.root for h in (layout.memory, layout.events) if h is not None)
+    return tuple(str(root / f"{PREFIX}{os.getpid()}-*") for root in roots)
 
 
 def find_cgroup(name: str, layout: Layout) -> Path:

@@ -3,10 +3,12 @@
 import json
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -503,6 +505,24 @@ def test_status_says_what_runs(folder):
     result = CliRunner().invoke(app, ["deploy", "--status", "--json"])
     assert json.loads(result.stdout) == {"agents": []}
     assert CliRunner().invoke(app, ["deploy", "--status"]).stdout == "no agent is running\n"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_documented_unit_is_one_that_systemd_takes(tmp_path):
+    docs = Path(__file__).parent.parent / "docs" / "deploy.md"
+    unit = docs.read_text().partition("```ini\n")[2].partition("```")[0]
+    assert "/opt/kdtool/.venv/bin/kdtool deploy" in unit
+    (tmp_path / "demo.service").write_text("[Service]\nExecStart=/bin/true\nMemoryMax=64M\n")
+    file = tmp_path / "kdtool-deploy@demo.service"
+
+    def verify(text):
+        file.write_text(text)
+        command = ["systemd-analyze", "verify", "--man=no", file]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = verify(unit.replace("/opt/kdtool/.venv/bin/kdtool", "/bin/true"))  # it is not installed there
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'Restrat'" in verify(unit.replace("Restart=", "Restrat=")).stderr
 
 
 def test_missing_rights_are_named(monkeypatch):

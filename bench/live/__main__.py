@@ -17,9 +17,11 @@ from bench.fidelity.machine import forbid_huge_pages
 from bench.fidelity.matrix import Plan, measure_footprints, record_references
 from bench.live.measure import VARIANTS, choose_variants, learn, measure
 from bench.live.picture import plot_cells
+from bench.live.soak import soak
 from bench.live.store import LiveStore
 from bench.live.table import make_cells, print_cells
 from bench.live.workloads import PAIRS, choose_pairs
+from kdtool.deploy.bpfsource import SOURCES
 from kdtool.errors import KdtoolError
 
 PLAIN_COLUMNS = 120
@@ -36,6 +38,9 @@ def main() -> int:
     try:
         pairs, variants = choose_pairs(arguments.programs), choose_variants(arguments.variants)
         store = LiveStore(arguments.work, loop=arguments.loop)
+        if arguments.soak is not None:
+            print(json.dumps(soak(arguments.soak, arguments.source, store, arguments.swap_size, say)))
+            return 0
         if not arguments.show_only:
             forbid_huge_pages()
             learned = Plan([p.learn for p in pairs], [], [], 0, 256, 600.0, arguments.swap_size)
@@ -87,11 +92,15 @@ def _parse_arguments() -> argparse.Namespace:
         "--loop", action="store_true", help="swap on a loop device, whose threads take CPU time for each page"
     )
     add("--show-only", action="store_true", help="print what was measured; measure nothing")
+    add("--soak", type=float, metavar="SECONDS", help="only this: a full rate of faults for so long")
+    add("--source", choices=SOURCES, default="auto", help="who decides in the soak (auto)")
     add("--json", action="store_true", help="print one JSON document")
     add("--plot", type=Path, metavar="FILE.png", help="draw the run times")
     arguments = parser.parse_args()
     if not 0 < arguments.limit < 100 or arguments.runs < 1:
         parser.error("--limit: a percentage from 1 to 99; --runs: 1 or more")
+    if arguments.soak is not None and not 1 <= arguments.soak <= 1e6:
+        parser.error("--soak: from 1 to 1000000 seconds")
     return arguments
 
 

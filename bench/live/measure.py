@@ -34,11 +34,12 @@ DISTURBED_PAUSE_S = 3.0
 
 @dataclass(frozen=True)
 class Variant:
-    """Linux alone (`policy` None), or with the agent running a baseline or what was `learned`."""
+    """Linux alone (`policy` None), or with the agent: a baseline or what was `learned`, by a source."""
 
     name: str
     setting: str
     policy: str | None = None
+    source: str = "auto"
 
     @property
     def kernel(self) -> Setting:
@@ -54,8 +55,10 @@ VARIANTS = (
     Variant("stride", "vma", "stride"),
     Variant("learned", "vma", "learned"),
     Variant("learned-0", "none", "learned"),
+    Variant("learned-perf", "vma", "learned", "perf"),
 )
-"""The agent runs beside the kernel's default readahead; learned-0: beside none."""
+"""The agent runs beside the kernel's default readahead; learned-0: beside none. What was learned decides in
+the kernel, where that is allowed; learned-perf: in the agent."""
 
 
 def choose_variants(names: Sequence[str] | None) -> list[Variant]:
@@ -167,11 +170,13 @@ def _run_once(
         command=command,
         memory_bytes=limit,
         placement=Placement(real_time=real_time),
+        source=variant.source,
         quiet_stdout=True,
     )
     row = deploy(request, load_decider(name))
     kept = ("coverage", "accuracy", "agent_cpu_ns", "steps_back", "exit_code", "ended_by", "active_ns")
     kept += ("prefetch_issued", "prefetch_used", "prefetch_wasted", "overtaken", "calls", "longest_lag_ns")
+    kept += ("source", "mean_lag_ns", "mean_call_ns", "stall_ns", "stalls")
     return {"wall_ns": row["runtime_ns"], **row["kernel"], **{key: row[key] for key in kept}}
 
 
