@@ -195,6 +195,7 @@ def test_the_command_line_stops_by_its_own_stop(strides, tmp_path):
     shown = ""
     while f"{agent.pid}: stride" not in shown and time.monotonic() < deadline:
         shown = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    assert "by perf ('stride' is no program for the kernel)" in shown
     stop = [sys.executable, "-m", "kdtool", "deploy", "--stop", str(agent.pid)]
     assert subprocess.run(stop, capture_output=True, text=True, check=True).stdout == f"ended: {agent.pid}\n"
     said, _ = agent.communicate(timeout=20)

@@ -1,5 +1,10 @@
 """Both sources beside one workload: the same decisions on the same faults; and how long faults stalled."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
 import time
 
 import needs
@@ -19,6 +24,7 @@ from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.fault_events import IP, PAGE, TASK, TIME
 from kdtool.kernel.stall import StallClock
 from kdtool.live.policies import of_program
+from kdtool.live.show import live_text
 from kdtool.rmt import read_program
 
 pytestmark = [pytest.mark.root, needs.root, needs.gcc, needs.faults, needs.bpf]
@@ -94,7 +100,9 @@ def test_either_source_covers_a_strided_program_and_accounts_for_its_events(stri
     request = DeployRequest(
         command=(strides, str(PAGES), "7", str(PAGES)), memory_bytes=LIMIT, step_back=False, source=source
     )
-    row = deploy(request, of_program(follow_program()))
+    lines = []
+    row = deploy(request, of_program(follow_program()), lambda *both: lines.append(live_text(*both)))
+    assert all(re.search(rf", by {source}, [\d,]+ major, stalled \d+\.\d s, ", line) for line in lines)
     assert (row["source"], row["source_reason"]) == (source, "asked for")
     assert row["exit_code"] == 0 and row["coverage"] > 0.5 and row["accuracy"] > 0.9
     assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]
@@ -149,3 +157,21 @@ def test_stalls_are_timed_only_while_the_clock_is_on_and_not_asked_for_is_said(s
         DeployRequest(command=("true",), memory_bytes=LIMIT, stall=False), of_program(follow_program())
     )
     assert (row["stall_ns"], row["stalls"], row["stall_reason"]) == (None, None, "not asked for")
+
+
+@pytest.mark.usefixtures("strides")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_without_the_right_to_bpf_the_agent_decides_and_says_so():
+    def run(source):
+        command = ["setpriv", "--bounding-set=-bpf,-sys_admin", sys.executable, "-m", "kdtool", "deploy"]
+        command += [str(STENCIL), "--source", source, "--memory", "12M", "--json", "--", "true"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run("auto")
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["source"] == "perf" and row["stall_ns"] is None
+    for why in (row["source_reason"], row["stall_reason"]):
+        assert why.startswith("BPF map: refused to this user") and why.endswith("CAP_BPF and CAP_PERFMON")
+    refused = run("bpf")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("kdtool: error: BPF map: refused") and refused.stderr.count("\n") == 1
