@@ -121,7 +121,7 @@ def admit(row, pid, vpn, major, is_event, time_ns, pages, work):  # type: ignore
         counters[STRANGERS] += 1
         return 0
     scratch[WANTED_PID] = 0
-    inside = is_mapped(processes, mappings, row, vpn)
+    inside = bool(major) and is_mapped(processes, mappings, row, vpn)
     if major and not inside:
         age_ns = time_ns - processes[row, READ_NS]
         if age_ns > (READ_AGAIN_NS if processes[row, STALE] else LOOK_AGAIN_NS):
