@@ -188,7 +188,11 @@ def _start(
 
 
 def _joiner(joins: list[tuple[Path, int]], report: int) -> Callable[[], None]:
-    """Return what the child does before exec; it takes no lock, so a fork of a threaded process is safe."""
+    """Return what the child does before exec; it takes no lock, so a fork of a threaded process is safe.
+
+    Where we were killed before it asked to be traced, init is its tracer and would leave it stopped for ever.
+    """
+    parent = os.getpid()
 
     def join() -> None:
         try:
@@ -200,6 +204,8 @@ def _joiner(joins: list[tuple[Path, int]], report: int) -> Callable[[], None]:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         except OSError as error:
             os.write(report, f"{doing}: {error.strerror}".encode())
+            os._exit(127)
+        if os.getppid() != parent:
             os._exit(127)
 
     return join

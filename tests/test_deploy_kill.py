@@ -6,12 +6,14 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import needs
 import pytest
 from test_deploy_live import follow_program
 
+from kdtool.collect.launch import _joiner
 from kdtool.deploy.request import DeployRequest
 from kdtool.deploy.session import deploy
 from kdtool.kernel import bpf
@@ -23,7 +25,6 @@ pytestmark = [pytest.mark.root, needs.root, needs.gcc, needs.faults, needs.bpf]
 
 RUNS, SEED = 20, 20261128
 PAGES, LIMIT = 3000, 8 << 20
-LATEST_S = 0.8
 PROG_GET_FD_BY_ID = 13
 """enum bpf_cmd."""
 BPFFS = Path("/sys/fs/bpf")
@@ -52,12 +53,11 @@ def start(request, decider, said):
 def programs_of(pid):
     """Return the ids of the BPF programs that a process holds."""
     found = set()
-    for file in Path(f"/proc/{pid}/fdinfo").iterdir():
-        try:
-            lines = file.read_text().splitlines()
-        except OSError:
-            continue  # closed meanwhile
-        found |= {int(line.split()[1]) for line in lines if line.startswith("prog_id:")}
+    with suppress(OSError):  # it has just ended by itself
+        for file in Path(f"/proc/{pid}/fdinfo").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                lines = file.read_text().splitlines()
+                found |= {int(line.split()[1]) for line in lines if line.startswith("prog_id:")}
     return found
 
 
@@ -111,6 +111,9 @@ def test_twenty_agents_killed_at_random_moments_leave_the_right_result_and_nothi
     moments = random.Random(SEED)
     decider = of_program(follow_program())
     deploy(DeployRequest(command=("true",), memory_bytes=LIMIT), decider)  # all is loaded and compiled
+    began_s = time.monotonic()
+    deploy(DeployRequest(command=(strides, str(PAGES), "7", str(PAGES)), memory_bytes=LIMIT), decider)
+    latest_s = time.monotonic() - began_s
     with_programs = finished = 0
     for number in range(RUNS):
         folder = tmp_path / str(number)
@@ -122,7 +125,7 @@ def test_twenty_agents_killed_at_random_moments_leave_the_right_result_and_nothi
             source="perf" if number % 2 else "bpf",
             page_cluster=0 if number % 5 == 0 else None,
         )
-        programs, begun, said = kill_at(moments.uniform(0, LATEST_S), request, decider, folder)
+        programs, begun, said = kill_at(moments.uniform(0, latest_s), request, decider, folder)
         assert said == ("right\n" if begun else ""), f"seed {SEED}, run {number}"
         wait_until(lambda: read_page_cluster() == before)
         assert read_page_cluster() == before
@@ -131,3 +134,16 @@ def test_twenty_agents_killed_at_random_moments_leave_the_right_result_and_nothi
         finished += begun
     assert with_programs > RUNS / 4
     assert finished > RUNS / 4
+
+
+def test_a_command_whose_starter_has_gone_ends_before_it_begins():
+    """Else init would be its tracer, and it would stay stopped in our cgroup."""
+    join = _joiner([], -1)  # as a child of this process
+    child = os.fork()
+    if not child:
+        orphan = os.fork()
+        if not orphan:
+            join()
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(orphan, 0)[1]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 127
