@@ -80,9 +80,10 @@ def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
     # The agent wakes a tick after the swapping begins; it leads by less where it has to share its CPU.
     assert row["kernel"]["major_faults"] < 0.9 * without["kernel"]["major_faults"]
     assert row["accuracy"] > 0.9
-    # The kernel's own counts: perf's and wait4's majors, and what came back from swap.
+    # The kernel's own counts: perf's and wait4's majors, and what came back from swap; a page that is asked
+    # for while it is still being written out comes back without a read.
     assert abs(row["major_faults"] - row["kernel"]["major_faults"]) <= 5
-    assert row["prefetch_used"] + row["major_faults"] <= row["kernel"]["swap_ins"] * 1.01 + 50
+    assert row["prefetch_used"] + row["major_faults"] <= row["kernel"]["swap_ins"] * 1.05 + 50
     balance = row["prefetch_used"] + row["prefetch_wasted"] + row["prefetch_unresolved"]
     assert row["prefetch_issued"] == balance
     assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]

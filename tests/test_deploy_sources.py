@@ -85,7 +85,7 @@ def test_both_sources_decide_the_same_on_the_same_faults(strides, name):
     agents, counted, faults = beside_both(program, command)
 
     by_kernel, by_agent = decisions_of(agents["bpf"]), decisions_of(agents["perf"])
-    assert by_kernel == by_agent == expected_decisions(program, faults)
+    assert by_kernel == by_agent == expected_decisions(program, faults)[:2]
     assert len(by_kernel[0]) > 3000 and sum(map(bool, by_kernel[1])) > 500
     assert len({pid for pid, _, _ in by_kernel[0]}) >= (2 if name == "two in turn" else 1)
     for source, agent in agents.items():
