@@ -55,6 +55,7 @@ from kdtool.rmt.batch import answers
 from kdtool.rmt.lower_network import INPUT_SCALE, choose_shifts, shifted_inputs
 from kdtool.rmt.numba_vm import observe
 from kdtool.rmt.packed import pack
+from kdtool.rmt.packedmodels import pack_models
 from kdtool.verify.build import swap_ins
 from kdtool.verify.equivalence import decide_all, decide_rows
 from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
@@ -68,6 +69,23 @@ N_TREES, N_CLASSES = 50, 5
 LAYERS = (16, 16)
 PAGES = 1 << 22
 """Differences of pages below 2^22 are the same number as float32, which the others compute with."""
+
+WALK_C = """
+void walk(const long *params, const long *X, long *out, long tree, long n_rows, long n_features) {
+    for (long row = 0; row < n_rows; row++, X += n_features) {
+        const long *block = params + tree + 1;
+        for (long step = 0; step < params[tree]; step++) {
+            long features = block[1], children = block[2];
+            long right = X[features & 0xFFFF] > block[0] >> 32;
+            long left_child = X[features >> 16 & 0xFFFF] > (int)children;
+            long right_child = X[features >> 32 & 0xFFFF] > children >> 32;
+            long child = left_child ^ ((left_child ^ right_child) & -right);
+            block = params + (unsigned)block[0] + 4 * (2 * right + child);
+        }
+        out[row] = block[3] >> 32;
+    }
+}
+"""
 
 Timed = Callable[[], float]
 """One round: the ns of a decision."""
@@ -194,6 +212,7 @@ def bench_tree() -> None:
         timed = {
             "BPF": kernel_ns(program, contexts, leaf),
             "Numba VM": numba_ns(program, contexts, leaf),
+            f"the same walk in C, gcc -O2, {len(X)} rows": walk_in_c(program.models[0], X, Path(folder)),
             **peers(fitted, X, expected, Path(folder)),
         }
         rows = medians(timed)
@@ -201,6 +220,26 @@ def bench_tree() -> None:
     show(f"{title}, {FEATURES} features", rows, "BPF")
     whole = {"BPF": kernel_ns(program, contexts), "Numba VM": numba_ns(program, contexts)}
     show(f"the whole decision with it: registers, {FEATURES} features, 1 page", medians(whole), "BPF")
+
+
+def walk_in_c(model: Model, X: np.ndarray, folder: Path) -> Timed:
+    """Time what this machine can do: the same steps over the same blocks by a C compiler, row after row."""
+    words: list[int] = []
+    _, tree = pack_models(words, [model], model.inputs)[model.name]
+    params, out, want = np.array(words, np.int64), np.zeros(len(X), np.int64), answers(model, X)
+    source, library = folder / "walk.c", folder / "walk.so"
+    source.write_text(WALK_C)
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    walk = ctypes.CDLL(str(library)).walk
+    pointers = [each.ctypes.data_as(ctypes.c_void_p) for each in (params, X, out)]
+    sizes = [ctypes.c_long(n) for n in (tree, *X.shape)]
+
+    def run() -> None:
+        walk(*pointers, *sizes)
+
+    run()
+    assert (out == want).all()
+    return lambda: cpu_ns(run) / len(X)
 
 
 def peers(

@@ -16,7 +16,7 @@ R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
 
 ALU64, JMP, LD, LDX, ST, STX = 0x07, 0x05, 0x00, 0x01, 0x02, 0x03
 BY_REGISTER = 0x08
-MEM, IMM64, ATOMIC = 0x60, 0x18, 0xC0
+MEM, MEM_SIGNED, IMM64, ATOMIC = 0x60, 0x80, 0x18, 0xC0
 SIZES = {4: 0x00, 2: 0x08, 1: 0x10, 8: 0x18}
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 1, 2
 OPERATIONS = {
@@ -85,6 +85,10 @@ class Assembler:
     def load(self, dst: int, base: int, offset: int, size: int = 8) -> None:
         """`dst = *(base + offset)`, `size` bytes, zero-extended."""
         self._add(LDX | MEM | SIZES[size], dst, base, offset)
+
+    def load_signed(self, dst: int, base: int, offset: int, size: int) -> None:
+        """`dst = *(base + offset)`, `size` bytes, sign-extended (Linux 6.6)."""
+        self._add(LDX | MEM_SIGNED | SIZES[size], dst, base, offset)
 
     def store(self, base: int, offset: int, src: int, size: int = 8) -> None:
         """`*(base + offset) = src`, `size` bytes."""

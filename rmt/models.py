@@ -6,12 +6,11 @@ node 0 is the root, children come after their parent, inner node i goes left whe
 threshold[i], and a leaf has feature -1 and children -1.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdtool.rmt.networks import Network
 
-__all__ = ["Forest", "Model", "ScoreTree", "Tree"]
+__all__ = ["Forest", "Model", "ScoreTree", "Tree", "node_depths"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Tree:
     @property
     def depth(self) -> int:
         """Return the number of comparisons on the longest way from the root to a leaf."""
-        return _depth(self.feature, self.left, self.right)
+        return max(node_depths(self))
 
     @property
     def n_leaves(self) -> int:
@@ -59,7 +58,7 @@ class ScoreTree:
     @property
     def depth(self) -> int:
         """Return the number of comparisons on the longest way from the root to a leaf."""
-        return _depth(self.feature, self.left, self.right)
+        return max(node_depths(self))
 
     @property
     def most_scores(self) -> int:
@@ -124,6 +123,15 @@ class Forest:
 Model = Tree | Forest | Network
 
 
+def node_depths(tree: Tree | ScoreTree) -> list[int]:
+    """Return by node the number of comparisons on the way to it."""
+    depths = [0] * len(tree.feature)
+    for node, split in enumerate(tree.feature):
+        if split >= 0:
+            depths[tree.left[node]] = depths[tree.right[node]] = depths[node] + 1
+    return depths
+
+
 def _tree_bounds(tree: ScoreTree, n_classes: int) -> list[tuple[int, int]]:
     """Return the least and the most that a tree adds to each class."""
     n_leaves = sum(split < 0 for split in tree.feature)
@@ -132,11 +140,3 @@ def _tree_bounds(tree: ScoreTree, n_classes: int) -> list[tuple[int, int]]:
         said[c].append(score)
     silent = [[0] if len(scores) < n_leaves else [] for scores in said]
     return [(min(a + b), max(a + b)) for a, b in zip(said, silent, strict=True)]
-
-
-def _depth(feature: Sequence[int], left: Sequence[int], right: Sequence[int]) -> int:
-    depths = [0] * len(feature)
-    for node, split in enumerate(feature):
-        if split >= 0:
-            depths[left[node]] = depths[right[node]] = depths[node] + 1
-    return max(depths)

@@ -8,44 +8,75 @@ x_at and sums_at : where in `state` the features lie, and the words in which a f
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kdtool.rmt.jit import inner
-from kdtool.rmt.packedmodels import NODE_WORDS
+from kdtool.rmt.jit import inline, inner
+from kdtool.rmt.packedmodels import BLOCK_WORDS, CLASS_BITS, LOW_32, TREES_A_WALK
 
 __all__ = ["call_model", "sum_forest", "walk_tree"]
 
 
-@inner
-def walk_tree(params, root, state, x_at):  # type: ignore[no-untyped-def]
+CLASS_MASK = (1 << CLASS_BITS) - 1
+
+
+@inline
+def _step(params, block, x):  # type: ignore[no-untyped-def]
+    """Return the block that comes next. No branch depends on x."""
+    node, features, children = params[block], params[block + 1], params[block + 2]
+    right = np.int64(x[features & 0xFFFF] > node >> 32)
+    left_child = np.int64(x[features >> 16 & 0xFFFF] > children << 32 >> 32)
+    right_child = np.int64(x[features >> 32 & 0xFFFF] > children >> 32)
+    child = left_child ^ ((left_child ^ right_child) & -right)
+    return (node & LOW_32) + BLOCK_WORDS * (2 * right + child)
+
+
+@inline
+def walk_tree(params, tree, state, x_at):  # type: ignore[no-untyped-def]
     """Return the value of the leaf that x falls into."""
-    node = root
-    while params[node] >= 0:
-        state[0] += 1
-        side = 2 if state[x_at + params[node]] <= params[node + 1] else 3
-        node = root + params[node + side] * NODE_WORDS
-    return params[node + 4]
+    x, block = state[x_at:], (tree + 1) & LOW_32
+    for _ in range(params[tree]):
+        block = _step(params, block, x)
+    leaf = params[block + 3]
+    state[0] += leaf & LOW_32
+    return leaf >> 32
 
 
 @inner
 def sum_forest(params, forest, state, x_at, sums_at):  # type: ignore[no-untyped-def]
-    """Return the answer of the class with the largest sum, the first of several."""
-    n_classes, n_trees, classes = params[forest], params[forest + 1], forest + 2
+    """Return the answer of the class with the largest sum, the first of several.
+
+    Walks go on in turn, so that one waits for its loads while the others go on.
+    """
+    n_classes, n_trees, steps = params[forest], params[forest + 1], params[forest + 2]
+    classes, x, sums = forest + 4, state[x_at:], state[sums_at:]
     for c in range(n_classes):
-        state[sums_at + c] = params[classes + 2 * c]
-    for t in range(n_trees):
-        scores = walk_tree(params, params[classes + 2 * n_classes + t], state, x_at)
-        for i in range(params[scores]):
-            state[sums_at + params[scores + 1 + 2 * i]] += params[scores + 2 + 2 * i]
-        state[0] += params[scores]
+        sums[c] = params[classes + 2 * c]
+    roots = classes + 2 * n_classes
+    for t in range(roots, roots + n_trees, TREES_A_WALK):
+        first, second = params[t] & LOW_32, params[t + 1] & LOW_32
+        third, fourth = params[t + 2] & LOW_32, params[t + 3] & LOW_32
+        for _ in range(steps):
+            first, second = _step(params, first, x), _step(params, second, x)
+            third, fourth = _step(params, third, x), _step(params, fourth, x)
+        for block in (first, second, third, fourth):
+            leaf = params[block + 3]
+            state[0] += leaf & LOW_32
+            _add_scores(params, leaf >> 32, params[forest + 3], sums)
     state[0] += n_classes
     best = 0
     for c in range(1, n_classes):
-        if state[sums_at + c] > state[sums_at + best]:
+        if sums[c] > sums[best]:
             best = c
     return params[classes + 2 * best + 1]
+
+
+@inline
+def _add_scores(params, scores, n_scores, sums):  # type: ignore[no-untyped-def]
+    for i in range(scores, scores + n_scores):
+        sums[params[i] & CLASS_MASK] += params[i] >> CLASS_BITS
 
 
 def _call_model(  # type: ignore[no-untyped-def]

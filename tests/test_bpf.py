@@ -324,7 +324,10 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
     ("change", "message"),
     [
         (lambda p: replace(p, guards=Guards(5)), "5 pages a decision, .* room for 4"),
-        (lambda p: replace(p, models=(chain("next_delta", ("d1",), 3),)), "7 tree nodes, .* room for 5"),
+        (
+            lambda p: replace(p, models=(chain("next_delta", ("d1",), 3),)),
+            "288 bytes of tree nodes, .* room for 160",
+        ),
         (
             lambda p: replace(p, models=(chain("next_delta", ("d1",), 1), one_leaf_forest(3))),
             "1 forests, the code .* room for 0",

@@ -24,6 +24,9 @@ class Emitter(Protocol):
     def load(self, dst: int, base: int, offset: int, size: int = 8) -> None:
         """`dst = *(base + offset)`, zero-extended."""
 
+    def load_signed(self, dst: int, base: int, offset: int, size: int) -> None:
+        """`dst = *(base + offset)`, sign-extended; size 1, 2 or 4."""
+
     def store(self, base: int, offset: int, src: int, size: int = 8) -> None:
         """`*(base + offset) = src`."""
 

@@ -1,21 +1,24 @@
 """Where everything lies in the maps of a BPF program, in bytes.
 
-    policy   version | degree | delta limit | default class | nodes (a power of two) | a value s32 a node |
-             scores | forest trees | forests | rows | weights | answers | networks | a region a table
+    policy   version | degree | delta limit | default class | blocks | scores | forest trees | forests |
+             rows | weights | answers | networks | a region a table
              table   entries, then the default action as entries that match everything
              entry   action (delta s64, kind u32, argument u32) | two words a match field
-             node    threshold, from bit 32 on | left child's number, from 9 on | feature's number, from 3 on
-             value   of a leaf of a forest: the number of its first score
-             score   score, from bit 32 on | class's number, from 3 on | 1 if it is the leaf's last
-             tree    of a forest: its root's offset among the nodes, 8 bytes
+             block   of a tree (blocks.py): threshold s32, of a leaf its value | where among the blocks the
+                     first of the next four lies u32 | where in x the features of the node and its children
+                     lie, u16 each | the children's thresholds s32
+             score   where among the sums its class lies u32 | score s32; those of a leaf side by side, and 0s
+                     up to the most that a leaf has. A forest's leaf has for a value where they lie
+             tree    of a forest: its root's offset among the blocks, 8 bytes
              forest  first tree, end of trees (offsets) | per class base score s64, answer s64
-             row     of a network, an input or a sum: 8 words (ROW_...)
-             weight  s64, in blocks, with 0 at the end of a row
+             row     of a network, an input or two sums: 8 words (ROW_...)
+             weight  two units' (networkdata.py) s64, in blocks, with 0 at the end of a row
              network first row, end of inputs, end of rows, the last layer, first answer, end of answers
     state    per register: size x (tag | count | history, newest first)
     counters u64 each
-    scratch  loop variables | counts | context | record (7 words) | pages out, or a class | x | a model's loop
-             variables | a forest's sums | a network's values | a history a register, oldest first
+    scratch  loop variables | counts | context | record (7 words) | pages out, or a class | x | less than any
+             threshold | a model's loop variables | a forest's sums | a network's values | a history a
+             register, oldest first | as much room as u16 may point to from x on
 
 A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
 further, so that a rollout moves nothing.
@@ -24,21 +27,21 @@ further, so that a rollout moves nothing.
 from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
-from kdtool.rmt.bpf.shape import WEIGHTS_A_BLOCK, Shape, TableShape
+from kdtool.rmt.blocks import NEXT_BYTES
+from kdtool.rmt.bpf.shape import TREES_A_WALK, WEIGHTS_A_BLOCK, Shape, TableShape
 from kdtool.rmt.hooks import HOOKS
 
 __all__ = ["Layout", "TableLayout"]
 
 VERSION, DEGREE, DELTA_LIMIT, DEFAULT_CLASS, POLICY_HEADER_BYTES = 0, 8, 16, 24, 32
-NODE_BYTES, VALUE_BYTES, ACTION_BYTES = 8, 4, 16
-SCORE_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 16, 16
-LOOP_BYTES = 72
-ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, BLOCK_BYTES = 64, 64, 8, 8 * WEIGHTS_A_BLOCK
-ROW_SOURCE, ROW_TARGET, ROW_BIAS, ROW_WEIGHTS, ROW_END, ROW_MULTIPLIER, ROW_SHIFT, ROW_HALF = range(0, 64, 8)
-LOW_BIT = 32
-"""A row's target is an offset among the values; from this bit on lies the least that its value can be."""
-LAST_SCORE, CLASS_BIT, SCORE_BIT = 1, 3, 32
-FEATURE_BIT, CHILD_BIT, THRESHOLD_BIT = 3, 9, 32
+ACTION_BYTES = 16
+NODE_THRESHOLD, NEXT_BLOCKS, NODE_PLACES, CHILD_THRESHOLDS = 0, 4, 8, 16
+SCORE_BYTES, SUM_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 8, 16, 16
+LOOP_BYTES = 48
+ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, WEIGHT_BLOCK_BYTES = 64, 64, 8, 8 * WEIGHTS_A_BLOCK
+ROW_SOURCE, ROW_TARGET, ROW_BIASES, ROW_WEIGHTS, ROW_END, ROW_MULTIPLIER, ROW_SHIFT, ROW_HALF = range(
+    0, 64, 8
+)
 STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
 CONTEXT_WORDS = max(len(hook.context) for hook in HOOKS)
 RECORD = CONTEXT + 8 * CONTEXT_WORDS
@@ -49,6 +52,7 @@ RECORD_WORDS = 7
 OUT = RECORD + 8 * RECORD_WORDS
 UNROLLED_FIELDS = 8
 """Up to so many match fields, four entries are tested between two looks at the loop's variable; else one."""
+PLACES_END = (1 << 16) + 8
 MAX_MAP_BYTES = 1 << 28
 """Half of what the kernel allows a variable offset to be (BPF_MAX_VAR_OFF)."""
 
@@ -80,7 +84,8 @@ class Layout:
         self.out = OUT
         self.x = OUT + 8 * degree
         self.x_mask = 8 * (_power_of_two(len(shape.features)) - 1)
-        self.loop = self.x + self.x_mask + 8
+        self.least = self.x + self.x_mask + 8
+        self.loop = self.least + 8
         self.sums = self.loop + LOOP_BYTES
         self.sum_mask = 8 * (_power_of_two(shape.forests.classes) - 1)
         self.network_values = self.sums + (self.sum_mask + 8 if shape.forests.forests else 0)
@@ -88,13 +93,13 @@ class Layout:
         self.value_mask = 8 * (n_values - 1)
         at = self.network_values if shape.forests.forests else self.loop
         if shape.networks.networks:  # the last block of weights may reach beyond the values
-            at = self.network_values + 8 * n_values + BLOCK_BYTES
+            at = self.network_values + 8 * n_values + WEIGHT_BLOCK_BYTES
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
         histories = []
         for depth in self.history_depth:
             histories.append(at)
             at += 8 * (depth + degree)
-        self.histories, self.scratch_bytes = tuple(histories), at
+        self.histories, self.scratch_bytes = tuple(histories), max(at, self.x + PLACES_END)
         self._lay_state()
         self._lay_policy()
 
@@ -130,12 +135,11 @@ class Layout:
         self.counter_mask, self.counter_bytes = 8 * (n_counters - 1), 8 * n_counters
 
     def _lay_policy(self) -> None:
-        self.nodes = POLICY_HEADER_BYTES
-        n_nodes = _power_of_two(self.shape.nodes) if self.shape.nodes else 0
-        self.node_mask = NODE_BYTES * (n_nodes - 1)
-        self.values = self.nodes + NODE_BYTES * (n_nodes + 1)  # the last node may have a right child, too
-        at = self._lay_forests(self.values + -(-VALUE_BYTES * n_nodes // 8) * 8)
-        at, tables = self._lay_networks(at), []
+        self.blocks = at = POLICY_HEADER_BYTES
+        self.block_mask = _word_mask(self.shape.tree_bytes)
+        if self.shape.tree_bytes:
+            at += self.block_mask + 8 + NEXT_BYTES
+        at, tables = self._lay_networks(self._lay_forests(at)), []
         for table in self.shape.tables:
             tables.append(_table_layout(at, table))
             at += tables[-1].size_bytes
@@ -151,20 +155,21 @@ class Layout:
         room = self.shape.forests
         self.scores = self.forest_trees = self.forests = at
         self.forest_bytes = _power_of_two(FOREST_HEADER_BYTES + CLASS_BYTES * room.classes)
-        n_scores, n_trees, n_forests = (_power_of_two(n) for n in (room.scores, room.trees, room.forests))
-        self.score_mask, self.tree_mask = SCORE_BYTES * (n_scores - 1), ROOT_BYTES * (n_trees - 1)
+        scores_bytes = SCORE_BYTES * room.leaves * room.leaf_scores
+        n_trees, n_forests = _power_of_two(room.trees), _power_of_two(room.forests)
+        self.score_mask, self.tree_mask = _word_mask(scores_bytes), ROOT_BYTES * (n_trees - 1)
         self.forest_mask = self.forest_bytes * (n_forests - 1)
         if not room.forests:
             return at
-        self.forest_trees = self.scores + SCORE_BYTES * n_scores
-        self.forests = self.forest_trees + ROOT_BYTES * n_trees
+        self.forest_trees = self.scores + self.score_mask + 8 + SCORE_BYTES * room.leaf_scores
+        self.forests = self.forest_trees + ROOT_BYTES * (n_trees + TREES_A_WALK - 1)
         return self.forests + self.forest_bytes * n_forests
 
     def _lay_networks(self, at: int) -> int:
         """Lay rows, weights, answers and networks, each a power of two of them; return the end."""
         room = self.shape.networks
         counts = (room.rows, room.blocks, room.classes, room.networks)
-        sizes = (ROW_BYTES, BLOCK_BYTES, ANSWER_BYTES, NETWORK_BYTES)
+        sizes = (ROW_BYTES, WEIGHT_BLOCK_BYTES, ANSWER_BYTES, NETWORK_BYTES)
         starts, masks = [], []
         for n, size in zip(counts, sizes, strict=True):
             starts.append(at)
@@ -180,6 +185,11 @@ def _table_layout(offset: int, table: TableShape) -> TableLayout:
     unroll = 4 if len(table.match_fields) <= UNROLLED_FIELDS else 1
     groups = -(-(table.entries + 1) // unroll)
     return TableLayout(offset, stride, unroll, groups * unroll * stride)
+
+
+def _word_mask(size_bytes: int) -> int:
+    """Return a mask for offsets of words in a region of at least so many bytes."""
+    return _power_of_two(max(size_bytes, 8)) - 8
 
 
 def _power_of_two(at_least: int) -> int:

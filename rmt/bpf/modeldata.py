@@ -1,38 +1,39 @@
 """A program's models as data of a policy (layout.py), and what an action says of each.
 
-A tree is laid out level by level, so that siblings are neighbours; a leaf is its own left child and no
-feature is above its threshold: a walk of more steps than it is deep ends there. Forests' trees lie among the
-others. Classes that a forest has no use for win against none.
+A leaf's block compares with what is below every threshold and goes on to itself: a walk of more steps than
+the leaf is deep ends there. Forests' trees lie among the others. Classes that a forest has no use for win
+against none.
 """
 
 import struct
+from collections.abc import Sequence
 
+from kdtool.rmt.blocks import tree_blocks
 from kdtool.rmt.bpf.layout import (
-    CHILD_BIT,
-    CLASS_BIT,
+    CHILD_THRESHOLDS,
     CLASS_BYTES,
-    FEATURE_BIT,
     FOREST_HEADER_BYTES,
-    LAST_SCORE,
-    NODE_BYTES,
     ROOT_BYTES,
-    SCORE_BIT,
     SCORE_BYTES,
-    THRESHOLD_BIT,
-    VALUE_BYTES,
+    SUM_BYTES,
     Layout,
 )
 from kdtool.rmt.bpf.networkdata import Networks
+from kdtool.rmt.bpf.shape import TREES_A_WALK
 from kdtool.rmt.models import Forest, ScoreTree, Tree
 from kdtool.rmt.networks import Network
-from kdtool.rmt.program import VALUE_MAX, Program
+from kdtool.rmt.program import Program
 
 __all__ = ["INFER", "INFER_FOREST", "INFER_NETWORK", "Models", "pack_models"]
 
 INFER, INFER_FOREST, INFER_NETWORK = 3, 4, 5
 """Kinds of action, after those of policy.py."""
+NO_TREE = Tree("", (), (-1,), (0,), (-1,), (-1,), (0,))
+"""Block and leaf 0, which scores nothing: a forest has such trees until TREES_A_WALK divides their number."""
 NEVER = -(2**62)
 """Below every sum: 256 trees add less than 2**40."""
+
+_NODE, _SCORE = struct.Struct("<iI3H"), struct.Struct("<Ii")
 
 Models = dict[str, tuple[int, int]]
 """Of each model its kind of action and the argument: where it begins, in bytes."""
@@ -58,18 +59,29 @@ class _Trees:
 
     def __init__(self, value: bytearray, layout: Layout, features: list[str]) -> None:
         self._value, self._layout, self._features = value, layout, features
-        self._nodes = self._scores = self._trees = self._forests = 0
+        self._bytes = self._leaves = self._trees = self._forests = 0
+        if layout.shape.forests.forests:
+            self.add(NO_TREE, (), (0,))
+            self._leaves += 1
 
-    def add(self, tree: Tree | ScoreTree, inputs: tuple[str, ...], values: tuple[int, ...]) -> int:
-        """Add nodes and their values; return the offset of the root."""
-        root, layout = self._nodes, self._layout
-        source = [self._features.index(name) for name in inputs]
-        nodes, order = _by_level(tree, root, source)
-        ordered = [values[node] for node in order]
-        struct.pack_into(f"<{len(nodes)}q", self._value, layout.nodes + NODE_BYTES * root, *nodes)
-        struct.pack_into(f"<{len(nodes)}i", self._value, layout.values + VALUE_BYTES * root, *ordered)
-        self._nodes += len(nodes)
-        return NODE_BYTES * root
+    def add(self, tree: Tree | ScoreTree, inputs: tuple[str, ...], values: Sequence[int]) -> int:
+        """Add blocks with the values of leaves, by node; return the offset of the root."""
+        layout, root = self._layout, self._bytes
+        place: dict[int | None, int] = {None: layout.least - layout.x}
+        for node, split in enumerate(tree.feature):
+            if split >= 0:
+                place[node] = 8 * self._features.index(inputs[split])
+        blocks, size = tree_blocks(tree, half_leaves=True)
+        for block in blocks:
+            at = layout.blocks + root + block.at
+            first, *others = (0 if split is None else tree.threshold[split] for split in block.splits)
+            if block.leaf is not None:
+                first = values[block.leaf]
+            _NODE.pack_into(self._value, at, first, root + block.following, *map(place.get, block.splits))
+            if block.leaf is None:
+                struct.pack_into("<2i", self._value, at + CHILD_THRESHOLDS, *others)
+        self._bytes += size
+        return root
 
     def add_forest(self, forest: Forest) -> int:
         """Add a forest's trees and their scores; return the offset of the forest."""
@@ -78,6 +90,7 @@ class _Trees:
             root = self.add(tree, forest.inputs, self._add_scores(tree))
             struct.pack_into("<Q", self._value, layout.forest_trees + ROOT_BYTES * self._trees, root)
             self._trees += 1
+        self._trees += -len(forest.trees) % TREES_A_WALK
         offset = layout.forest_bytes * self._forests
         self._forests += 1
         at = layout.forests + offset
@@ -88,30 +101,14 @@ class _Trees:
             struct.pack_into("<qq", self._value, at + FOREST_HEADER_BYTES + CLASS_BYTES * c, *pair)
         return offset
 
-    def _add_scores(self, tree: ScoreTree) -> tuple[int, ...]:
-        """Add the scores of each leaf; return the number of its first one by node."""
-        numbers: list[int] = []
-        words: list[int] = []
+    def _add_scores(self, tree: ScoreTree) -> list[int]:
+        """Add the scores of each leaf; return by node where they lie."""
+        places = []
         for node, split in enumerate(tree.feature):
-            numbers.append(self._scores + len(words))
+            places.append(SCORE_BYTES * self._layout.shape.forests.leaf_scores * self._leaves)
             if split < 0:
-                scores = tree.scores(node) or [(0, 0)]
-                words += [score << SCORE_BIT | c << CLASS_BIT for c, score in scores]
-                words[-1] |= LAST_SCORE
-        at = self._layout.scores + SCORE_BYTES * self._scores
-        struct.pack_into(f"<{len(words)}q", self._value, at, *words)
-        self._scores += len(words)
-        return tuple(numbers)
-
-
-def _by_level(tree: Tree | ScoreTree, root: int, source: list[int]) -> tuple[list[int], list[int]]:
-    """Return a tree's nodes level by level, and which they are; `root` is the number of the first."""
-    order: list[int] = [0]
-    nodes = []
-    for place, node in enumerate(order):
-        split, threshold, left, feature = tree.feature[node], VALUE_MAX, root + place, 0
-        if split >= 0:
-            threshold, left, feature = tree.threshold[node], root + len(order), source[split]
-            order += [tree.left[node], tree.right[node]]
-        nodes.append(threshold << THRESHOLD_BIT | left << CHILD_BIT | feature << FEATURE_BIT)
-    return nodes, order
+                at = self._layout.scores + places[node]
+                for i, (c, score) in enumerate(tree.scores(node)):
+                    _SCORE.pack_into(self._value, at + SCORE_BYTES * i, SUM_BYTES * c, score)
+                self._leaves += 1
+        return places

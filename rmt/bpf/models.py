@@ -4,75 +4,74 @@ No branch depends on what a tree decides, or on a sum. A forest's loops keep the
 scan of a table does (tables.py).
 """
 
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R8, R9, Emitter
+from collections.abc import Sequence
+
+from kdtool.rmt.blocks import BLOCK_BYTES, LEVELS
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Emitter
 from kdtool.rmt.bpf.layout import (
-    CHILD_BIT,
+    CHILD_THRESHOLDS,
     CLASS_BYTES,
     FOREST_HEADER_BYTES,
-    LAST_SCORE,
-    NODE_BYTES,
+    NEXT_BLOCKS,
+    NODE_PLACES,
+    NODE_THRESHOLD,
     ROOT_BYTES,
-    SCORE_BIT,
     SCORE_BYTES,
-    THRESHOLD_BIT,
-    VALUE_BYTES,
     Layout,
 )
-from kdtool.rmt.bpf.networks import emit_choose, emit_keep_larger
+from kdtool.rmt.bpf.parts import emit_choose, emit_keep_larger, emit_put_aside, emit_take_back
 
 __all__ = ["emit_forest", "emit_walk"]
 
-NODE_SHIFT = 3
-"""A node's number, moved so far, is its offset in bytes. A feature's lies so in the node already."""
-FOREST, TREE, TREES_END, SCORE = 0, 8, 16, 24
-"""Loop variables of a forest: offsets from layout.loop of where it, the next tree and score lie."""
+FOREST, TREE, TREES_END = 0, 8, 16
+"""Loop variables of a forest: offsets from layout.loop of where it and the next tree lie."""
+WALKERS = (R2, R3, R6, R7)
 
 
 def emit_walk(asm: Emitter, layout: Layout, depth: int) -> None:
-    """R0 = the answer of the tree whose root lies at R1 in nodes: `depth` steps, as many as any may need.
+    """R0 = the value of the leaf that x falls into, in the tree whose root lies at R1 in blocks."""
+    asm.alu_register("mov", R3, R1)
+    _walk(asm, layout, depth, [R3])
+    asm.load_signed(R0, R3, layout.blocks + NODE_THRESHOLD, 4)
 
-    A step loads both children before it is known which one is next: the next step waits for the comparison,
-    and no longer for a load after it.
+
+def _walk(asm: Emitter, layout: Layout, depth: int, walkers: Sequence[int]) -> None:
+    """Walk from the roots that lie at `walkers`, registers, to leaves: from each + layout.blocks on.
+
+    As many steps as any leaf may need, LEVELS of `depth` each; the walkers take each step in turn, so that
+    one waits for its loads while the others go on.
     """
-    asm.alu_register("mov", R2, R8)
-    asm.alu("add", R2, layout.nodes)
-    asm.alu("and", R1, layout.node_mask)
-    asm.alu_register("add", R1, R2)
-    asm.load(R1, R1, 0)
-    for _ in range(depth):
-        asm.alu_register("mov", R3, R1)
-        asm.alu("rsh", R3, CHILD_BIT - NODE_SHIFT)
-        asm.alu("and", R3, layout.node_mask)
-        asm.alu_register("add", R3, R2)
-        asm.load(R0, R3, 0)
-        asm.load(R3, R3, NODE_BYTES)
-        asm.alu_register("mov", R4, R1)
-        asm.alu("and", R4, layout.x_mask)
-        asm.alu_register("add", R4, R9)
-        asm.load(R4, R4, layout.x)
-        asm.alu("arsh", R1, THRESHOLD_BIT)
-        asm.alu_register("sub", R1, R4)
-        asm.alu("arsh", R1, 63)  # all ones where the walk goes right
-        emit_choose(asm, R0, R3, R1)
-        asm.alu_register("mov", R1, R0)
-    _load_value(asm, layout)
+    for block in walkers:
+        asm.alu("and", block, layout.block_mask)
+        asm.alu_register("add", block, R8)
+    for _ in range(-(-depth // LEVELS)):
+        for block in walkers:
+            _step(asm, layout, block)
 
 
-def _load_value(asm: Emitter, layout: Layout) -> None:
-    """R0 = the value of the leaf R1, which is its own left child."""
-    asm.alu("rsh", R1, CHILD_BIT - NODE_SHIFT)
-    asm.alu("and", R1, layout.node_mask)
-    asm.alu("rsh", R1, 1)  # values are half as large as nodes
-    asm.alu_register("mov", R2, R8)
-    asm.alu("add", R2, layout.values)
-    asm.alu_register("add", R2, R1)
-    asm.load(R0, R2, 0, VALUE_BYTES)
-    asm.alu("lsh", R0, 32)
-    asm.alu("arsh", R0, 32)
+def _step(asm: Emitter, layout: Layout, block: int) -> None:
+    """Go on from the block at `block` + layout.blocks to one of its next four; R0, R1, R4 and R5 are lost."""
+    thresholds = (NODE_THRESHOLD, CHILD_THRESHOLDS, CHILD_THRESHOLDS + 4)
+    for number, (above, threshold) in enumerate(zip((R1, R4, R5), thresholds, strict=True)):
+        asm.load(R0, block, layout.blocks + NODE_PLACES + 2 * number, 2)
+        asm.alu_register("add", R0, R9)
+        asm.load_signed(R0, R0, layout.x, 4)
+        asm.load_signed(above, block, layout.blocks + threshold, 4)
+        asm.alu_register("sub", above, R0)  # negative where the walk goes right
+    emit_choose(asm, R4, R5, R1)  # of the children's the one that counts: its sign is all that is asked for
+    for above, distance in ((R1, 2 * BLOCK_BYTES), (R4, BLOCK_BYTES)):
+        asm.alu("rsh", above, 64 - distance.bit_length())
+        asm.alu("and", above, distance)
+    asm.load(block, block, layout.blocks + NEXT_BLOCKS, 4)
+    asm.alu("and", block, layout.block_mask)
+    asm.alu_register("add", block, R8)
+    asm.alu_register("add", block, R1)
+    asm.alu_register("add", block, R4)
 
 
 def emit_forest(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
     """R0 = the answer of the forest that lies at R1 in forests; labels begin with `label`."""
+    emit_put_aside(asm)
     _begin_sums(asm, layout)
     asm.label(f"{label}.trees")
     asm.may_goto(stop)
@@ -80,17 +79,19 @@ def emit_forest(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
     asm.load(R2, R9, layout.loop + TREES_END)
     asm.jump_if_register(R1, ">=", R2, f"{label}.sums")
     asm.alu_register("mov", R2, R1)
-    asm.alu("add", R2, ROOT_BYTES)
+    asm.alu("add", R2, ROOT_BYTES * len(WALKERS))
     asm.store(R9, layout.loop + TREE, R2)
     asm.alu("and", R1, layout.tree_mask)
     asm.alu_register("add", R1, R8)
     asm.alu("add", R1, layout.forest_trees)
-    asm.load(R1, R1, 0)
-    emit_walk(asm, layout, layout.shape.forests.depth)
-    asm.alu("mul", R0, SCORE_BYTES)
-    asm.store(R9, layout.loop + SCORE, R0)
-    _add_scores(asm, layout, label, stop)
+    for number, walker in enumerate(WALKERS):
+        asm.load(walker, R1, ROOT_BYTES * number)
+    _walk(asm, layout, layout.shape.forests.depth, WALKERS)
+    for walker in WALKERS:
+        _add_scores(asm, layout, walker)
+    asm.jump(f"{label}.trees")
     asm.label(f"{label}.sums")
+    emit_take_back(asm)
     _largest_sum(asm, layout)
 
 
@@ -113,30 +114,20 @@ def _begin_sums(asm: Emitter, layout: Layout) -> None:
         asm.store(R9, layout.sums + 8 * c, R2)
 
 
-def _add_scores(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
-    """Add the scores of a leaf to their sums, and go on with the next tree."""
-    asm.label(f"{label}.scores")
-    asm.may_goto(stop)
-    asm.load(R1, R9, layout.loop + SCORE)
-    asm.alu_register("mov", R2, R1)
-    asm.alu("add", R2, SCORE_BYTES)
-    asm.store(R9, layout.loop + SCORE, R2)
-    asm.alu("and", R1, layout.score_mask)
-    asm.alu_register("mov", R2, R8)
-    asm.alu("add", R2, layout.scores)
-    asm.alu_register("add", R2, R1)
-    asm.load(R3, R2, 0)
-    asm.alu_register("mov", R4, R3)
-    asm.alu("and", R4, layout.sum_mask)
-    asm.alu_register("add", R4, R9)
-    asm.alu_register("mov", R5, R3)
-    asm.alu("arsh", R5, SCORE_BIT)
-    asm.load(R0, R4, layout.sums)
-    asm.alu_register("add", R0, R5)
-    asm.store(R4, layout.sums, R0)
-    asm.alu("and", R3, LAST_SCORE)
-    asm.jump_if(R3, "==", 0, f"{label}.scores")
-    asm.jump(f"{label}.trees")
+def _add_scores(asm: Emitter, layout: Layout, block: int) -> None:
+    """Add the scores of the leaf at `block` + layout.blocks to their sums."""
+    asm.load_signed(R0, block, layout.blocks + NODE_THRESHOLD, 4)
+    asm.alu("and", R0, layout.score_mask)
+    asm.alu_register("add", R0, R8)
+    asm.alu("add", R0, layout.scores)
+    for at in range(0, SCORE_BYTES * layout.shape.forests.leaf_scores, SCORE_BYTES):
+        asm.load(R1, R0, at, 4)
+        asm.load_signed(R4, R0, at + 4, 4)
+        asm.alu("and", R1, layout.sum_mask)
+        asm.alu_register("add", R1, R9)
+        asm.load(R5, R1, layout.sums)
+        asm.alu_register("add", R5, R4)
+        asm.store(R1, layout.sums, R5)
 
 
 def _largest_sum(asm: Emitter, layout: Layout) -> None:

@@ -51,13 +51,14 @@ def _check_room(shape: Shape, program: Program) -> None:
         )
     rooms = {
         "pages a decision": (wanted.degree_pages, shape.degree_pages),
-        "tree nodes": (wanted.nodes, shape.nodes),
+        "bytes of tree nodes": (wanted.tree_bytes, shape.tree_bytes),
         "comparisons to a leaf": (wanted.depth, shape.depth),
         "forests": (wanted.forests.forests, shape.forests.forests),
         "classes in a forest": (wanted.forests.classes, shape.forests.classes),
         "comparisons to a forest's leaf": (wanted.forests.depth, shape.forests.depth),
         "trees in forests": (wanted.forests.trees, shape.forests.trees),
-        "scores in forests": (wanted.forests.scores, shape.forests.scores),
+        "leaves in forests": (wanted.forests.leaves, shape.forests.leaves),
+        "scores in a forest's leaf": (wanted.forests.leaf_scores, shape.forests.leaf_scores),
         "networks": (wanted.networks.networks, shape.networks.networks),
         "values in a network": (wanted.networks.values, shape.networks.values),
         "inputs and sums in networks": (wanted.networks.rows, shape.networks.rows),

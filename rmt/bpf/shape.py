@@ -1,17 +1,17 @@
 """The shape of a program: what its BPF code is made for. All else is data, replaceable while the code runs.
 
 Code: hook, counters, registers, features, the match fields of each table. Room: pages a decision, entries a
-table, nodes and depth of the trees, trees and scores of the forests, rows of the networks, which tables may
+table, nodes and depth of the trees, trees and leaves of the forests, rows of the networks, which tables may
 infer with what. Programs that share their code fit a shape with room for them all.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from kdtool.errors import ProgramError
+from kdtool.rmt.blocks import BLOCK_BYTES, tree_blocks
 from kdtool.rmt.hooks import Hook, find_hook
-from kdtool.rmt.models import Forest, Model, ScoreTree, Tree
+from kdtool.rmt.models import Forest, Model, Tree
 from kdtool.rmt.networks import Layer, Network
 from kdtool.rmt.program import Feature, MatchField, Program, Register, Table
 
@@ -21,13 +21,15 @@ __all__ = [
     "NetworkShape",
     "Shape",
     "TableShape",
-    "score_words",
     "shape_of",
     "weight_blocks",
 ]
 
 WEIGHTS_A_BLOCK = 8
 """So many products are added between two looks at a loop's variable."""
+
+TREES_A_WALK = 4
+"""So many trees of a forest are walked at once."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,26 @@ class TableShape:
 
 @dataclass(frozen=True)
 class ForestShape:
-    """Room for forests: how many, of how many classes and how deep each, trees and scores of all together."""
+    """Room for forests: how many; classes, depth and scores of a leaf of any; trees and leaves of all.
+
+    trees : a multiple of TREES_A_WALK of each
+    leaves : one more than there are, which scores nothing
+    """
 
     forests: int = 0
     classes: int = 0
     depth: int = 0
+    leaf_scores: int = 0
     trees: int = 0
-    scores: int = 0
+    leaves: int = 0
 
 
 @dataclass(frozen=True)
 class NetworkShape:
     """Room for networks: how many, values of the largest; rows, weights and classes of all together.
 
-    rows : one for each input and each sum
-    weights : in blocks of WEIGHTS_A_BLOCK, of which a sum has a whole number
+    rows : one for each input and each two sums
+    blocks : of WEIGHTS_A_BLOCK weights of two units, of which a row has a whole number
     """
 
     networks: int = 0
@@ -71,7 +78,7 @@ class NetworkShape:
 class Shape:
     """What code is made for.
 
-    nodes : of all trees together, those of forests included
+    tree_bytes : of the blocks of all trees together (blocks.py), those of forests included
     depth : of the deepest tree that is not a forest's
     """
 
@@ -81,7 +88,7 @@ class Shape:
     features: tuple[Feature, ...]
     tables: tuple[TableShape, ...]
     degree_pages: int
-    nodes: int
+    tree_bytes: int
     depth: int
     forests: ForestShape
     networks: NetworkShape
@@ -116,28 +123,28 @@ def shape_of(program: Program, *others: Program) -> Shape:
         features=program.features,
         tables=tuple(_room(versions) for versions in tables),
         degree_pages=max(p.guards.degree_pages for p in programs),
-        nodes=max(sum(map(_nodes, p.models)) for p in programs),
+        tree_bytes=max(sum(map(_tree_bytes, p.models)) for p in programs),
         depth=max((m.depth for p in programs for m in p.models if isinstance(m, Tree)), default=0),
         forests=_forest_room(programs),
         networks=_network_room(programs),
     )
 
 
-def score_words(tree: ScoreTree) -> int:
-    """Return how many scores a tree takes: a leaf that scores nothing adds 0 to a class."""
-    spans = zip(tree.feature, pairwise(tree.first), strict=True)
-    return sum(max(last - first, 1) for split, (first, last) in spans if split < 0)
-
-
 def weight_blocks(layer: Layer) -> int:
-    """Return how many blocks of weights a unit of `layer` takes."""
+    """Return how many blocks of weights two units of `layer` take."""
     return -(-len(layer.weights[0]) // WEIGHTS_A_BLOCK)
 
 
-def _nodes(model: Model) -> int:
-    if isinstance(model, Forest):
-        return sum(len(tree.feature) for tree in model.trees)
-    return len(model.feature) if isinstance(model, Tree) else 0
+def _tree_bytes(model: Model) -> int:
+    if isinstance(model, Network):
+        return 0
+    if isinstance(model, Tree):
+        return tree_blocks(model, half_leaves=True)[1]
+    return BLOCK_BYTES + sum(tree_blocks(tree, half_leaves=True)[1] for tree in model.trees)
+
+
+def _walked_trees(forest: Forest) -> int:
+    return -(-len(forest.trees) // TREES_A_WALK) * TREES_A_WALK
 
 
 def _network_room(programs: Sequence[Program]) -> NetworkShape:
@@ -145,13 +152,22 @@ def _network_room(programs: Sequence[Program]) -> NetworkShape:
     return NetworkShape(
         networks=max(map(len, each)),
         values=max((sum(m.widths) for networks in each for m in networks), default=0),
-        rows=max(sum(sum(m.widths) for m in networks) for networks in each),
+        rows=max(sum(map(_network_rows, networks)) for networks in each),
         blocks=max(
-            sum(len(layer.weights) * weight_blocks(layer) for m in networks for layer in m.layers)
+            sum(_pairs(layer) * weight_blocks(layer) for m in networks for layer in m.layers)
             for networks in each
         ),
         classes=max(sum(len(m.classes) for m in networks) for networks in each),
     )
+
+
+def _network_rows(network: Network) -> int:
+    sums = zip(network.layers, network.widths[1:], strict=True)
+    return len(network.inputs) + sum(n // len(layer.weights) * _pairs(layer) for layer, n in sums)
+
+
+def _pairs(layer: Layer) -> int:
+    return -(-len(layer.weights) // 2)
 
 
 def _forest_room(programs: Sequence[Program]) -> ForestShape:
@@ -161,8 +177,9 @@ def _forest_room(programs: Sequence[Program]) -> ForestShape:
         forests=max(map(len, each)),
         classes=max((len(forest.classes) for forest in every), default=0),
         depth=max((forest.depth for forest in every), default=0),
-        trees=max(sum(len(forest.trees) for forest in forests) for forests in each),
-        scores=max(sum(score_words(tree) for forest in forests for tree in forest.trees) for forests in each),
+        trees=max(sum(map(_walked_trees, forests)) for forests in each),
+        leaf_scores=max((tree.most_scores for forest in every for tree in forest.trees), default=0),
+        leaves=max(1 + sum(forest.n_leaves for forest in forests) for forests in each),
     )
 
 
