@@ -329,7 +329,7 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
             "288 bytes of tree nodes, .* room for 160",
         ),
         (
-            lambda p: replace(p, models=(chain("next_delta", ("d1",), 1), one_leaf_forest(3))),
+            lambda p: replace(p, models=(one_leaf_forest(3),)),
             "1 forests, the code .* room for 0",
         ),
         (lambda p: replace(p, tables=(with_entries(p, 2),)), "2 entries in table next_page"),

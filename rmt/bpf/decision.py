@@ -47,6 +47,8 @@ def emit_decision(asm: Emitter, layout: Layout) -> None:
 
 def _classify(asm: Emitter, layout: Layout) -> None:
     """Put the number of a class where the first page would lie."""
+    asm.alu("mov", R6, 0)  # a rollout's first step: models keep both registers
+    asm.alu_register("mov", R7, R9)
     emit_features(asm, layout)
     for number in range(len(layout.shape.tables)):
         emit_table(asm, layout, number, stop="default", decided="decided")
