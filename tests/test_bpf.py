@@ -87,7 +87,8 @@ class TestInTheKernel:
         while len(load_ns) < LOADS and (not load_ns or load_ns[-1] >= LOAD_NS):
             with KernelVm(program) as vm:
                 load_ns.append(vm.load_ns)
-        assert load_ns[-1] < LOAD_NS, (load_ns, vm.info)
+                info = vm.info
+        assert load_ns[-1] < LOAD_NS, (load_ns, info)
 
     @pytest.mark.parametrize("case", EXTREME_NAMES)
     def test_at_the_limits_of_the_language_it_decides_alike(self, case):
