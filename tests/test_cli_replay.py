@@ -28,6 +28,21 @@ def reduced(tmp_path_factory):
     return write_refs(tmp_path_factory.mktemp("reduced") / "r.kdt", [*range(600)] * 2, k=64).path
 
 
+def test_the_command_starts_without_linear_algebra_and_leaves_it_to_others():
+    script = (
+        "import sys\n"
+        "from kdtool.commands.quicknumba import import_numba\n"
+        "import_numba()\n"
+        "import kdtool.replay\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+        "import scipy.linalg.cython_blas\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_results_are_printed_drawn_and_written(trace, tmp_path):
     parquet, picture = tmp_path / "r.parquet", tmp_path / "r.png"
     options = ("-p", "none,leap-paper", "-m", "30%,60%", "--phases", 2, "--jobs", 2)

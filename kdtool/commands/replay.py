@@ -5,6 +5,8 @@ from pathlib import Path
 
 import typer
 
+from kdtool.commands.quicknumba import import_numba
+
 __all__ = ["register"]
 
 POLICIES = ["none", "linux-vma", "linux-cluster", "leap-paper", "oracle"]
@@ -72,6 +74,7 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Replay traces under policies, memories and devices, and print the scoreboard."""
+        import_numba()
         from kdtool.replay.files import check_target
 
         for path, suffix in ((parquet, ".parquet"), (plot, ".png")):
