@@ -13,6 +13,7 @@ import numpy as np
 from numba import types
 
 from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault, unmap_file_page
 from kdtool.replay.hook import ask
@@ -66,13 +67,10 @@ FAR_ROWS, NEAR_ROWS = 32, 12
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
-_I4_2A, _U1A, _I4A, _I8A = (  # fields of records
-    types.Array(dtype, n, "A")
-    for dtype, n in ((types.int32, 2), (types.uint8, 1), (types.int32, 1), (types.int64, 1))
-)
+_U1A, _I4A, _I8A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32, types.int64))
 _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4_2A, _I4A, _I4, _I8A, _I8, _I8, _U1A, _I8A, _I8_2, _I4)
+    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8A, _I8, _I8, _U1A, _I8A, _I8_2, _I4, _I4, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
@@ -82,7 +80,8 @@ _POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
 def _release(until, trace, memory):  # type: ignore[no-untyped-def]
     """Forget the pages that were unmapped before row `until`."""
     free_row, free_page = trace[9], trace[10]
-    status, clusters, _, slot, page_of_slot, _, scalars, counters, _, evicted_at, _, _ = memory
+    status, clusters, slot, page_of_slot = memory[0], memory[1], memory[3], memory[4]
+    scalars, counters, evicted_at = memory[6], memory[7], memory[9]
     at = scalars[FREE_AT]
     while at < len(free_row) and free_row[at] <= until:
         page = np.int64(free_page[at])
@@ -125,7 +124,7 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
 @inner
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: submit its read, ask the policy, then wait."""
-    status, _, _, slot, _, _, scalars, counters, _, _, _, _ = memory
+    status, slot, scalars, counters = memory[0], memory[3], memory[6], memory[7]
     counters[MAJOR] += 1
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
@@ -168,16 +167,15 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
 @inline
 def _look_ahead(row, page, is_lru, memory):  # type: ignore[no-untyped-def]
     """Have the records on their way that the rows to come need."""
-    status, links = memory[0], memory[2]
+    status, place, rings = memory[0], memory[2], memory[12]
     if row + FAR_ROWS < len(page):
         prefetch_line(status, np.int64(page[row + FAR_ROWS]))
         near = np.int64(page[row + NEAR_ROWS])
         if is_lru and status[near] == RESIDENT:
-            prefetch_line(links, np.int64(links[near, 0]))
-            prefetch_line(links, np.int64(links[near, 1]))
+            prefetch_line(rings, np.int64(place[near]))
 
 
-@inline
+@inner
 def _fault(decide, row, page, capacity, trace, memory, policy, device, files, missed, shadow_missed):  # type: ignore[no-untyped-def]
     """Handle an access to a page that is not mapped."""
     status, scalars, counters = memory[0], memory[6], memory[7]
@@ -228,13 +226,16 @@ def replay_range(  # type: ignore[no-untyped-def]
     page, insns, store = trace[0], trace[1], trace[2]
     status, scalars, counters = memory[0], memory[6], memory[7]
     is_lru = scalars[RECLAIM_KIND] == LRU
+    all_trace, all_memory, all_policy, all_files = (
+        reference(trace), reference(memory), reference(policy), reference(files),
+    )  # fmt: skip
     begin = start
     while begin < stop:
-        _release(begin, trace, memory)
+        _release(begin, all_trace, all_memory)
         if begin == from_row:
             before = insns[begin - 1] if begin else 0
-            _start_counting(before * device[INSN_PS] // 1000, memory)
-        end, hits = _next_due(begin, stop, from_row, trace, memory), 0
+            _start_counting(before * device[INSN_PS] // 1000, all_memory)
+        end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
             _look_ahead(row, page, is_lru, memory)
             p = np.int64(page[row])
@@ -242,7 +243,10 @@ def replay_range(  # type: ignore[no-untyped-def]
                 hits += 1
                 touch(p, store[row], memory)
             else:
-                _fault(decide, row, p, capacity, trace, memory, policy, device, files, missed, shadow_missed)
+                _fault(
+                    decide, row, p, capacity, all_trace, all_memory, all_policy, device, all_files, missed,
+                    shadow_missed,
+                )  # fmt: skip
         counters[ACCESSES] += end - begin
         counters[HITS] += hits
         begin = end

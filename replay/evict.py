@@ -51,8 +51,8 @@ def give_slot(page, memory):  # type: ignore[no-untyped-def]
 @inner
 def evict(page, memory, device):  # type: ignore[no-untyped-def]
     """Take a page out of memory that is on the device, or goes there at once, and remember when."""
-    status, links, scalars, counters, marks = memory[0], memory[2], memory[6], memory[7], memory[8]
-    unlink(links, page)
+    status, scalars, counters, marks = memory[0], memory[6], memory[7], memory[8]
+    unlink(page, memory)
     scalars[COUNT] -= 1
     counters[RECLAIMED] += 1
     if status[page] != UNMAPPED:  # else it was paid for when it was written

@@ -241,7 +241,7 @@ def _minor_fault(page, index, ra_pages, store, file, compute_ns, capacity, memor
 @inner
 def file_fault(row, page, compute_ns, capacity, trace, memory, device, files):  # type: ignore[no-untyped-def]
     """Handle an access to a page of a file that is not mapped; return whether it had to be read."""
-    file_rows, mappings, mapping_of, ra_pages = files
+    file_rows, mappings, mapping_of, ra_pages = files[0], files[1], files[2], files[3]
     status, scalars = memory[0], memory[6]
     mapping = mappings[mapping_of[page - scalars[FIRST_FILE]]]
     file = file_rows[mapping[FILE_OF]]

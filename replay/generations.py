@@ -34,7 +34,7 @@ __all__ = [
     "MIN_NR_GENS",
     "add_generation",
     "carry_over",
-    "generation_end",
+    "generation_list",
     "leave_generation",
     "lower_ratio",
     "note_eviction",
@@ -48,9 +48,9 @@ MIN_LRU_BATCH = 64
 
 
 @inner
-def generation_end(file, seq, memory):  # type: ignore[no-untyped-def]
-    """Return the end of the list of a kind's generation."""
-    return memory[2].shape[0] - 2 * MAX_NR_GENS + MAX_NR_GENS * file + seq % MAX_NR_GENS
+def generation_list(file, seq):  # type: ignore[no-untyped-def]
+    """Return the list of a kind's generation."""
+    return MAX_NR_GENS * file + seq % MAX_NR_GENS
 
 
 @inner
@@ -75,8 +75,8 @@ def put(page, seq, memory):  # type: ignore[no-untyped-def]
     file = np.int64(page >= memory[6][FIRST_FILE])
     seq = max(seq, memory[6][MIN_SEQ + file])
     set_generation(page, seq, memory)
-    unlink(memory[2], page)
-    push_newest(memory[2], generation_end(file, seq, memory), page)
+    unlink(page, memory)
+    push_newest(generation_list(file, seq), page, memory)
 
 
 @inner
@@ -91,7 +91,7 @@ def add_generation(page, memory):  # type: ignore[no-untyped-def]
     seq = max(seq, scalars[MIN_SEQ + file])
     evicted_at[page] = seq
     scalars[GEN_PAGES + MAX_NR_GENS * file + seq % MAX_NR_GENS] += 1
-    push_newest(memory[2], generation_end(file, seq, memory), page)
+    push_newest(generation_list(file, seq), page, memory)
 
 
 @inner

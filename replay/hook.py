@@ -52,7 +52,7 @@ _REGION_BITS = 13
 @inner
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
-    _, _, _, tid, ip, keys, pids, vma_of_page, vma_bounds, _, _ = trace
+    tid, ip, keys, pids, vma_of_page, vma_bounds = trace[3], trace[4], trace[5], trace[6], trace[7], trace[8]
     vpn, process, vma = keys[page] & _VPN_MASK, keys[page] >> _VPN_BITS, vma_of_page[page]
     ctx[0] = vpn
     ctx[1] = pids[process]
@@ -95,7 +95,8 @@ def _page_id(answer, faulting, keys, page_of_slot):  # type: ignore[no-untyped-d
 @inner
 def _prefetch(n, faulting, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
     """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
-    status, _, _, slot, page_of_slot, ready_ns, scalars, counters, _, _, _, _ = memory
+    status, slot, page_of_slot, ready_ns = memory[0], memory[3], memory[4], memory[5]
+    scalars, counters = memory[6], memory[7]
     for i in range(n):
         page = _page_id(out[i], faulting, keys, page_of_slot)
         if page < 0 or status[page] != SWAPPED:
@@ -117,7 +118,7 @@ def _prefetch(n, faulting, now_ns, capacity, keys, out, memory, device):  # type
 @inner
 def ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """Ask the policy at one event of the hook and start its prefetches."""
-    params, state, ctx, out = policy
+    params, state, ctx, out = policy[0], policy[1], policy[2], policy[3]
     memory[7][DECISIONS] += 1
     if len(out) == 0:
         return  # a policy that never asks for a page is not worth the context's cache misses

@@ -8,7 +8,7 @@ arrays of its fields are views.
                 touched yet) · UNMAPPED (by reclaim, and not freed yet) · SWAPPED (its content is on the
                 device); of a page of a file, beside RESIDENT, FILE_OUT (not in memory) · FILE_IN (read or
                 being read, not mapped)
-    links[p]    its neighbours on a list, see lists.py
+    place[p]    where it is on a list, see lists.py
     marks[p]    bits of the page and its PTE, see below
     evicted_at[p] twice the lists' age when it was freed, plus whether it had been active; -1 never: what
                 Linux keeps as a shadow entry. Of `mglru`: generations.py
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.lists import new_rings
 from kdtool.replay.slots import new_clusters, new_page_of_slot
 
 __all__ = [
@@ -96,7 +97,7 @@ PAGE = np.dtype(
     [
         ("status", "u1"),
         ("marks", "u1"),
-        ("links", "i4", 2),
+        ("place", "i4"),
         ("slot", "i4"),
         ("ready_ns", "i8"),
         ("evicted_at", "i8"),
@@ -104,15 +105,14 @@ PAGE = np.dtype(
     align=True,
 )
 CACHE_LINE_BYTES = 64
-N_ENDS = 8
-"""Ends of lists (lists.py)."""
 
 
 @dataclass(frozen=True)
 class Memory:
     """The arrays of one replay, see the module's docstring; `counters` as indexed above.
 
-    pages : of dtype PAGE and shape (n_pages + N_ENDS,): the pages, and behind them the ends of the lists
+    pages : of dtype PAGE and shape (n_pages,)
+    rings, ends : the lists, see lists.py
     """
 
     pages: npt.NDArray[np.void]
@@ -122,13 +122,15 @@ class Memory:
     counters: npt.NDArray[np.int64]
     writes: npt.NDArray[np.int64]
     victims: npt.NDArray[np.int32]
+    rings: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int64]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
-        status, marks, links, slot, ready_ns, evicted_at = (self.pages[name] for name in PAGE.names or ())
+        status, marks, place, slot, ready_ns, evicted_at = (self.pages[name] for name in PAGE.names or ())
         return (
-            status, self.clusters, links, slot, self.page_of_slot, ready_ns, self.scalars,
-            self.counters, marks, evicted_at, self.writes, self.victims,
+            status, self.clusters, place, slot, self.page_of_slot, ready_ns, self.scalars,
+            self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -137,13 +139,12 @@ class Memory:
         return replace(self, victims=victims)
 
 
-def new_memory(n_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) -> Memory:
-    """Return an empty memory for pages 0 .. n_pages - 1, the last `n_file_pages` of which are of files.
+def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) -> Memory:
+    """Return an empty memory of `memory_pages` for pages 0 .. n_pages - 1, the last `n_file_pages` of files.
 
     `reclaim` is a key of RECLAIMS.
     """
-    pages = _new_pages(n_pages + N_ENDS)
-    pages["links"] = np.arange(n_pages + N_ENDS)[:, None]
+    pages = _new_pages(n_pages)
     pages["status"][n_pages - n_file_pages : n_pages] = FILE_OUT
     pages["slot"] = pages["evicted_at"] = -1
     scalars = np.zeros(N_SCALARS, np.int64)
@@ -154,6 +155,7 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) 
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
     page_of_slot = new_page_of_slot(n_pages)
+    rings, ends = new_rings(min(n_pages, memory_pages))
     return Memory(
         pages=pages,
         clusters=new_clusters(len(page_of_slot)),
@@ -162,6 +164,8 @@ def new_memory(n_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) 
         counters=np.zeros(N_COUNTERS, np.int64),
         writes=np.zeros((n_pages, 2), np.int64),
         victims=np.empty(0, np.int32),
+        rings=rings,
+        ends=ends,
     )
 
 

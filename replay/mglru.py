@@ -22,13 +22,13 @@ from kdtool.replay.generations import (
     MAX_NR_GENS,
     MIN_NR_GENS,
     carry_over,
-    generation_end,
+    generation_list,
     lower_ratio,
     put,
     set_generation,
     tier_of,
 )
-from kdtool.replay.lists import push_oldest, unlink
+from kdtool.replay.lists import NO_PAGE, oldest, push_oldest, unlink
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX
 from kdtool.replay.memory import (
     ACCESSED,
@@ -84,15 +84,16 @@ def _walk(first, last, memory):  # type: ignore[no-untyped-def]
 @inner
 def _inc_min_seq(file, memory):  # type: ignore[no-untyped-def]
     """Move what is left of the oldest generation to the next, as its oldest: inc_min_seq()."""
-    links, scalars, evicted_at = memory[2], memory[6], memory[9]
-    oldest = scalars[MIN_SEQ + file]
-    end = generation_end(file, oldest, memory)
-    while links[end, 1] != end:
-        page = np.int64(links[end, 1])
-        if evicted_at[page] == oldest:
-            set_generation(page, oldest + 1, memory)
-        unlink(links, page)
-        push_oldest(links, generation_end(file, evicted_at[page], memory), page)
+    scalars, evicted_at = memory[6], memory[9]
+    min_seq = scalars[MIN_SEQ + file]
+    which = generation_list(file, min_seq)
+    page = oldest(which, memory)
+    while page != NO_PAGE:
+        if evicted_at[page] == min_seq:
+            set_generation(page, min_seq + 1, memory)
+        unlink(page, memory)
+        push_oldest(generation_list(file, evicted_at[page]), page, memory)
+        page = oldest(which, memory)
     carry_over(file, scalars)
     scalars[MIN_SEQ + file] += 1
 
@@ -101,7 +102,7 @@ def _inc_min_seq(file, memory):  # type: ignore[no-untyped-def]
 def _age(memory):  # type: ignore[no-untyped-def]
     """Look for accessed pages and begin a new generation: try_to_inc_max_seq()."""
     scalars = memory[6]
-    _walk(0, memory[2].shape[0] - 2 * MAX_NR_GENS, memory)
+    _walk(0, len(memory[0]), memory)
     for file in range(2):
         if scalars[MAX_SEQ] - scalars[MIN_SEQ + file] + 1 == MAX_NR_GENS:
             _inc_min_seq(file, memory)
@@ -111,12 +112,12 @@ def _age(memory):  # type: ignore[no-untyped-def]
 @inner
 def _drop_empty(memory):  # type: ignore[no-untyped-def]
     """Let empty generations go, but MIN_NR_GENS; return whether any went: try_to_inc_min_seq()."""
-    links, scalars = memory[2], memory[6]
+    scalars = memory[6]
     anon, file = scalars[MIN_SEQ], scalars[MIN_SEQ + 1]
     keep = scalars[MAX_SEQ] - MIN_NR_GENS
-    while anon <= keep and links[generation_end(0, anon, memory), 1] == generation_end(0, anon, memory):
+    while anon <= keep and oldest(generation_list(0, anon), memory) == NO_PAGE:
         anon += 1
-    while file <= keep and links[generation_end(1, file, memory), 1] == generation_end(1, file, memory):
+    while file <= keep and oldest(generation_list(1, file), memory) == NO_PAGE:
         file += 1
     if anon > keep and file < keep:
         anon = keep
@@ -141,7 +142,7 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
     elif marks[page] & ACCESSED:
         again = _set_refs(page, memory)
         first = 0 if not file else scalars[FIRST_FILE]
-        last = scalars[FIRST_FILE] if not file else memory[2].shape[0] - 2 * MAX_NR_GENS
+        last = scalars[FIRST_FILE] if not file else len(status)
         _walk(max(page - MIN_LRU_BATCH // 2, first), min(page + MIN_LRU_BATCH // 2, last), memory)
         seq = scalars[MAX_SEQ]
         if not again:
@@ -164,25 +165,28 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
 @inner
 def _scan(file, tier_limit, n_pages, memory, device):  # type: ignore[no-untyped-def]
     """Return how many of a kind's oldest pages were looked at, and freed: scan_folios(), sort_folio()."""
-    links, scalars, marks, evicted_at = memory[2], memory[6], memory[8], memory[9]
-    oldest, left = scalars[MIN_SEQ + file], min(n_pages, MAX_LRU_BATCH)
-    if scalars[MAX_SEQ] - oldest + 1 == MIN_NR_GENS:
+    scalars, marks, evicted_at = memory[6], memory[8], memory[9]
+    min_seq, left = scalars[MIN_SEQ + file], min(n_pages, MAX_LRU_BATCH)
+    if scalars[MAX_SEQ] - min_seq + 1 == MIN_NR_GENS:
         return 0, 0
-    end, candidates, scanned, freed = generation_end(file, oldest, memory), 0, 0, 0
-    while left and candidates < MIN_LRU_BATCH and links[end, 1] != end:
-        page, left, scanned = np.int64(links[end, 1]), left - 1, scanned + 1
+    which, candidates, scanned, freed = generation_list(file, min_seq), 0, 0, 0
+    while left and candidates < MIN_LRU_BATCH:
+        page = oldest(which, memory)
+        if page == NO_PAGE:
+            break
+        left, scanned = left - 1, scanned + 1
         tier = tier_of(page, memory)
-        if evicted_at[page] != oldest:
+        if evicted_at[page] != min_seq:
             put(page, evicted_at[page], memory)
         elif tier > tier_limit:
             scalars[PROTECTED + MAX_NR_TIERS * file + tier] += 1
-            put(page, oldest + 1, memory)
+            put(page, min_seq + 1, memory)
         elif marks[page] & WRITEBACK:
-            put(page, oldest + 1, memory)
+            put(page, min_seq + 1, memory)
         elif file and marks[page] & DIRTY:
             marks[page] &= ~DIRTY
             submit_io(len(memory[4]) + page, scalars[NOW_NS], scalars, device)
-            put(page, oldest + 1, memory)
+            put(page, min_seq + 1, memory)
         else:
             candidates += 1
             freed += _judge(page, file, memory, device)

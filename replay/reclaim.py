@@ -21,7 +21,7 @@ import numpy as np
 
 from kdtool.replay.evict import evict
 from kdtool.replay.generations import add_generation, leave_generation
-from kdtool.replay.lists import push_newest, unlink
+from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink
 from kdtool.replay.liststats import flush_stats, note_cost, update_stats
 from kdtool.replay.memory import (
     ACCESSED,
@@ -51,7 +51,7 @@ from kdtool.replay.memory import (
     WRITEBACK,
 )
 from kdtool.replay.mglru import age_and_evict
-from kdtool.replay.shrink import list_end, try_to_free_pages
+from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.writeout import drop_write
 from kdtool.rmt.jit import inline, inner
 
@@ -63,14 +63,11 @@ MAX_RECLAIM_RETRIES = 16
 @inline
 def touch(page, store, memory):  # type: ignore[no-untyped-def]
     """Note an access to a mapped page: LRU order, or the bits that reclaim will see."""
-    links, scalars, marks = memory[2], memory[6], memory[8]
-    if scalars[RECLAIM_KIND] & HAS_BITS:
-        marks[page] |= ACCESSED | store * DIRTY
+    if memory[6][RECLAIM_KIND] & HAS_BITS:
+        memory[8][page] |= ACCESSED | store * DIRTY
         return
-    end = links.shape[0] - 2
-    if links[end, 0] != page:
-        unlink(links, page)
-        push_newest(links, end, page)
+    unlink(page, memory)
+    push_newest(INACTIVE_LIST, page, memory)
 
 
 @inner
@@ -84,18 +81,18 @@ def _workingset_pages(file, scalars):  # type: ignore[no-untyped-def]
 @inner
 def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
     """Put a page that came into memory on its list; `mapped` pages have their accessed bit set."""
-    links, scalars, marks, evicted_at = memory[2], memory[6], memory[8], memory[9]
+    scalars, marks, evicted_at = memory[6], memory[8], memory[9]
     file = np.int64(page >= scalars[FIRST_FILE])
     shadow = evicted_at[page]
     scalars[FILE_COUNT] += file
     memory[7][FILE_REFAULTS] += file and shadow >= 0
-    end = list_end(np.int64(0), memory)
+    which = np.int64(INACTIVE_LIST)
     if scalars[RECLAIM_KIND] == MGLRU:
         marks[page] = mapped * ACCESSED | dirty * DIRTY
         add_generation(page, memory)
         return
     if scalars[RECLAIM_KIND] == LINUX:
-        end = list_end(file, memory)
+        which = 2 * file + INACTIVE_LIST
         marks[page] = mapped * ACCESSED | dirty * DIRTY
         flush_stats(scalars)
         if shadow >= 0 and scalars[AGE] - (shadow >> 1) <= _workingset_pages(file, scalars):
@@ -103,20 +100,20 @@ def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
             scalars[ACTIVE_COUNT + file] += 1
             scalars[AGE] += 1
             scalars[ACTIVATIONS + file] += 1
-            end += 1
+            which = 2 * file + ACTIVE_LIST
             if shadow & 1:
                 marks[page] |= WORKINGSET
                 note_cost(file, np.int64(1), np.int64(0), scalars)
-    push_newest(links, end, page)
+    push_newest(which, page, memory)
 
 
 @inner
 def forget_page(page, memory):  # type: ignore[no-untyped-def]
     """Take an anonymous page in memory that the program unmapped out of it."""
-    links, scalars, marks = memory[2], memory[6], memory[8]
+    scalars, marks = memory[6], memory[8]
     if marks[page] & WRITEBACK:
         drop_write(page, memory)
-    unlink(links, page)
+    unlink(page, memory)
     scalars[COUNT] -= 1
     if scalars[RECLAIM_KIND] == MGLRU:
         leave_generation(page, memory)
@@ -128,12 +125,12 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
 @inner
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
-    links, scalars = memory[2], memory[6]
+    scalars = memory[6]
     if scalars[COUNT] >= capacity:
         if scalars[RECLAIM_KIND] & HAS_BITS:
             _reclaim(capacity, memory, device)
         elif scalars[RECLAIM_KIND] == LRU:
-            evict(np.int64(links[links.shape[0] - 2, 1]), memory, device)
+            evict(oldest(INACTIVE_LIST, memory), memory, device)
         else:
             evict(np.int64(memory[11][scalars[VICTIM_AT]]), memory, device)
             scalars[VICTIM_AT] += 1

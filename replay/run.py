@@ -167,7 +167,14 @@ def _run(
         )
         return int(memory.scalars[layout.NOW_NS])
 
-    fresh = partial(new_memory, workload.n_pages, shadow.reclaim, shadow.flush, workload.files.n_pages)
+    fresh = partial(
+        new_memory,
+        workload.n_pages,
+        shadow.memory_pages,
+        shadow.reclaim,
+        shadow.flush,
+        workload.files.n_pages,
+    )
     memory = fresh()
     setting = Setting(workload, shadow.memory_pages, device, shadow.missed, memory, runtime_ns)
     prepared = policy.prepare(setting)

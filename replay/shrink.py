@@ -22,7 +22,7 @@ import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.evict import evict, give_slot, work
-from kdtool.replay.lists import push_newest, unlink
+from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, NO_PAGE, oldest, push_newest, unlink
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX, flush_stats, inactive_is_low, note_cost
 from kdtool.replay.memory import (
     ACCESSED,
@@ -57,7 +57,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes, wait_for_write
 from kdtool.rmt.jit import inner
 
-__all__ = ["activate", "list_end", "try_to_free_pages"]
+__all__ = ["activate", "try_to_free_pages"]
 
 DEF_PRIORITY = 12
 SWAPPINESS, MAX_SWAPPINESS = 60, 200
@@ -69,31 +69,25 @@ INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE, N_LISTS = range(5)
 
 
 @inner
-def list_end(file, memory):  # type: ignore[no-untyped-def]
-    """Return the end of a kind's inactive list; that of its active one comes next."""
-    return memory[2].shape[0] - 2 - 2 * file
-
-
-@inner
 def activate(page, file, memory):  # type: ignore[no-untyped-def]
     """Put an inactive page on the active list: workingset_age_nonresident() as well."""
-    links, scalars = memory[2], memory[6]
-    unlink(links, page)
+    scalars = memory[6]
+    unlink(page, memory)
     memory[8][page] |= ACTIVE
     scalars[ACTIVE_COUNT + file] += 1
     scalars[AGE] += 1
-    push_newest(links, list_end(file, memory) + 1, page)
+    push_newest(2 * file + ACTIVE_LIST, page, memory)
 
 
 @inner
 def _spare(page, file, memory):  # type: ignore[no-untyped-def]
     """Put an accessed inactive page back, or on the active list if it was found accessed before."""
-    links, marks = memory[2], memory[8]
+    marks = memory[8]
     if marks[page] & REFERENCED or (file and memory[3][page] == EXECUTABLE):
         activate(page, file, memory)
     else:
-        unlink(links, page)
-        push_newest(links, list_end(file, memory), page)
+        unlink(page, memory)
+        push_newest(2 * file + INACTIVE_LIST, page, memory)
     marks[page] = marks[page] & ~ACCESSED | REFERENCED
 
 
@@ -116,20 +110,20 @@ def _write(page, file, memory, device):  # type: ignore[no-untyped-def]
 @inner
 def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-untyped-def]
     """Look at the `n_pages` oldest inactive pages of a kind; return how many were freed."""
-    status, links, ready_ns, scalars, marks = memory[0], memory[2], memory[5], memory[6], memory[8]
-    inactive = list_end(file, memory)
+    status, ready_ns, scalars, marks = memory[0], memory[5], memory[6], memory[8]
+    inactive = 2 * file + INACTIVE_LIST
     scanned, written, freed = 0, 0, 0
     complete_writes(memory)
     for _ in range(n_pages):
-        page = np.int64(links[inactive, 1])
-        if page == inactive:
+        page = oldest(inactive, memory)
+        if page == NO_PAGE:
             break  # the page being faulted in is counted already and on no list yet
         scanned += 1
         if marks[page] & WRITEBACK:
             wait_for_write(page, memory, device)
         if status[page] in (PREFETCHED, FILE_IN) and ready_ns[page] > scalars[NOW_NS]:
-            unlink(links, page)
-            push_newest(links, inactive, page)
+            unlink(page, memory)
+            push_newest(inactive, page, memory)
         elif marks[page] & ACCESSED:
             _spare(page, file, memory)
         elif marks[page] & DIRTY and (file or not device[SYNCHRONOUS]):
@@ -145,19 +139,19 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
 @inner
 def _shrink_active_list(n_pages, file, memory):  # type: ignore[no-untyped-def]
     """Deactivate the `n_pages` oldest active pages of a kind."""
-    links, scalars, marks = memory[2], memory[6], memory[8]
-    inactive, rotated = list_end(file, memory), 0
+    scalars, marks = memory[6], memory[8]
+    inactive, rotated = 2 * file + INACTIVE_LIST, 0
     for _ in range(min(n_pages, scalars[ACTIVE_COUNT + file])):
-        page = np.int64(links[inactive + 1, 1])
-        unlink(links, page)
+        page = oldest(inactive + 1, memory)
+        unlink(page, memory)
         if file and marks[page] & ACCESSED and memory[3][page] == EXECUTABLE:
             marks[page] &= ~ACCESSED
-            push_newest(links, inactive + 1, page)
+            push_newest(inactive + 1, page, memory)
             rotated += 1
             continue
         scalars[ACTIVE_COUNT + file] -= 1
         marks[page] = marks[page] & (REFERENCED | DIRTY | READAHEAD) | WORKINGSET
-        push_newest(links, inactive, page)
+        push_newest(inactive, page, memory)
     note_cost(file, 0, rotated, scalars)
 
 

@@ -10,9 +10,11 @@
 Follows mm/page_io.c, mm/swap.c and shrink_folio_list() in mm/vmscan.c, v6.18. Reads share the device.
 """
 
+import numpy as np
+
 from kdtool.replay.blockqueue import submit_io
-from kdtool.replay.generations import MIN_NR_GENS, generation_end, put, set_generation
-from kdtool.replay.lists import push_newest, push_oldest, unlink
+from kdtool.replay.generations import MIN_NR_GENS, generation_list, put, set_generation
+from kdtool.replay.lists import INACTIVE_LIST, push_newest, push_oldest, unlink
 from kdtool.replay.memory import (
     DIRTY,
     MAX_SEQ,
@@ -35,15 +37,15 @@ __all__ = ["begin_write", "complete_writes", "drop_write", "submit_writes", "wai
 @jit()
 def begin_write(page, memory):  # type: ignore[no-untyped-def]
     """Queue the write of an inactive page that has a slot, and spare it for another trip around the list."""
-    links, scalars, marks, writes = memory[2], memory[6], memory[8], memory[10]
+    scalars, marks, writes = memory[6], memory[8], memory[10]
     marks[page] = (marks[page] & ~DIRTY) | WRITEBACK
     writes[scalars[WRITES_END] % len(writes), 0] = page
     scalars[WRITES_END] += 1
     if scalars[RECLAIM_KIND] == MGLRU:
         put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
         return
-    unlink(links, page)
-    push_newest(links, links.shape[0] - 2, page)
+    unlink(page, memory)
+    push_newest(INACTIVE_LIST, page, memory)
 
 
 @jit()
@@ -60,7 +62,7 @@ def submit_writes(memory, device):  # type: ignore[no-untyped-def]
 @jit()
 def complete_writes(memory):  # type: ignore[no-untyped-def]
     """Move the pages whose write has ended by now to the oldest end of the inactive list."""
-    links, scalars, marks, writes = memory[2], memory[6], memory[8], memory[10]
+    scalars, marks, writes = memory[6], memory[8], memory[10]
     while scalars[WRITES_FIRST] < scalars[WRITES_SENT]:
         entry = scalars[WRITES_FIRST] % len(writes)
         if writes[entry, 1] > scalars[NOW_NS]:
@@ -69,12 +71,12 @@ def complete_writes(memory):  # type: ignore[no-untyped-def]
         page = writes[entry, 0]
         if page != NO_PAGE:
             marks[page] &= ~WRITEBACK
-            end = links.shape[0] - 2
+            which = np.int64(INACTIVE_LIST)
             if scalars[RECLAIM_KIND] == MGLRU:
                 set_generation(page, scalars[MIN_SEQ], memory)
-                end = generation_end(0, scalars[MIN_SEQ], memory)
-            unlink(links, page)
-            push_oldest(links, end, page)
+                which = generation_list(0, scalars[MIN_SEQ])
+            unlink(page, memory)
+            push_oldest(which, page, memory)
 
 
 @jit()

@@ -10,10 +10,11 @@ import pytest
 
 from kdtool.errors import ProgramError
 from kdtool.replay import Device, Workload, load_device, workload_from_arrays
+from kdtool.replay.lists import NO_PAGE
 from kdtool.rmt import from_document, stride_program, to_document
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 
-__all__ = ["refusal_of", "rehash", "ssd", "strided_trace", "workload", "write_refs"]
+__all__ = ["list_pages", "refusal_of", "rehash", "ssd", "strided_trace", "workload", "write_refs"]
 
 
 def ssd() -> Device:
@@ -51,6 +52,13 @@ def strided_trace(path: Path, n_pages=3000, strides=(3, 3), step_insns=20_000) -
     for stride in strides:
         parts += [np.arange(start, n_pages, stride) for start in range(stride)]
     return write_refs(path, np.concatenate(parts), step_insns=step_insns)
+
+
+def list_pages(rings, ends, which):
+    """Return the pages on one of memory's lists, the oldest first, as replay/lists.py lays them out."""
+    oldest, newest, first, mask = map(int, ends[which])
+    pages = [int(rings[first + (at & mask)]) for at in range(oldest, newest)]
+    return [page for page in pages if page != NO_PAGE]
 
 
 def refusal_of(model, change):

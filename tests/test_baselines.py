@@ -32,7 +32,7 @@ class Asker:
     def __init__(self, name, vma=(0, 1 << 40), n_processes=1):
         self.policy = load_policy(name)
         w = workload([1, 2] * n_processes, pids=np.repeat(np.arange(n_processes), 2))
-        memory = new_memory(len(w.keys), "lru", Flush())
+        memory = new_memory(len(w.keys), len(w.keys), "lru", Flush())
         setting = Setting(w, 10, ssd(), np.zeros(w.n_refs, np.uint8), memory, lambda prepared: 0)
         self.prepared = self.policy.prepare(setting)
         self.ctx, self.out = np.zeros(CTX_WORDS, np.int64), np.zeros(OUT_WORDS, np.int64)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import ssd, strided_trace, workload
+from builders import list_pages, ssd, strided_trace, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,8 @@ from kdtool.replay import (
     run_shadow,
 )
 from kdtool.replay import run as run_module
-from kdtool.replay.memory import ACTIVE_COUNT, COUNT, N_ENDS, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
+from kdtool.replay.lists import ACTIVE_LIST, N_LISTS
+from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
 from kdtool.replay.numbering import number_keys
 from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
@@ -90,17 +91,11 @@ def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
     assert r.pollution_faults <= r.major_faults == missed.sum()
     assert r.decisions == r.major_faults + r.prefetch_used
     in_memory = np.isin(state.pages["status"], [RESIDENT, PREFETCHED, UNMAPPED]).sum()
-    listed = [list_length(state.pages["links"], len(state.pages["links"]) - n) for n in range(N_ENDS, 0, -1)]
-    assert in_memory == state.scalars[COUNT] == sum(listed) <= pages
-    assert state.scalars[ACTIVE_COUNT] == (0 if reclaim == "mglru" else listed[-1])
-
-
-def list_length(links, end):
-    length = 0
-    at = links[end, 0]
-    while at != end:
-        at, length = links[at, 0], length + 1
-    return length
+    listed = [list_pages(state.rings, state.ends, which) for which in range(N_LISTS)]
+    pages_on_lists = [page for each in listed for page in each]
+    assert in_memory == state.scalars[COUNT] == len(set(pages_on_lists)) == len(pages_on_lists) <= pages
+    assert all(state.rings[state.pages["place"][page]] == page for page in pages_on_lists)
+    assert state.scalars[ACTIVE_COUNT] == (0 if reclaim == "mglru" else len(listed[ACTIVE_LIST]))
 
 
 @pytest.mark.parametrize("reclaim", RECLAIMS)

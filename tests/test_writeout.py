@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from builders import ssd
+from builders import list_pages, ssd
 
-from kdtool.replay.lists import push_newest
+from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     DEVICE_FREE_NS,
     DIRTY,
@@ -20,26 +20,21 @@ from kdtool.replay.memory import (
 from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
 
 N_PAGES = 6
-INACTIVE = N_PAGES + 6
 
 
 @pytest.fixture
 def memory():
     """Six dirty pages with slots 10, 20, ..., page 0 the oldest of the inactive list."""
-    m = new_memory(N_PAGES, "linux", Flush())
+    m = new_memory(N_PAGES, N_PAGES, "linux", Flush())
     for page in range(N_PAGES):
-        push_newest(m.pages["links"], INACTIVE, page)
+        push_newest(INACTIVE_LIST, page, m.arrays())
         m.pages["marks"][page] = DIRTY
         m.pages["slot"][page] = 10 * (page + 1)
     return m.arrays()
 
 
 def oldest_first(memory):
-    links, page, pages = memory[2], int(memory[2][INACTIVE, 1]), []
-    while page != INACTIVE:
-        pages.append(page)
-        page = int(links[page, 1])
-    return pages
+    return list_pages(memory[12], memory[13], INACTIVE_LIST)
 
 
 def write(memory, *pages):
