@@ -24,6 +24,7 @@ from kdtool.rmt.jit import inline, inner
 __all__ = [
     "ACTIVE_LIST",
     "INACTIVE_LIST",
+    "MOST_PAGES",
     "NO_PAGE",
     "N_LISTS",
     "new_rings",
@@ -35,6 +36,8 @@ __all__ = [
 
 INACTIVE_LIST, ACTIVE_LIST = range(2)
 N_LISTS = 8
+MOST_PAGES = 1 << 26
+"""In a memory: places of 8 rings of twice as many are 32-bit numbers."""
 NO_PAGE = -1
 OLDEST, NEWEST, FIRST, MASK = range(4)
 SCAN_AHEAD = 12

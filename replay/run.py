@@ -13,6 +13,7 @@ from kdtool.replay import memory as layout
 from kdtool.replay.devices import Device
 from kdtool.replay.engine import replay_range
 from kdtool.replay.hook import CTX_WORDS
+from kdtool.replay.lists import MOST_PAGES
 from kdtool.replay.longarrays import new_array
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting
@@ -58,6 +59,11 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
         raise ParameterError(
             f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and {ahead} "
             f"need {least} at least: give more memory or record with a smaller --k"
+        )
+    if min(memory_pages, workload.n_pages) > MOST_PAGES:
+        raise ParameterError(
+            f"memory is {memory_pages} pages and the trace touches {workload.n_pages}: at most {MOST_PAGES} "
+            f"(256 GiB) can be replayed: give less memory"
         )
 
 

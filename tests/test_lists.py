@@ -1,9 +1,12 @@
 """Memory's lists: rings with holes are the lists that plain Python keeps."""
 
-from builders import list_pages
+import pytest
+from builders import list_pages, workload
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdtool.errors import ParameterError
+from kdtool.replay import run
 from kdtool.replay.lists import (
     ACTIVE_LIST,
     INACTIVE_LIST,
@@ -56,3 +59,13 @@ def test_a_list_that_is_full_of_holes_moves_its_pages_together():
     assert list_pages(memory[12], memory[13], INACTIVE_LIST) == [0, 2, 3, 4, 1]
     oldest_place, newest_place = memory[13][INACTIVE_LIST][:2]
     assert newest_place - oldest_place <= n_places
+
+
+def test_a_memory_with_more_pages_than_places_is_refused(monkeypatch):
+    monkeypatch.setattr(run, "MOST_PAGES", 5)
+    six = workload([1, 2, 3, 4, 5, 6])
+
+    run.check_memory(workload([1, 2, 3, 4, 5]), 100, 0)
+    run.check_memory(six, 5, 0)
+    with pytest.raises(ParameterError, match="touches 6: at most 5"):
+        run.check_memory(six, 6, 0)
