@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from kdtool.rmt.hooks import PAGE, find_hook
-from kdtool.rmt.inference import infer
+from kdtool.rmt.inference import Observer, infer, unseen
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Action, Feature, Program, Register, Table
 
 __all__ = ["MULTIPLIER", "VPN_LIMIT", "Vm"]
@@ -17,7 +17,7 @@ VPN_LIMIT = 1 << 52
 
 
 class Vm:
-    """Run `program` over a sequence of events, one `decide` per event.
+    """Run `program` over a sequence of events, one `decide` per event; `see` is told every value on the way.
 
     >>> from kdtool.rmt.examples import stride_program
     >>> vm = Vm(stride_program())
@@ -25,8 +25,9 @@ class Vm:
     [[], [], [19, 22, 25, 28]]
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, see: Observer = unseen) -> None:
         self.program = program
+        self._see = see
         self.hook = find_hook(program.hook)
         self.steps = 0
         self.counted = dict.fromkeys(program.counters, 0)
@@ -42,15 +43,20 @@ class Vm:
         if self.hook.classes:
             return [self._apply(histories, context)]
         page, pages = context[PAGE], []
-        for _ in range(self.program.guards.degree_pages):
+        for step in range(1, self.program.guards.degree_pages + 1):
             delta = self._apply(histories, context)
+            if delta == 0:
+                break
             page += delta
-            if delta == 0 or not 0 <= page < VPN_LIMIT:
+            self._see(f"rollout.{step}.page", page)
+            self._see(f"rollout.{step}.distance", page - context[PAGE])
+            if not 0 <= page < VPN_LIMIT:
                 break
             pages.append(page)
             for r in self.program.registers:
                 if r.records == PAGE:
                     histories[r.name] = [page, *histories[r.name]][: r.history]
+        self._see("rollout.degree", len(pages))
         return pages
 
     def observe(self, context: Mapping[str, int]) -> dict[str, list[int]]:
@@ -69,6 +75,8 @@ class Vm:
         index = tag & (register.size - 1)
         found, history = self._state[register.name].get(index, (tag, []))
         history = [context[register.records], *(history if found == tag else [])][: register.history]
+        self._see(f"registers.{register.name}.slot", index)
+        self._see(f"registers.{register.name}.length", len(history))
         self._state[register.name][index] = (tag, history)
         return history
 
@@ -76,23 +84,33 @@ class Vm:
         """Return the predicted difference in pages, 0 for none; or the number of a class."""
         fields = {name: context[name] for name in self.hook.values}
         values = {**self.features(histories, context), **fields}
+        for name, value in values.items():
+            self._see(f"values.{name}", value)
         self.steps += len(self.program.features)
+        decision = self.hook.classes.index(self.program.default_class) if self.hook.classes else 0
         for table in self.program.tables:
             action = self._look_up(table, values)
             if action.name == "stop":
                 break
             answer = self._perform(action, values)
             if answer is not None:
-                return answer if abs(answer) <= self.program.guards.delta_limit_pages else 0
-        return self.hook.classes.index(self.program.default_class) if self.hook.classes else 0
+                self._see(f"tables.{table.name}.answer", answer)
+                decision = answer if abs(answer) <= self.program.guards.delta_limit_pages else 0
+                break
+        self._see("decision", decision)
+        return decision
 
     def _look_up(self, table: Table, values: Mapping[str, int]) -> Action:
+        for f in table.match_fields:
+            self._see(f"tables.{table.name}.{f.name}", values[f.name])
         # Larger priority wins; entries of one priority keep the order of the file.
-        for entry in sorted(table.entries, key=lambda entry: -entry.priority):
+        for number, entry in sorted(enumerate(table.entries), key=lambda each: -each[1].priority):
             self.steps += 1
             cells = zip(table.match_fields, entry.match, strict=True)
             if all(matches(f.match_type, values[f.name], pair) for f, pair in cells):
+                self._see(f"tables.{table.name}.entry", number)
                 return entry.action
+        self._see(f"tables.{table.name}.entry", len(table.entries))
         return table.default_action
 
     def _perform(self, action: Action, values: Mapping[str, int]) -> int | None:
@@ -101,13 +119,14 @@ class Vm:
         if action.name == "count":
             self.steps += 1
             self.counted[action.counter] = (self.counted[action.counter] + 1) % 2**64
+            self._see(f"counters.{action.counter}", self.counted[action.counter])
         elif action.name == "classify":
             answer = self.hook.classes.index(action.class_name)
         elif action.name == "follow":
             answer = values[action.feature]
         elif action.name == "infer":
             model = next(m for m in self.program.models if m.name == action.model)
-            answer, steps = infer(model, [values[name] for name in model.inputs])
+            answer, steps = infer(model, [values[name] for name in model.inputs], self._see)
             self.steps += steps
         is_class = self.hook.classes and action.name in ("classify", "infer")
         return answer if answer or is_class else None

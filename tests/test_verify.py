@@ -23,8 +23,14 @@ from kdtool.rmt import (
     tree_to_table,
     worst_case,
 )
-from kdtool.verify import CHECKS, agreement, build_tables, compare_decisions, verify_program
-from kdtool.verify.checks import predicted_deltas
+from kdtool.verify import (
+    CHECKS,
+    agreement,
+    build_tables,
+    compare_decisions,
+    value_intervals,
+    verify_program,
+)
 
 
 def verdict(program, check):
@@ -145,10 +151,10 @@ def forest_program(base_scores, *scores):
     ("base_scores", "scores", "verdict"),
     [
         ((0, 0), (2**31 - 1,), "proved"),
-        ((0, 1), (2**31 - 1,), "unknown"),
+        ((0, 1), (2**31 - 1,), "refuted"),
         ((0, -1), (-(2**31) + 1,), "proved"),
-        ((0, -2), (-(2**31) + 1,), "unknown"),
-        ((0, 1), (2**31 - 1, -5), "unknown"),  # on the way, though not at the end
+        ((0, -2), (-(2**31) + 1,), "refuted"),
+        ((0, 1), (2**31 - 1, -5), "refuted"),  # on the way, though not at the end
     ],
 )
 def test_sums_of_scores_are_proved_to_stay_inside_32_bits(base_scores, scores, verdict):
@@ -158,9 +164,9 @@ def test_sums_of_scores_are_proved_to_stay_inside_32_bits(base_scores, scores, v
 
 
 def test_a_class_that_never_wins_is_no_prediction_of_the_program():
-    assert predicted_deltas(forest_program((0, 0), 1)) == {4}
-    assert predicted_deltas(forest_program((0, 0), -1)) == {3}
-    assert predicted_deltas(forest_program((0, 0), 0)) == {3, 4}
+    assert value_intervals(forest_program((0, 0), 1))["decision"] == (4, 4)
+    assert value_intervals(forest_program((0, 0), -1))["decision"] == (3, 3)
+    assert value_intervals(forest_program((0, 0), 0))["decision"] == (3, 3)  # of equal sums the first wins
 
 
 def test_the_budget_of_a_forest_counts_its_comparisons_scores_and_classes():
@@ -178,9 +184,9 @@ def test_a_forest_is_not_built_as_tables(tmp_path):
     ("bias", "verdict"),
     [
         (2**31 - 1 - 127 * 3 - 128 * 2, "proved"),
-        (2**31 - 127 * 3 - 128 * 2, "unknown"),
+        (2**31 - 127 * 3 - 128 * 2, "refuted"),
         (-(2**31) + 128 * 3 + 127 * 2, "proved"),
-        (-(2**31) - 1 + 128 * 3 + 127 * 2, "unknown"),
+        (-(2**31) - 1 + 128 * 3 + 127 * 2, "refuted"),
     ],
 )
 def test_the_sums_of_a_network_are_bounded_exactly(bias, verdict):

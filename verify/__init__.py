@@ -5,6 +5,7 @@ from kdtool.verify.build_bpf import build_bpf
 from kdtool.verify.checks import CHECKS, agreement
 from kdtool.verify.equivalence import Difference, compare_decisions
 from kdtool.verify.finding import Check, Finding, Report
+from kdtool.verify.intervals import value_intervals
 from kdtool.verify.program import verify_program
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "build_tables",
     "compare_decisions",
     "format_table",
+    "value_intervals",
     "verify_program",
 ]

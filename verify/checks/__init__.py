@@ -6,11 +6,12 @@ from kdtool.verify.checks.classes import check_classes
 from kdtool.verify.checks.cost import check_cost
 from kdtool.verify.checks.form import check_form
 from kdtool.verify.checks.guards import check_guards
-from kdtool.verify.checks.intervals import check_intervals, predicted_deltas
+from kdtool.verify.checks.intervals import check_intervals
+from kdtool.verify.checks.reached import check_reached
 from kdtool.verify.checks.tables import check_table, check_tables
 from kdtool.verify.finding import Check
 
-__all__ = ["CHECKS", "agreement", "check_table", "predicted_deltas"]
+__all__ = ["CHECKS", "agreement", "check_table"]
 
 CHECKS: tuple[Check, ...] = (
     check_form,
@@ -20,5 +21,6 @@ CHECKS: tuple[Check, ...] = (
     check_classes,
     check_guards,
     check_tables,
+    check_reached,
     check_agreement,
 )
