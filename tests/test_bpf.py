@@ -184,25 +184,25 @@ def test_a_kernel_without_may_goto_is_told_from_a_bug(monkeypatch):
 
 
 def chain(name, inputs, depth):
-    """A tree whose last leaf is `depth` comparisons deep."""
+    """A tree whose last leaf is `depth` comparisons deep; every third leaf leaves it to the next table."""
     splits = range(depth)
     feature = [word for d in splits for word in (d % len(inputs), -1)] + [-1]
     threshold = [word for d in splits for word in (d - depth // 2, 0)] + [0]
     left = [word for d in splits for word in (2 * d + 1, -1)] + [-1]
     right = [word for d in splits for word in (2 * d + 2, -1)] + [-1]
-    value = [word for d in splits for word in (0, d + 1)] + [-3]
+    value = [word for d in splits for word in (0, d if d % 3 else 0)] + [-3]
     return Tree(name, inputs, *(tuple(column) for column in (feature, threshold, left, right, value)))
 
 
 def full(name, inputs, depth):
-    """A complete tree with random thresholds."""
+    """A complete tree with random thresholds; half of its leaves leave it to the next table."""
     rng = np.random.default_rng(depth)
     n_splits, n = 2**depth - 1, 2 ** (depth + 1) - 1
     feature = [int(f) for f in rng.integers(0, len(inputs), n_splits)] + [-1] * (n - n_splits)
     threshold = [int(t) for t in rng.integers(-2000, 2000, n_splits)] + [0] * (n - n_splits)
     left = [2 * i + 1 for i in range(n_splits)] + [-1] * (n - n_splits)
     right = [2 * i + 2 for i in range(n_splits)] + [-1] * (n - n_splits)
-    value = [0] * n_splits + [int(v) for v in rng.integers(1, 1000, n - n_splits)]
+    value = [0] * n_splits + [int(v * (v % 2)) for v in rng.integers(1, 1000, n - n_splits)]
     return Tree(name, inputs, *(tuple(column) for column in (feature, threshold, left, right, value)))
 
 
@@ -212,7 +212,7 @@ def big_program(n_registers, n_features, n_tables, n_fields, n_entries, models, 
         for i in range(n_registers)
     )
     lags = [1 + (LIMITS.history - 2 - i) % (LIMITS.history - 1) for i in range(n_features)]
-    ops = ("run", "delta", "span")
+    ops = ("delta", "span", "run")
     features = tuple(
         Feature(f"f{i}", ops[i // n_registers % 3], f"r{i % n_registers}", lag) for i, lag in enumerate(lags)
     )
@@ -224,7 +224,7 @@ def big_program(n_registers, n_features, n_tables, n_fields, n_entries, models, 
             f"t{t}",
             fields,
             tuple(
-                Entry(((3 * e - n_entries, 3 * e - n_entries + 1),) * n_fields, e % 7 + 1, action)
+                Entry(((3 * e, 3 * e + 1),) * n_fields, e % 7 + 1, action)
                 for e in range(n_entries)
                 for action in [Action("infer", model="m0") if e % 2 else Action("predict", delta=e + 1)]
             ),
@@ -248,7 +248,7 @@ def full_forest(name, inputs, n_trees, depth, n_classes, per_leaf):
         scored = tuple(np.sort(picked, axis=1).reshape(-1).tolist())
         score = tuple(rng.integers(-9999, 9999, len(scored)).tolist())
         trees_.append(ScoreTree(shape.feature, threshold, shape.left, shape.right, first, scored, score))
-    classes = tuple(range(1, n_classes + 1))
+    classes = tuple(range(n_classes))
     return Forest(name, inputs, classes, (0,) * n_classes, tuple(trees_))
 
 
@@ -264,7 +264,7 @@ def full_network(name, inputs, widths):
     rng = np.random.default_rng(sum(widths))
     sizes = [len(inputs), *widths]
     made = [dense(rng, *sizes[i : i + 2], last=i == len(widths) - 1) for i in range(len(widths))]
-    classes = tuple(range(1, widths[-1] + 1))
+    classes = tuple(range(widths[-1]))
     return Network(name, inputs, (2,) * len(inputs), tuple(made), classes)
 
 
@@ -279,7 +279,7 @@ def convolving_network(name, inputs):
     second = Conv1d(10, 2, rows(9, 30), (-7,) * 9, 2**30, 38)
     width = second.n_outputs(first.n_outputs(len(inputs)))
     last = dense(rng, width, 16, last=True)
-    return Network(name, inputs, (1,) * len(inputs), (first, second, last), tuple(range(1, 17)))
+    return Network(name, inputs, (1,) * len(inputs), (first, second, last), tuple(range(16)))
 
 
 EXTREMES = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 import executors
 import numpy as np
 import pytest
+from conformance_cases import read_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import ANY_PROGRAMS, SMALL, cells, tables
@@ -81,6 +82,12 @@ class TestSound:
         seen, steps = watched(program, contexts)
         assert not outside(value_intervals(program), seen)
         assert steps <= worst_case(program).steps
+
+    @pytest.mark.parametrize("case", read_cases(), ids=lambda case: case.name)
+    def test_nor_of_a_case_that_was_worked_by_hand(self, case):
+        seen, steps = watched(case.program, case.contexts.tolist())
+        assert not outside(value_intervals(case.program), seen)
+        assert steps <= worst_case(case.program).steps
 
     def test_an_interval_that_is_smaller_by_one_is_caught(self):
         """Each end that a run came to, that is: of this program, most."""

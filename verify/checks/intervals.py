@@ -5,7 +5,17 @@ Sums of scores and of a network must fit into 32 bits, all else into the 64 that
 
 from collections.abc import Mapping
 
-from kdtool.rmt import Forest, Model, Network, Program, ScoreTree, Tree, find_hook
+from kdtool.rmt import (
+    VALUE_MAX,
+    VALUE_MIN,
+    Forest,
+    Model,
+    Network,
+    Program,
+    ScoreTree,
+    Tree,
+    find_hook,
+)
 from kdtool.verify.finding import Finding, proved, refuted, unknown
 from kdtool.verify.intervals import Interval, Walk, walk_program
 from kdtool.verify.intervals.interval import hull
@@ -40,11 +50,13 @@ def _registers(program: Program) -> Finding:
 
 
 def _features(program: Program, claims: Claims) -> Finding:
-    """Say what features and fields can be, those of one interval together."""
+    """Say what features and fields can be, those of one interval together, and last those of any."""
     alike: dict[Interval, list[str]] = {}
     for name in (*(f.name for f in program.features), *find_hook(program.hook).values):
         alike.setdefault(claims[f"values.{name}"], []).append(name)
-    said = (f"{', '.join(names)} in {_written(interval)}" for interval, names in alike.items())
+    n_any = len(alike.pop((VALUE_MIN, VALUE_MAX), []))
+    said = [f"{', '.join(names)} in {_written(interval)}" for interval, names in alike.items()]
+    said += [f"{n_any} clamped to {_written((VALUE_MIN, VALUE_MAX))}"] if n_any else []
     return proved("features", "; ".join(said))
 
 
@@ -128,12 +140,12 @@ def _pages(program: Program, walk: Walk) -> list[Finding]:
     steps = walk.claims["rollout.degree"][1]
     pages = hull(interval for name, interval in walk.claims.items() if name.endswith(".page"))
     far = hull(interval for name, interval in walk.claims.items() if name.endswith(".distance"))
-    said = f"at most {steps} pages, {_written(far)} from the fault; page numbers stay in {_written(pages)}"
+    said = f"at most {steps} pages, {_written(far)} from the fault, page numbers in {_written(pages)}"
     return [
         proved("predictions", f"every prediction lies in {_written(hull(alive))} pages"),
-        proved("overflow", f"{said}, far inside 64 bits")
+        proved("overflow", f"{said}: inside 64 bits")
         if _fits(pages, WORD)
-        else unknown("overflow", f"{said}, more than 64 bits"),
+        else unknown("overflow", f"{said}: more than 64 bits"),
     ]
 
 
