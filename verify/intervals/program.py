@@ -50,7 +50,7 @@ def value_intervals(program: Program) -> Mapping[str, Interval]:
     >>> from kdtool.rmt import stride_program
     >>> found = value_intervals(stride_program())
     >>> found["models.next_delta.answer"], found["rollout.4.distance"]
-    ((0, 5), (0, 20))
+    ((0, 5), (12, 20))
     """
     return walk_program(program).claims
 
