@@ -95,11 +95,10 @@ def _of_classes(model: Forest | Network, box: Box, totals: Sequence[Interval], c
 
 
 def _bound_forest(forest: Forest, box: Box, claims: Claims) -> list[Interval]:
-    """Return the interval of each class's sum."""
+    """Return the interval of each class's sum; claim what it may be on the way, in any order of the trees."""
     name = f"models.{forest.name}"
     sums = [(base, base) for base in forest.base_scores]
-    for c, total in enumerate(sums):
-        claims.add(f"{name}.sums.{c}", total)
+    on_the_way = list(sums)
     for t, tree in enumerate(forest.trees):
         place = f"{name}.trees.{t}"
         added: list[dict[int, int]] = []
@@ -110,7 +109,8 @@ def _bound_forest(forest: Forest, box: Box, claims: Claims) -> list[Interval]:
             claims.add(f"{place}.scores.{c}", (min(said), max(said)))
             said += [0] if len(said) < len(added) else []
             sums[c] = sums[c][0] + min(said), sums[c][1] + max(said)
-            claims.add(f"{name}.sums.{c}", sums[c])
+            on_the_way[c] = on_the_way[c][0] + min(0, *said), on_the_way[c][1] + max(0, *said)
+    _claim_each(claims, f"{name}.sums", on_the_way)
     return sums
 
 
