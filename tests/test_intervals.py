@@ -233,6 +233,20 @@ class TestTables:
             said[1] == "table second: 1 entries, each within reach of its fields; run in [2, 3] is left to it"
         )
 
+    @pytest.mark.parametrize(("values", "left"), [((0, 7), (0, 1)), ((7, 0), (2, 3)), ((0, 7, 0), (0, 3))])
+    def test_a_table_is_left_what_a_tree_answers_0_to(self, values, left):
+        """Leaves in turn: run up to 1, then, of three, 2, and what is longer."""
+        columns = ((0, -1, -1), (1, 0, 0), (1, -1, -1), (2, -1, -1), (0, *values))
+        if len(values) == 3:
+            first, second, third = values
+            columns = ((0, -1, 0, -1, -1), (1, 0, 2, 0, 0), (1, -1, 3, -1, -1), (2, -1, 4, -1, -1))
+            columns = (*columns, (0, first, 0, second, third))
+        run = Feature("run", "run", "process", 3)
+        tree = Table("tree", (), (), Action("infer", model="m"))
+        last = Table("last", (MatchField("run", "EXACT"),), (), THREE)
+        program = replace(stride_program(), features=(run,), models=(Tree("m", ("run",), *columns),))
+        assert value_intervals(replace(program, tables=(tree, last)))["tables.last.run"] == left
+
 
 def first_match(table, x):
     """Return the number of the entry that matches x, the number of entries if none does."""
