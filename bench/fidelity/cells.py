@@ -12,14 +12,14 @@ from bench.fidelity.workloads import BenchProgram
 from kdtool.fidelity.footprint import limit_bytes, replay_pages
 from kdtool.fidelity.predict import CURRENT, Prediction, replay_moments, starting_moments
 from kdtool.fidelity.score import Cell
-from kdtool.fidelity.settings import Setting
+from kdtool.fidelity.settings import find_setting
 from kdtool.replay import load_device, load_workload
 from kdtool.traces import Trace
 
 __all__ = ["make_cells"]
 
-Key = tuple[int, Setting]
-"""Pages of memory, and the setting."""
+Key = tuple[int, str]
+"""Pages of memory, and the setting's name."""
 
 
 def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> list[Cell]:
@@ -35,12 +35,12 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
             if not some:
                 say(f"{program.name}: was not measured yet")
             trace = store.trace(program) if store.recorded(program) is not None else None
-            keys = {(cell.memory_pages, setting) for cell, setting in some}
+            keys = {(cell.memory_pages, cell.setting) for cell in some}
             waiting.append((program, some, pool.submit(predict_program, trace, keys, device)))
         for program, some, future in waiting:
             predicted = future.result()
-            for cell, setting in some:
-                found = tuple(predicted.get((cell.memory_pages, setting), ()))
+            for cell in some:
+                found = tuple(predicted.get((cell.memory_pages, cell.setting), ()))
                 cells.append(replace(cell, predicted=found))
             say(f"{program.name}: replayed")
     return cells
@@ -52,21 +52,20 @@ def predict_program(trace: Path | None, keys: set[Key], device: str) -> Mapping[
         return {}
     workload, profile = load_workload(Trace(trace)), load_device(device)
     predicted: dict[Key, list[Prediction]] = {}
-    for pages, current in sorted({(pages, setting.current) for pages, setting in keys}):
-        settings = [setting for p, setting in keys if p == pages and setting.current == current]
-        moments = CURRENT if current else starting_moments()
-        for setting in settings:
-            states = replay_moments(workload, setting.policies, pages, profile, moments)
-            predicted[pages, setting] = [
-                Prediction.of(result, state) for state, results in enumerate(states) for result in results
-            ]
+    for pages, name in sorted(keys):
+        setting = find_setting(name)
+        moments = CURRENT if setting.current else starting_moments()
+        states = replay_moments(workload, setting.policies, pages, profile, moments)
+        predicted[pages, name] = [
+            Prediction.of(result, state) for state, results in enumerate(states) for result in results
+        ]
     return predicted
 
 
-def _measured_cells(plan: Plan, store: Store, program: BenchProgram) -> list[tuple[Cell, Setting]]:
-    """Return the program's cells without predictions, each with its setting."""
+def _measured_cells(plan: Plan, store: Store, program: BenchProgram) -> list[Cell]:
+    """Return the program's cells without predictions."""
     footprint = store.footprint(program)
-    cells: list[tuple[Cell, Setting]] = []
+    cells: list[Cell] = []
     if footprint is None:
         return cells
     for percent in plan.percents:
@@ -86,7 +85,7 @@ def _measured_cells(plan: Plan, store: Store, program: BenchProgram) -> list[tup
                 disturbed=measured.disturbed,
                 trouble=measured.trouble or _what_is_missing(plan, len(measured.runs)),
             )
-            cells.append((cell, setting))
+            cells.append(cell)
     return cells
 
 
