@@ -42,11 +42,11 @@ from kdtool.verify import verify_program
 from kdtool.verify.equivalence import decide_all
 from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
 
-bpf = [pytest.mark.root, needs.bpf]
+bpf = [pytest.mark.root, pytest.mark.beside, needs.bpf]
 LOAD_NS = 50_000_000
 LOADS = 20
 """Tries: other work on the machine makes a load take longer."""
-PROGRAMS, EVENTS = 750, 1000
+PROGRAMS, EVENTS = 500, 1000
 EXTREME_NAMES = [
     "widest", "deepest", "largest tree", "most entries", "most models", "largest forest", "most trees",
     "most classes", "deepest forest", "MLP 16-32-16-4", "widest network", "longest network", "convolutions",

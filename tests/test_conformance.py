@@ -24,6 +24,7 @@ def test_a_program_decides_as_written(executor, case):
 
 
 @pytest.mark.root
+@pytest.mark.beside
 @needs.bpf
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_program_decides_as_written_in_the_kernel(case):

@@ -247,6 +247,7 @@ def test_only_those_who_ask_its_hook_take_a_program(tmp_path):
 
 
 @pytest.mark.root
+@pytest.mark.beside
 @needs.faults
 @needs.bpf
 def test_page_faults_ask_no_program_of_classes(tmp_path):
@@ -286,6 +287,7 @@ def test_a_counter_wraps_at_two_to_the_64():
 
 
 @pytest.mark.root
+@pytest.mark.beside
 @needs.bpf
 def test_counters_stay_when_a_version_is_replaced_and_wrap_in_the_kernel():
     first, second = counting("a", "b"), counting("a", "b", counted="b")
@@ -302,6 +304,7 @@ def test_counters_stay_when_a_version_is_replaced_and_wrap_in_the_kernel():
 
 
 @pytest.mark.root
+@pytest.mark.beside
 @needs.bpf
 def test_verify_takes_it_and_has_the_kernel_load_it(tmp_path):
     write_program(migrate_program(), tmp_path / "p.rmt.json")

@@ -12,7 +12,7 @@ from kdtool.kernel.bpf import create_map
 from kdtool.rmt import Action, Entry, MatchField, Table, Vm, stride_program
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 
-pytestmark = [pytest.mark.root, needs.bpf]
+pytestmark = [pytest.mark.root, pytest.mark.beside, needs.bpf]
 
 HASH, LPM_TRIE, NO_PREALLOC = 1, 11, 1
 LOOKUP, UPDATE = 1, 2
