@@ -60,7 +60,7 @@ def overhead_of(collectors: Sequence[Collector]) -> dict[str, int | str]:
 def added_by(collector: Probed) -> Added:
     """Measure what `collector` adds to an event of its load; nothing of it is kept.
 
-    Raises CapabilityError when it may not record here.
+    Raises CapabilityError when it may not record here, or a process that makes the events ends early.
     """
     with tempfile.TemporaryDirectory(prefix="kdtool-overhead-") as folder, ExitStack() as stack:
         request = Request((LOADS.name,), Path(folder) / "t.kdt")
@@ -92,9 +92,10 @@ class Load:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         self.pid = self._process.pid
-        self.n_events = self._number()
+        self.n_events = 0
 
     def __enter__(self) -> "Load":
+        self.n_events = self._number()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,7 +110,13 @@ class Load:
 
     def _number(self) -> int:
         assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
+        said = self._process.stdout.readline()
+        if not said:
+            code = self._process.wait()
+            raise CapabilityError(
+                f"{LOADS.name} ended with {code}: it makes the events: look at standard error"
+            )
+        return int(said)
 
 
 def _cgroup_of(stack: ExitStack, pid: int) -> Path | None:

@@ -86,6 +86,18 @@ def test_what_cannot_be_measured_is_said_and_nothing_is_lost_by_it() -> None:
     assert isinstance(facts["added_per_fault_ns"], int) and facts["added_per_fault_spread_ns"] >= 0
 
 
+def test_a_load_that_ends_early_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loads = tmp_path / "loads.py"
+    loads.write_text("import sys\nprint(1, flush=True)\nsys.stdin.readline()\nsys.exit(7)\n")
+    monkeypatch.setattr("kdtool.collect.overhead.LOADS", loads)
+
+    facts = overhead_of([Nothing("fault")])  # type: ignore[list-item]
+
+    assert facts == {
+        "added_per_fault": "not measured: loads.py ended with 7: it makes the events: look at standard error"
+    }
+
+
 @faults
 @root
 @pytest.mark.root
