@@ -98,7 +98,12 @@ def faults_trace(path, **about):
         "collector": {
             "name": "faults",
             "sources": {"faults": facts},
-            "overhead": {"cpu_ns": 23_000, "after_cpu_ns": 4_000, "added_per_fault_ns": 310},
+            "overhead": {
+                "cpu_ns": 23_000,
+                "after_cpu_ns": 4_000,
+                "added_per_fault_ns": 310,
+                "added_per_switch": "not measured: no tracefs",
+            },
         },
         "host": HOST,
         "cgroup": {"limit_bytes": 64 << 20},

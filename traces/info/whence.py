@@ -54,14 +54,16 @@ def collector_parts(description: Facts) -> list[str]:
     parts = [f"{name}{_way(facts)}" for name, facts in source_facts(description).items()]
     if "file" in collector:
         parts[-1] += f" from {collector['file']}"
-    overhead = collector.get("overhead")
-    costs = {key: n for key, n in (overhead if isinstance(overhead, dict) else {}).items() if type(n) is int}
+    told = collector.get("overhead")
+    overhead: Facts = told if isinstance(told, dict) else {}
+    costs = {key: n for key, n in overhead.items() if type(n) is int}
     cpu_ns = [costs.pop(key) for key in ("cpu_ns", "after_cpu_ns") if key in costs]
     if cpu_ns:
         counted = sum(table["counted"] for table in description["tables"].values())
         each = f", {duration(sum(cpu_ns) / counted)} an event" if counted else ""
         parts.append(f"{' + '.join(map(duration, cpu_ns))} of CPU{each}")
-    return parts + [_cost(key, n) for key, n in costs.items()]
+    parts += [_cost(key, n) for key, n in costs.items()]
+    return parts + [f"{_words(key)} {said}" for key, said in overhead.items() if isinstance(said, str)]
 
 
 def _way(facts: Facts) -> str:
@@ -77,8 +79,12 @@ def _way(facts: Facts) -> str:
 
 
 def _cost(key: str, n: int) -> str:
-    words = key.replace("_", " ")
+    words = _words(key)
     return f"{words.removesuffix(' ns')} {duration(n)}" if key.endswith("_ns") else f"{words} {n:,}"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def host_parts(description: Facts) -> list[str]:
