@@ -12,7 +12,7 @@ from bench.fidelity.workloads import BenchProgram
 from kdtool.fidelity.footprint import limit_bytes, replay_pages
 from kdtool.fidelity.predict import CURRENT, Prediction, replay_moments, starting_moments
 from kdtool.fidelity.score import Cell
-from kdtool.fidelity.settings import find_setting
+from kdtool.fidelity.settings import Setting, find_setting
 from kdtool.replay import load_device, load_workload
 from kdtool.traces import Trace
 
@@ -52,13 +52,20 @@ def predict_program(trace: Path | None, keys: set[Key], device: str) -> Mapping[
         return {}
     workload, profile = load_workload(Trace(trace)), load_device(device)
     predicted: dict[Key, list[Prediction]] = {}
+    by_run: dict[tuple[int, bool], list[Setting]] = {}
     for pages, name in sorted(keys):
         setting = find_setting(name)
-        moments = CURRENT if setting.current else starting_moments()
-        states = replay_moments(workload, setting.policies, pages, profile, moments)
-        predicted[pages, name] = [
-            Prediction.of(result, state) for state, results in enumerate(states) for result in results
-        ]
+        by_run.setdefault((pages, setting.current), []).append(setting)
+    for (pages, current), settings in by_run.items():
+        policies = [policy for setting in settings for policy in setting.policies]
+        moments = CURRENT if current else starting_moments()
+        replayed = iter(replay_moments(workload, policies, pages, profile, moments))
+        for setting in settings:
+            predicted[pages, setting.name] = [
+                Prediction.of(result, state)
+                for state, _ in enumerate(setting.policies)
+                for result in next(replayed)
+            ]
     return predicted
 
 
