@@ -7,8 +7,8 @@ classes answers pages to prefetch. What a field is for:
     address  a position: a register may keep it, features are differences of it
     value    a quantity: a register may keep it, a table may match it, a feature may be it
 
-Every value lies in [VALUE_MIN, VALUE_MAX] by its width: what the kernel counts in more bits is capped to the
-largest that fits. Sources: kernel/sched/fair.c (can_migrate_task, task_hot, migrate_degrades_locality) of
+A value fits into 32 bits, two's complement, by its width: what the kernel counts in more bits is capped to
+the largest that fits. Sources: kernel/sched/fair.c (can_migrate_task, task_hot, migrate_degrades_locality) of
 v6.18; the features of Chen et al., Machine Learning for Load Balancing in the Linux Kernel, APSys 2020, and
 of Hao et al., LinnOS, OSDI 2020.
 """
