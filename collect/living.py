@@ -101,17 +101,22 @@ def descendants(pid: int) -> list[int]:
 
 
 def _memory_of(pids: list[int]) -> dict[str, Any]:
+    found = memory_cgroup(pids)
+    return {} if found is None else {"memory": found[0], **found[1].facts()}
+
+
+def memory_cgroup(pids: list[int]) -> tuple[str, MemoryCgroup] | None:
+    """Return name and files of the memory cgroup of the first process; None without one of its own."""
     layout = find_layout()
     if layout.memory is None or not pids:
-        return {}
+        return None
     try:
         lines = Path(f"/proc/{pids[0]}/cgroup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return {}
+        return None
     for line in lines:
         _, controllers, path = line.split(":", 2)
         wanted = "memory" in controllers.split(",") if layout.memory.version == 1 else not controllers
         if wanted and path != "/":
-            memory = MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
-            return {"memory": path, **memory.facts()}
-    return {}
+            return path, MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
+    return None

@@ -53,6 +53,7 @@ __all__ = [
     "forget_prediction",
     "hash_page",
     "is_predicted",
+    "keep_pace",
     "remember",
 ]
 
@@ -62,6 +63,8 @@ READ_AGAIN_NS = 2_000_000
 LOOK_AGAIN_NS = 50_000_000
 """Those that are only suspected to have changed."""
 REGION_BITS = 13
+PACE_SHARE, LONGEST_PACE_NS = 8, 10_000_000
+"""A pace follows the last eight events or so; a longer pause is no pace."""
 _MULTIPLIER = np.uint64(MULTIPLIER)
 _HALF = np.uint64(32)
 
@@ -154,11 +157,22 @@ def fill_context(row, vpn, pid, tid, ip, major, time_ns, settings, context):  # 
 
 
 @jit(nogil=True)
+def keep_pace(paces, tid, time_ns):  # type: ignore[no-untyped-def]
+    """Take in an event of a thread; return the mean time between its last ones."""
+    at = tid & (len(paces) - 1)
+    since_ns = min(max(time_ns - paces[at, 0], 0), LONGEST_PACE_NS)
+    paces[at, 0] = time_ns
+    paces[at, 1] += (since_ns - paces[at, 1]) // PACE_SHARE
+    return paces[at, 1]
+
+
+@jit(nogil=True)
 def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
     """Count a decision of `n` pages at the event in `context`, and queue those that lie in a mapping."""
     settings, counters, scratch = pages[0], pages[1], pages[2]
-    processes, mappings, _, _, context, log, log_out, _ = work
+    processes, mappings, _, _, context, log, log_out, _, paces = work
     counters[EVENTS] += 1
+    pace_ns = keep_pace(paces, context[2], time_ns)
     if scratch[LOGGED] < len(log):
         at = scratch[LOGGED]
         for i in range(len(context)):
@@ -180,6 +194,6 @@ def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
         scratch[URGENT] = 1
     for i in range(n):
         if is_mapped(processes, mappings, row, out[i]):
-            want(pages, serial | out[i], now_ns)
+            want(pages, serial | out[i], now_ns, time_ns + (i + 1) * pace_ns)
         else:
             counters[UNMAPPED] += 1

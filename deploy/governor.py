@@ -9,8 +9,8 @@
 Asleep and back, nothing is sampled: faults cost the workload nothing but their clock (kernel/stall.py), and
 only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
 of its prefetched pages are used (accuracy), too few of its swap-ins were prefetched (coverage), or a fault
-stalls longer than it did without the program in the last trial. Pages that are evicted before they are used
-halve the degree.
+stalls longer than it did without the program in the last trial. Pages that are evicted before they are used,
+or never used, halve the degree.
 """
 
 from dataclasses import astuple, dataclass
@@ -34,6 +34,8 @@ NO_USE_BACK_S = 2.0
 FIRST_TRUST_S, LAST_TRUST_S = 2.0, 32.0
 """How long a trial that was won counts; twice as long after each further one."""
 THRASH_SHARE = 0.1
+DEEP_ACCURACY, TOO_DEEP_ACCURACY = 0.9, 0.8
+"""A prediction rests on those before it: the farther ahead, the less of it comes true."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,14 @@ class Governor:
             self._step_back(now_s)
 
     def _tune(self, window: Progress) -> None:
-        """Halve the degree while memory is too small for what it brings in; else let it grow again."""
-        if window.evicted > THRASH_SHARE * window.issued:
+        """Halve the degree while memory is too small for what it brings in, or too much of it is wrong.
+
+        It grows again when neither is so.
+        """
+        accuracy = 1.0 if window.accuracy is None else window.accuracy
+        if window.evicted > THRASH_SHARE * window.issued or accuracy < TOO_DEEP_ACCURACY:
             self.degree = max(self.degree // 2, 1)
-        else:
+        elif accuracy >= DEEP_ACCURACY:
             self.degree = min(2 * self.degree, self._most)
 
     def _is_bad(self, window: Progress, floors: Floors) -> bool:

@@ -11,6 +11,8 @@ from kdtool.deploy.layout import (
     CALLS,
     FORGOTTEN,
     ISSUED,
+    LATE,
+    LEAD_NS,
     LIMITED,
     NANOSECONDS,
     NOT_SWAPPED,
@@ -43,6 +45,8 @@ CLOCK_MONOTONIC = 1
 RATE_WINDOW_NS = 10_000_000
 VPN_MASK = (1 << VPN_BITS) - 1
 PAGE_BYTES = 4096
+LEAD_CALLS, LEAD_SHARE, LATE_SHARE = 1, 8, 256
+"""A page must be due later than in twice the time of a call, on the average of the last eight or so."""
 _PROCESS_MADVISE, _MADV_WILLNEED = PROCESS_MADVISE, MADV_WILLNEED
 
 
@@ -96,7 +100,7 @@ def _collect(pages, process, window, ranges, now_ns):  # type: ignore[no-untyped
     last = -1
     scratch[WINDOW_KEY] = -1
     while scratch[QUEUE_COUNT]:
-        key = queue[scratch[QUEUE_FIRST]]
+        key, due_ns = queue[scratch[QUEUE_FIRST], 0], queue[scratch[QUEUE_FIRST], 1]
         joins = n > 0 and key == last + 1
         if key >> VPN_BITS != process[SERIAL] or (n == RANGES and not joins):
             break
@@ -104,6 +108,10 @@ def _collect(pages, process, window, ranges, now_ns):  # type: ignore[no-untyped
         scratch[QUEUE_COUNT] -= 1
         if state_of(pages, key) != QUEUED:
             counters[FORGOTTEN] += 1
+        elif due_ns < now_ns + scratch[LEAD_NS]:
+            counters[LATE] += 1
+            scratch[LEAD_NS] -= scratch[LEAD_NS] // LATE_SHARE
+            forget(pages, key)
         elif not _is_swapped(pages, process, window, key):
             counters[NOT_SWAPPED] += 1
             follow(pages, key, False, now_ns)
@@ -157,9 +165,9 @@ def _advise(pages, process, ranges, n):  # type: ignore[no-untyped-def]
 def issue(pages, processes, ranges, window):  # type: ignore[no-untyped-def]
     """Ask the kernel for the pages at the queue's head: those of one process, 64 ranges at most."""
     _, counters, scratch, _, _, _, queue = pages
-    row = _find_serial(processes, queue[scratch[QUEUE_FIRST]] >> VPN_BITS)
+    row = _find_serial(processes, queue[scratch[QUEUE_FIRST], 0] >> VPN_BITS)
     if row < 0:  # its process has ended
-        forget(pages, queue[scratch[QUEUE_FIRST]])
+        forget(pages, queue[scratch[QUEUE_FIRST], 0])
         scratch[QUEUE_FIRST] = (scratch[QUEUE_FIRST] + 1) % QUEUE_PAGES
         scratch[QUEUE_COUNT] -= 1
         counters[FORGOTTEN] += 1
@@ -169,4 +177,6 @@ def issue(pages, processes, ranges, window):  # type: ignore[no-untyped-def]
     n = _collect(pages, process, window, ranges, began_ns)
     if n:
         _advise(pages, process, ranges, n)
-        counters[CALL_NS] += now(scratch) - began_ns
+        took_ns = now(scratch) - began_ns
+        counters[CALL_NS] += took_ns
+        scratch[LEAD_NS] += (LEAD_CALLS * took_ns - scratch[LEAD_NS]) // LEAD_SHARE

@@ -6,7 +6,8 @@ processes   a row a process: pid (0: free), serial (of its address space), pidfd
 mappings    (process, i, first and last + 1 vpn) of private anonymous memory, in order
 pages       a set-associative table of pages asked for: key = serial << 52 | vpn, value = time << 3 | state
 asked       the keys in the order in which they were asked for, and when
-queue       keys that wait for the next call
+queue       keys that wait for the next call, and when their pages are due
+paces       (a slot of threads: time of its last event, mean time between its events)
 predicted   hashes of pages that the program predicted, by which their first touches are known
 """
 
@@ -27,6 +28,8 @@ MAX_MAPPINGS = 4096
 QUEUE_PAGES = 256
 RANGES = 64
 """Ranges a call."""
+PACES = 256
+"""Threads whose pace is known; two that share a slot are taken for one."""
 WAYS = 4
 TABLE_PAGES = 1 << 18
 MAX_ASKED = 1 << 16
@@ -46,16 +49,16 @@ number of the pollfds of the rings, to sleep on while it is not active."""
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,
  DROPPED, LIMITED, NOT_SWAPPED, ISSUED, USED, EVICTED, EXPIRED, OVERTAKEN, REFUSED, CALLS, FORGOTTEN, STEPS,
- LAG_NS, LAG_SUM_NS, LOST, WAKEUPS, CALL_NS, N_COUNTERS) = range(29)  # fmt: skip
+ LAG_NS, LAG_SUM_NS, LOST, WAKEUPS, CALL_NS, LATE, N_COUNTERS) = range(30)  # fmt: skip
 """SAMPLES: faults that came through the rings = MAJOR + FIRST_TOUCHES (minor, of pages that were predicted) +
 OTHER_MINOR + STRANGERS (of processes that are not known) + OUTSIDE (major, but of no anonymous mapping) ·
-EVENTS: what the program was
-asked at · DECISIONS: those with a page · DECIDED: their pages = UNMAPPED + KNOWN (asked for or looked at a
-moment ago) + DROPPED (queue full) + LIMITED (by rate) + NOT_SWAPPED + FORGOTTEN (touched or ended while
-they waited) + REFUSED + ISSUED + those in the queue · of those issued USED, EVICTED (a major fault on it),
-EXPIRED (not touched while ASKED_PAGES more were asked for) and OVERTAKEN (the fault was first) · CALLS of
-process_madvise · CALL_NS: the time in them · LAG_NS, LAG_SUM_NS: how long events waited that led to
-pages, the longest and together · LOST: by the rings · WAKEUPS: sleeps."""
+EVENTS: what the program was asked at · DECISIONS: those with a page · DECIDED: their pages = UNMAPPED +
+KNOWN (asked for or looked at a moment ago) + DROPPED (queue full) + LIMITED (by rate) + NOT_SWAPPED +
+FORGOTTEN (touched or ended while they waited) + LATE (due before they could be there) + REFUSED + ISSUED +
+those in the queue · of those issued USED, EVICTED (a major fault on it), EXPIRED (not touched while
+ASKED_PAGES more were asked for) and OVERTAKEN (the fault was first) · CALLS of process_madvise · CALL_NS:
+the time in them · LAG_NS, LAG_SUM_NS: how long events waited that led to pages, the longest and together ·
+LOST: by the rings · WAKEUPS: sleeps."""
 
 # processes
 PID, SERIAL, PIDFD, PAGEMAP, N_MAPPINGS, STALE, READ_NS, PROCESS_WORDS = range(8)
@@ -69,7 +72,7 @@ FREE, QUEUED, ASKED, LOOKED_AT = range(4)
 
 # scratch: what the loop keeps between calls
 (FIFO_FIRST, FIFO_COUNT, QUEUE_FIRST, QUEUE_COUNT, RATE_NS, RATE_COUNT, WINDOW_KEY, LOGGED, WANTED_PID,
- LAST_PROCESS, NOW, SECONDS, NANOSECONDS, BUSY_NS, URGENT, N_SCRATCH) = range(16)  # fmt: skip
+ LAST_PROCESS, NOW, SECONDS, NANOSECONDS, BUSY_NS, URGENT, LEAD_NS, N_SCRATCH) = range(17)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Arrays:
     log: Int64Array
     log_out: Int64Array
     predicted: Int64Array
+    paces: Int64Array
 
     def of_pages(self) -> tuple[Int64Array, ...]:
         """Return what the functions of pages.py take."""
@@ -100,7 +104,7 @@ class Arrays:
         """Return what the loop takes beside `of_pages`."""
         return (
             self.processes, self.mappings, self.ranges, self.window, self.context, self.log, self.log_out,
-            self.predicted,
+            self.predicted, self.paces,
         )  # fmt: skip
 
 
@@ -120,11 +124,12 @@ def new_arrays(context_words: int, log_events: int = 0, out_words: int = 128) ->
         keys=np.full(TABLE_PAGES, -1, np.int64),
         values=np.zeros(TABLE_PAGES, np.int64),
         asked=np.zeros((MAX_ASKED, 2), np.int64),
-        queue=np.zeros(QUEUE_PAGES, np.int64),
+        queue=np.zeros((QUEUE_PAGES, 2), np.int64),
         ranges=np.zeros(2 * RANGES, np.int64),
         window=np.zeros(WINDOW_PAGES, np.int64),
         context=np.zeros(context_words, np.int64),
         log=np.zeros((log_events, context_words), np.int64),
         log_out=np.zeros((log_events, out_words), np.int64),
         predicted=np.zeros(ASKED_SLOTS, np.int64),
+        paces=np.zeros((PACES, 2), np.int64),
     )

@@ -76,8 +76,8 @@ _EXEC = MISC_COMM_EXEC
 _SAMPLE, _COMM, _EXIT, _MMAP2, LOST_RECORD = SAMPLE, COMM, EXIT, MMAP2, 2
 
 _I8, _I8_2, _I8_3 = (types.Array(types.int64, n, "C") for n in (1, 2, 3))
-_PAGES = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8_2, _I8))  # type: ignore[no-untyped-call]
-_WORK = types.Tuple((_I8_2, _I8_3, _I8, _I8, _I8, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
+_PAGES = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2))  # type: ignore[no-untyped-call]
+_WORK = types.Tuple((_I8_2, _I8_3, _I8, _I8, _I8, _I8_2, _I8_2, _I8, _I8_2))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8))  # type: ignore[no-untyped-call]
 
 

@@ -104,7 +104,7 @@ def forget(pages, key):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def want(pages, key, now_ns):  # type: ignore[no-untyped-def]
+def want(pages, key, now_ns, due_ns):  # type: ignore[no-untyped-def]
     """Queue a decided page, unless it was asked for or looked at a moment ago, or the queue is full."""
     _, counters, scratch, keys, values, _, queue = pages
     at = place(keys, key)
@@ -116,7 +116,8 @@ def want(pages, key, now_ns):  # type: ignore[no-untyped-def]
     if scratch[QUEUE_COUNT] == QUEUE_PAGES:
         counters[DROPPED] += 1
         return
-    queue[(scratch[QUEUE_FIRST] + scratch[QUEUE_COUNT]) % QUEUE_PAGES] = key
+    last = (scratch[QUEUE_FIRST] + scratch[QUEUE_COUNT]) % QUEUE_PAGES
+    queue[last, 0], queue[last, 1] = key, due_ns
     scratch[QUEUE_COUNT] += 1
     _enter(pages, key, QUEUED, now_ns)
 

@@ -90,6 +90,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "events": count[layout.EVENTS],
         "overtaken": count[layout.OVERTAKEN],
         "dropped": count[layout.DROPPED],
+        "late": count[layout.LATE],
         "rate_limited": count[layout.LIMITED],
         "calls": count[layout.CALLS],
         "longest_lag_ns": count[layout.LAG_NS],

@@ -12,12 +12,13 @@ from kdtool.collect.limited import own_cgroup, run_in
 from kdtool.collect.living import Living, find_living
 from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.deploy.agent import Agent
-from kdtool.deploy.governor import Governor
+from kdtool.deploy.governor import ASLEEP, Governor
 from kdtool.deploy.guard import guarded
 from kdtool.deploy.request import Bounds, DeployRequest, bounds_of, check_request
 from kdtool.deploy.result import Run, progress_of, to_row
 from kdtool.deploy.runtime import Registration
 from kdtool.deploy.source import Decider
+from kdtool.deploy.statistics import FreshStatistics
 from kdtool.errors import ParameterError
 from kdtool.kernel.cgroup import own_patterns
 from kdtool.kernel.host import read_page_cluster
@@ -113,6 +114,7 @@ class _Work:
 
     def __init__(self, agent: Agent, governor: Governor, entry: Registration) -> None:
         self._agent, self._governor, self._entry = agent, governor, entry
+        self._statistics = FreshStatistics(agent.cgroup)
         self._said_s = 0.0
 
     def begin(self) -> None:
@@ -126,6 +128,8 @@ class _Work:
         governor, agent = self._governor, self._agent
         was = governor.active, governor.degree
         governor.tick(now_s, progress_of(agent))
+        if governor.state != ASLEEP:
+            self._statistics.tick()
         if (governor.active, governor.degree) != was:
             agent.set_active(governor.active, governor.degree)
         if now_s - self._said_s >= SAY_S:

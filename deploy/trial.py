@@ -9,7 +9,9 @@ Taken off are new pages, of which a program that grows has many, and pages that 
 may have pushed out one that is faulted on instead.
 
 Where major faults are timed (kernel/stall.py), how long a fault of either kind stalled on the average has a
-say, too: a program by which faults stall longer is taken off, unless the workload gets on clearly faster.
+say, too: a program by which faults stall longer is taken off, unless the workload gets on clearly faster. One
+by which they stall for much less time, and the workload gets on no slower, acts at once; nor does it lose in
+the first pair, before which a program that began with new pages may have had more faults.
 """
 
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ CLEAR_LOSS, FIRST_LOSS = 0.8, 0.5
 to get ahead."""
 STALL_LOSS = 1.25
 """So many times the stall a fault without it, in two pairs in a row."""
+STALL_GAIN = 0.7
+"""So little of the stall a fault without it, over all pairs."""
 
 
 @dataclass
@@ -93,8 +97,11 @@ class Trial:
 
     def _judge(self, gain: float) -> str | None:
         """Return what the pairs so far say."""
+        stall = self._with.stall_a_fault / self.stall_off if self.stall_off else None
+        if stall is not None and stall < STALL_GAIN and gain >= 1:
+            return GAINS
         if len(self._gains) == 1:
-            return LOSES if gain < FIRST_LOSS else None
+            return LOSES if gain < FIRST_LOSS and (stall is None or stall >= 1) else None
         last = len(self._gains) == MOST_PAIRS
         if min(self._stalls[-2:]) > STALL_LOSS and gain < CLEAR_GAIN:
             return LOSES

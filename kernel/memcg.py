@@ -90,6 +90,10 @@ class MemoryCgroup:
         """Return memory.stat of the cgroup and those below it, under the names that the kernel uses."""
         return _pairs(self.path / "memory.stat")
 
+    def refresh(self) -> None:
+        """Have the kernel bring its statistics of the cgroup up to date, by which it reclaims."""
+        (self.path / "memory.stat").read_bytes()
+
     def charges(self) -> Charges:
         """Return what is charged to it now, by kind; the kernel brings its statistics up to date for that."""
         stat = self.stat()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.deploy import layout as at
 from kdtool.deploy import runtime
-from kdtool.deploy.events import hash_page
+from kdtool.deploy.events import hash_page, keep_pace
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import new_arrays
@@ -35,6 +35,7 @@ from kdtool.rmt.numba_vm import decide
 from kdtool.rmt.vm import hash_key
 
 MS = 1_000_000
+NEVER = 1 << 62
 
 
 def counts(arrays, *names):
@@ -56,12 +57,12 @@ def ask(arrays, key, now_ns):
 
 def test_a_page_is_wanted_once_asked_for_and_used(arrays):
     pages = arrays.of_pages()
-    want(pages, 7, 1 * MS)
-    want(pages, 7, 2 * MS)
+    want(pages, 7, 1 * MS, NEVER)
+    want(pages, 7, 2 * MS, NEVER)
     assert state_of(pages, 7) == at.QUEUED
     assert counts(arrays, "KNOWN", "DROPPED") == [1, 0]
     ask(arrays, 7, 3 * MS)
-    want(pages, 7, 4 * MS)
+    want(pages, 7, 4 * MS, NEVER)
     assert counts(arrays, "KNOWN") == [2]
 
     assert note_minor(pages, 7)
@@ -84,9 +85,9 @@ def test_a_major_fault_tells_an_evicted_page_from_one_that_faulted_first(arrays)
 def test_a_page_that_was_mapped_is_looked_at_again_after_20_ms(arrays):
     pages = arrays.of_pages()
     follow(pages, 5, False, 100 * MS)
-    want(pages, 5, 119 * MS)
+    want(pages, 5, 119 * MS, NEVER)
     assert state_of(pages, 5) == at.LOOKED_AT
-    want(pages, 5, 120 * MS)
+    want(pages, 5, 120 * MS, NEVER)
     assert state_of(pages, 5) == at.QUEUED
     assert not note_minor(pages, 5)  # touched while it waited: no prefetch of ours
     assert counts(arrays, "USED") == [0]
@@ -108,7 +109,7 @@ def test_the_oldest_page_expires_when_more_are_asked_for_than_are_followed(array
 def test_a_full_queue_drops(arrays):
     pages = arrays.of_pages()
     for key in range(at.QUEUE_PAGES + 5):
-        want(pages, key, MS)
+        want(pages, key, MS, NEVER)
     assert counts(arrays, "DROPPED") == [5]
     assert arrays.scratch[at.QUEUE_COUNT] == at.QUEUE_PAGES
 
@@ -222,7 +223,17 @@ def test_faults_become_the_events_and_decisions_of_the_reference_vm():
     assert counts(bench.arrays, *names) == [8, 7, 0, 1, 0, 0, 7]
     # These pages were never touched: the kernel was not even asked.
     assert counts(bench.arrays, "ISSUED", "CALLS") == [0, 0]
-    names = ("UNMAPPED", "KNOWN", "DROPPED", "LIMITED", "NOT_SWAPPED", "FORGOTTEN", "REFUSED", "ISSUED")
+    names = (
+        "UNMAPPED",
+        "KNOWN",
+        "DROPPED",
+        "LIMITED",
+        "NOT_SWAPPED",
+        "FORGOTTEN",
+        "LATE",
+        "REFUSED",
+        "ISSUED",
+    )
     assert sum(counts(bench.arrays, *names)) == counts(bench.arrays, "DECIDED")[0] > 0
 
 
@@ -263,8 +274,10 @@ def test_a_predicted_page_is_known_by_the_hash_that_the_kernel_uses():
 def test_pages_outside_the_mappings_are_not_asked_for():
     bench = Bench(stride_program(), n_pages=10)
     bench.adopt(500)
+    soon_ns = time.monotonic_ns() + 60_000 * MS  # events of the past are due already
+    soon_ns = time.monotonic_ns() + 60_000 * MS  # events of the past are due already
     for i, page in enumerate((0, 3, 6)):  # and then 9, 12, 15, 18
-        bench.ring.fault(1000 + i, 500, bench.first + page, major=True)
+        bench.ring.fault(soon_ns + i, 500, bench.first + page, major=True)
     bench.run()
     assert counts(bench.arrays, "DECIDED", "UNMAPPED", "NOT_SWAPPED") == [4, 3, 1]
 
@@ -325,10 +338,33 @@ def test_lost_samples_are_counted():
 
 def test_the_rate_limits_what_is_asked_for_and_a_dead_process_gets_nothing(arrays):
     pages, work = arrays.of_pages(), arrays.whole()
-    want(pages, 3 << at.VPN_BITS | 5, MS)  # no process has serial 3
+    want(pages, 3 << at.VPN_BITS | 5, MS, NEVER)  # no process has serial 3
     issue(pages, work[0], work[2], work[3])
     assert counts(arrays, "FORGOTTEN", "CALLS") == [1, 0]
     assert arrays.scratch[at.QUEUE_COUNT] == 0
+
+
+def test_a_page_that_is_due_before_it_could_be_there_is_left_to_its_own_fault(arrays):
+    pages, work = arrays.of_pages(), arrays.whole()
+    key = 3 << at.VPN_BITS | 5
+    work[0][0, at.PID], work[0][0, at.SERIAL], work[0][0, at.PAGEMAP] = 500, 3, -1
+    arrays.scratch[at.LEAD_NS] = 1000 * MS
+    due_ns = time.monotonic_ns()
+    want(pages, key, MS, due_ns + 900 * MS)
+    want(pages, key + 1, MS, due_ns + 60_000 * MS)
+    issue(pages, work[0], work[2], work[3])
+    assert counts(arrays, "LATE", "NOT_SWAPPED", "CALLS") == [1, 1, 0]  # there is no pagemap to look at
+    assert state_of(pages, key) == at.FREE  # it may be asked for again
+    assert 900 * MS < arrays.scratch[at.LEAD_NS] < 1000 * MS  # or calls that were slow once would end all
+
+
+def test_the_pace_of_a_thread_is_the_mean_time_between_its_events(arrays):
+    for i in range(100):
+        first = keep_pace(arrays.paces, 7, (1000 + 40 * i) * MS // 1000)
+        other = keep_pace(arrays.paces, 8, (1000 + 5 * i) * MS // 1000)
+    assert 0.9 * 40_000 < first <= 41_000
+    assert 0.9 * 5_000 < other <= 6_000
+    assert keep_pace(arrays.paces, 7, 10**15) < first + 10 * MS  # a pause is no pace
 
 
 # ------------------------------------------------------------------------------------------ kernel

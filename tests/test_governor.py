@@ -99,6 +99,28 @@ def test_a_program_that_gains_is_let_act_after_two_pairs_and_tried_again_in_time
     assert (governor.steps_back, governor.trials) == (0, 4)
 
 
+def test_a_program_by_which_faults_stall_much_less_acts_after_one_pair():
+    governor = Governor(16, Floors(0.5))
+    workload = Workload(governor, faster=1.01, stall_ns=(50_000, 30_000))
+    assert workload.until(ACTIVE) == pytest.approx(0.15, abs=0.06)
+    slower = Governor(16, Floors(0.5))
+    workload = Workload(slower, faster=0.9, stall_ns=(50_000, 30_000))
+    assert workload.until(BACK) > 0.6  # a shorter stall alone is no gain
+
+
+def test_the_degree_falls_while_too_much_is_wrong_and_grows_again():
+    governor = Governor(16, Floors(0.5))
+    workload = Workload(governor, faster=1.5)
+    workload.until(ACTIVE)
+    degrees = []
+    for share in (0.4, 0.15, 0.05):  # accuracies of 0.71, 0.87 and 0.95
+        workload.wasted_share = share
+        for _ in range(4):  # two windows, of which the first may have begun before
+            workload.tick()
+        degrees.append(governor.degree)
+    assert degrees[0] < 16 and degrees[1] <= degrees[0] and degrees[2] > degrees[1]
+
+
 def test_a_program_that_loses_steps_back_for_longer_and_longer():
     governor = Governor(16, Floors(0.5))
     workload, stays = Workload(governor, faster=0.6), []
