@@ -7,7 +7,7 @@ mappings    (process, i, first and last + 1 vpn) of private anonymous memory, in
 pages       a set-associative table of pages asked for: key = serial << 52 | vpn, value = time << 3 | state
 asked       the keys in the order in which they were asked for, and when
 queue       keys that wait for the next call
-predicted   hashes of pages that the program predicted, by which their first touches are known
+predicted   tags of pages that the program predicted, by which their first touches are known
 """
 
 from dataclasses import dataclass

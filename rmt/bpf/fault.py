@@ -1,14 +1,17 @@
 """The program that runs at each page fault: is it an event of mm.swapin, and if so, what is to be prefetched?
 
 A major fault is one. A minor fault is one when the page is among those that the program asked for: it was
-prefetched, and this is its first touch. So that this is known, the pages of each decision leave their hash
+prefetched, and this is its first touch. So that this is known, the pages of each decision leave their tag
 in `asked`, a direct-mapped table: a later page with the same slot takes it, and that first touch is not seen.
+A tag is the hash of the process plus the page's number, and its low bits are the slot: pages that lie side
+by side have slots that do, and a fault need not wait for memory (150 ns) as with a hash of both.
 
     software event page-faults-maj, -min --> one at a time, in order of time --> a record for each decision
 
 Registers are shared by all CPUs, and the features of one event follow from those before it. So a lock lets
 one fault decide at a time; a CPU that waits longer than SPINS tries gives up, and the event is counted as
-contended. (bpf_spin_lock is not for programs of perf events.)
+contended. (bpf_spin_lock is not for programs of perf events.) A plain store unlocks: x86-64 makes no store
+visible before what was done ahead of it, and the addresses above are that machine's anyway.
 """
 
 from dataclasses import dataclass
@@ -42,8 +45,8 @@ LOCK = 0
 SHARED_COUNTERS = ("minor_events", "major_events", "decisions", "lost", "minor_contended", "major_contended")
 """The words of the map `shared` after the lock."""
 SHARED_BYTES = 8 * (1 + len(SHARED_COUNTERS))
-TASK, PID, VPN, IP, SLOT, TAG = range(-64, -16, 8)
-"""On the stack."""
+TASK, PID, VPN, IP, PROCESS = range(-64, -24, 8)
+"""On the stack; PROCESS: the hash of the PID."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,7 @@ def emit_fault(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
     _send(asm, layout, every=wrapper.every)
     asm.label("unlock")
     asm.map_value(R2, "shared", LOCK)
-    asm.alu("mov", R1, 0)
-    asm.exchange(R2, 0, R1)
+    asm.store_constant(R2, 0, 0)
     asm.label("out")
     asm.alu("mov", R0, 0)
     asm.exit()
@@ -87,9 +89,11 @@ def _counter(name: str) -> int:
 
 
 def _count(asm: Emitter, counter: int) -> None:
+    """Add 1 to a counter of `shared`, under the lock."""
     asm.map_value(R1, "shared", counter)
-    asm.alu("mov", R2, 1)
-    asm.atomic_add(R1, 0, R2)
+    asm.load(R2, R1, 0)
+    asm.alu("add", R2, 1)
+    asm.store(R1, 0, R2)
 
 
 def _note_fault(asm: Emitter, wrapper: FaultWrapper) -> None:
@@ -106,18 +110,20 @@ def _note_fault(asm: Emitter, wrapper: FaultWrapper) -> None:
 
 
 def _find_slot(asm: Emitter, *, is_event_if_free: bool) -> None:
-    """Put the page's slot and hash on the stack; leave unless the page was asked for or need not be."""
-    emit_hash(asm, R10, [PID, VPN])
-    asm.store(R10, TAG, R1)
-    _to_slot(asm)
-    asm.store(R10, SLOT, R3)
+    """Put the hash of the process on the stack; leave unless the page was asked for or need not be."""
+    emit_hash(asm, R10, [PID])
+    asm.store(R10, PROCESS, R1)
     if not is_event_if_free:
+        asm.load(R1, R10, VPN)
+        _to_slot(asm)
         asm.load(R2, R4, 0)
         asm.jump_if_register(R2, "!=", R1, "out")
 
 
 def _to_slot(asm: Emitter) -> None:
-    """R4 = the slot of the hash R1, R3 = how far into the map it lies."""
+    """R1 = the tag of the page R1 of this process, R4 = its slot; R3 is lost."""
+    asm.load(R3, R10, PROCESS)
+    asm.alu_register("add", R1, R3)
     asm.alu_register("mov", R3, R1)
     asm.alu("and", R3, ASKED_SLOTS - 1)
     asm.alu("lsh", R3, 3)
@@ -135,14 +141,16 @@ def _lock(asm: Emitter, contended: int) -> None:
     asm.jump_if(R0, "==", 0, "locked")
     asm.alu("add", R7, 1)
     asm.jump_if(R7, "<", SPINS, "spin")
-    _count(asm, contended)
+    asm.map_value(R1, "shared", contended)
+    asm.alu("mov", R2, 1)
+    asm.atomic_add(R1, 0, R2)
     asm.jump("out")
     asm.label("locked")
 
 
 def _fill_context(asm: Emitter, wrapper: FaultWrapper) -> None:
     """Free the page's slot; fill context and record. The time is taken here, so that records are in order."""
-    asm.load(R1, R10, TAG)
+    asm.load(R1, R10, VPN)
     _to_slot(asm)
     asm.load(R2, R4, 0)
     asm.jump_if_register(R2, "!=", R1, "another's")
@@ -185,7 +193,7 @@ def _number(asm: Emitter) -> None:
 
 
 def _remember_pages(asm: Emitter, layout: Layout) -> None:
-    """Leave the hash of each page in its slot of `asked`. The step counts down, from the last page."""
+    """Leave the tag of each page in its slot of `asked`. The step counts down, from the last page."""
     asm.label("remember")
     asm.may_goto("remembered")
     asm.load(R6, R9, STEP)
@@ -195,8 +203,6 @@ def _remember_pages(asm: Emitter, layout: Layout) -> None:
     asm.alu_register("mov", R7, R9)
     asm.alu_register("add", R7, R6)
     asm.load(R1, R7, layout.out)
-    asm.store(R10, VPN, R1)
-    emit_hash(asm, R10, [PID, VPN])
     _to_slot(asm)
     asm.store(R4, 0, R1)
     asm.jump("remember")
