@@ -121,6 +121,11 @@ class Layout:
         """Return the bytes of a record with its pages."""
         return 8 * (RECORD_WORDS + self.shape.degree_pages)
 
+    @property
+    def record_stride(self) -> int:
+        """Return how far apart records lie in a ring, a power of two."""
+        return _power_of_two(self.record_bytes)
+
     def newest(self, register: int) -> int:
         """Return where in scratch the newest page of a register lies before the rollout."""
         return self.histories[register] + 8 * (self.history_depth[register] - 1)
