@@ -206,13 +206,12 @@ def _number(asm: Emitter) -> None:
 
 
 def _remember_pages(asm: Emitter, layout: Layout) -> None:
-    """Leave the tag of each page in its slot of `asked`. The step counts down, from the last page."""
-    asm.label("remember")
-    asm.may_goto("remembered")
+    """Leave the tag of each page in its slot of `asked`, from the last page to the first."""
     asm.load(R6, R9, STEP)
+    asm.jump_if(R6, ">", 8 * layout.shape.degree_pages, "remembered")  # never: the bound of the loop
+    asm.label("remember")
     asm.alu("add", R6, -8)
     asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "remembered")
-    asm.store(R9, STEP, R6)
     asm.alu_register("mov", R7, R9)
     asm.alu_register("add", R7, R6)
     asm.load(R1, R7, layout.out)

@@ -191,7 +191,7 @@ class Layout:
 
 def _table_layout(offset: int, table: TableShape) -> TableLayout:
     stride = ACTION_BYTES + 16 * len(table.match_fields)
-    unroll = 4 if len(table.match_fields) <= UNROLLED_FIELDS else 1
+    unroll = min(table.entries + 1, 4 if len(table.match_fields) <= UNROLLED_FIELDS else 1)
     groups = -(-(table.entries + 1) // unroll)
     return TableLayout(offset, stride, unroll, groups * unroll * stride)
 
