@@ -2,6 +2,7 @@
 
 import os
 import select
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,7 +106,7 @@ def _memory_of(pids: list[int]) -> dict[str, Any]:
     return {} if found is None else {"memory": found[0], **found[1].facts()}
 
 
-def memory_cgroup(pids: list[int]) -> tuple[str, MemoryCgroup] | None:
+def memory_cgroup(pids: Sequence[int]) -> tuple[str, MemoryCgroup] | None:
     """Return name and files of the memory cgroup of the first process; None without one of its own."""
     layout = find_layout()
     if layout.memory is None or not pids:

@@ -14,7 +14,6 @@ from kdtool.deploy.source import Decider, PerfSource, Source, Watch
 from kdtool.errors import CapabilityError, ParameterError, unknown_name
 from kdtool.kernel.fault_events import SIDE_RING_BYTES
 from kdtool.kernel.perf import Counts
-from kdtool.kernel.ringbuf import HEADER_BYTES
 
 __all__ = ["SOURCES", "BpfSource", "check_source", "choose_source"]
 
@@ -43,7 +42,7 @@ class BpfSource(Watch):
         ring = self._live.ring
         consumer, producer, data = ring.addresses
         self._decisions[[CONTROL_AT, HEAD_AT, DATA_AT, MASK, RECORD_BYTES]] = (
-            consumer, producer, data, ring.size_bytes - 1, HEADER_BYTES + self._live.layout.record_bytes,
+            consumer, producer, data, ring.size_bytes - 1, ring.record_bytes,
         )  # fmt: skip
 
     def sampling(self, on: bool) -> None:

@@ -3,7 +3,7 @@
     fault ─► admit: known process? mapping? fate of the page ─► event? ─► decision ─► act: queue its pages
 
 An event of mm.swapin is a major fault, or the first fault on a page that the program predicted. Predictions
-are kept as in the kernel (rmt/bpf/fault.py): their hash in a direct-mapped table, where a later one takes the
+are kept as in the kernel (rmt/bpf/fault.py): their tag in a direct-mapped table, where a later one takes the
 place of another with the same slot. So both sources decide at the same events, whatever the agent did
 meanwhile.
 """
@@ -51,9 +51,9 @@ __all__ = [
     "fill_context",
     "find_process",
     "forget_prediction",
-    "hash_page",
     "is_predicted",
     "keep_pace",
+    "page_tag",
     "remember",
 ]
 
@@ -82,17 +82,15 @@ def find_process(processes, scratch, pid):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def hash_page(pid, vpn):  # type: ignore[no-untyped-def]
-    """Return the hash of a process's page: rmt.vm.hash_key([pid, vpn]), as int64."""
-    tag = (_MULTIPLIER ^ np.uint64(pid)) * _MULTIPLIER
-    tag ^= tag >> _HALF
-    tag = (tag ^ np.uint64(vpn)) * _MULTIPLIER
-    return np.int64(tag ^ (tag >> _HALF))
+def page_tag(pid, vpn):  # type: ignore[no-untyped-def]
+    """Return the tag of a process's page, rmt.vm.hash_key([pid]) + vpn, as int64."""
+    process = (_MULTIPLIER ^ np.uint64(pid)) * _MULTIPLIER
+    return np.int64((process ^ (process >> _HALF)) + np.uint64(vpn))
 
 
 @jit(nogil=True)
 def is_predicted(predicted, tag):  # type: ignore[no-untyped-def]
-    """Tell whether a page, by its hash, was predicted and not touched since."""
+    """Tell whether a page, by its tag, was predicted and not touched since."""
     return predicted[tag & (len(predicted) - 1)] == tag
 
 
@@ -107,7 +105,7 @@ def forget_prediction(predicted, tag):  # type: ignore[no-untyped-def]
 def remember(predicted, pid, out, n):  # type: ignore[no-untyped-def]
     """Keep the pages of a decision, the last one first, as the kernel does."""
     for i in range(n - 1, -1, -1):
-        tag = hash_page(pid, out[i])
+        tag = page_tag(pid, out[i])
         predicted[tag & (len(predicted) - 1)] = tag
 
 

@@ -10,7 +10,7 @@ gone, however its process ends.
 
 import mmap
 import os
-import select
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from kdtool.kernel.bpf import (
     ARRAY,
     MMAPABLE,
     PERF_EVENT,
-    RINGBUF,
     ProgramInfo,
     create_map,
     program_info,
@@ -34,11 +33,14 @@ from kdtool.kernel.bpf_faults import ADDRESS_OFFSET, IP_OFFSET, check_machine
 from kdtool.kernel.bpf_loops import load_looping_program
 from kdtool.kernel.fault_events import sum_counts
 from kdtool.kernel.perf import PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Event, OfCgroup, online_cpus
-from kdtool.kernel.ringbuf import RingBuffer
+from kdtool.kernel.sharedring import SharedRing
 from kdtool.rmt import Program, require_hook
 from kdtool.rmt.bpf import (
     ASKED_SLOTS,
     RECORD_WORDS,
+    RING_DATA,
+    RING_READ,
+    RING_WRITTEN,
     SHARED_BYTES,
     SHARED_COUNTERS,
     FaultWrapper,
@@ -52,6 +54,8 @@ from kdtool.verify.policyslot import PolicySlot
 __all__ = ["Counters", "DecisionBatch", "FaultDecisions"]
 
 RING_BYTES = 4 << 20
+LOOK_S = 0.001
+"""How long `batches` sleeps while there are no decisions."""
 LOW_32 = 0xFFFF_FFFF
 
 Int64Array = npt.NDArray[np.int64]
@@ -131,14 +135,15 @@ class FaultDecisions:
         self._events: list[Event] = []
         self._programs: list[int] = []
         self._slot = PolicySlot(self.layout, program, version)
-        self._ring: RingBuffer | None = None
+        self._ring: SharedRing | None = None
         self._shared: mmap.mmap | None = None
         self._counters: mmap.mmap | None = None
         try:
             maps = self._make_maps(ring_bytes)
             directory = self._keep(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
             for config in (PAGE_FAULTS_MIN, PAGE_FAULTS_MAJ):
-                wrapper = FaultWrapper(config == PAGE_FAULTS_MAJ, every, IP_OFFSET, ADDRESS_OFFSET)
+                is_major = config == PAGE_FAULTS_MAJ
+                wrapper = FaultWrapper(is_major, every, ring_bytes, IP_OFFSET, ADDRESS_OFFSET)
                 asm = Assembler()
                 emit_fault(asm, self.layout, wrapper)
                 self._programs.append(self._keep(load_looping_program(PERF_EVENT, asm.assemble(maps))))
@@ -157,11 +162,6 @@ class FaultDecisions:
         self.close()
 
     @property
-    def fd(self) -> int:
-        """Return what becomes readable when there are decisions, for poll and epoll."""
-        return self._ring_fd
-
-    @property
     def counters(self) -> Counters:
         """Return what has happened so far."""
         assert self._shared is not None, "closed"
@@ -172,7 +172,7 @@ class FaultDecisions:
         return Counters(majors, minors, **dict(zip(SHARED_COUNTERS, words, strict=True)))
 
     @property
-    def ring(self) -> RingBuffer:
+    def ring(self) -> SharedRing:
         """Return the ring, for a reader other than `drain`: records of `layout.record_bytes`."""
         assert self._ring is not None, "closed"
         return self._ring
@@ -212,16 +212,17 @@ class FaultDecisions:
     def drain(self) -> DecisionBatch:
         """Return the decisions that are there."""
         assert self._ring is not None, "closed"
-        words = self._ring.drain()
-        return _batch(words if words is not None else np.empty((0, 1 + self._record_words), np.uint64))
+        return _batch(self._ring.drain()[:, : RECORD_WORDS + self.layout.shape.degree_pages])
 
     def batches(self, timeout_s: float) -> Iterator[DecisionBatch]:
-        """Yield decisions as they come, until there are none for `timeout_s`."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        while poll.poll(1000 * timeout_s):
+        """Yield decisions, looking every LOOK_S, until there are none for `timeout_s`."""
+        last = time.monotonic()
+        while time.monotonic() - last < timeout_s:
             if len(batch := self.drain()):
                 yield batch
+                last = time.monotonic()
+            else:
+                time.sleep(LOOK_S)
 
     def close(self) -> None:
         """Take events, programs and maps down."""
@@ -237,10 +238,6 @@ class FaultDecisions:
         self._slot.close()
         self._events, self._fds, self._ring, self._shared, self._counters = [], [], None, None, None
 
-    @property
-    def _record_words(self) -> int:
-        return RECORD_WORDS + self.layout.shape.degree_pages
-
     def _make_maps(self, ring_bytes: int) -> dict[str, int]:
         sizes = {
             "state": self.layout.state_bytes,
@@ -255,8 +252,14 @@ class FaultDecisions:
             maps[name] = self._keep(create_map(ARRAY, 4, size, 1, flags))
         self._shared = mmap.mmap(maps["shared"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._counters = mmap.mmap(maps["counters"], mmap.PAGESIZE, prot=mmap.PROT_READ)
-        self._ring_fd = maps["ring"] = self._keep(create_map(RINGBUF, 0, 0, ring_bytes))
-        self._ring = RingBuffer(self._ring_fd, ring_bytes, self.layout.record_bytes)
+        self._ring = SharedRing(
+            ring_bytes,
+            self.layout.record_stride,
+            read_at=RING_READ,
+            written_at=RING_WRITTEN,
+            data_at=RING_DATA,
+        )
+        maps["ring"] = self._ring.fd
         return maps
 
     def _keep(self, fd: int) -> int:
@@ -265,8 +268,8 @@ class FaultDecisions:
 
 
 def _batch(words: Words) -> DecisionBatch:
-    """Take records, shape (n, 1 + record words), apart; the first word is the ring's own."""
-    columns = words[:, 1:].astype(np.int64)
+    """Take records, shape (n, record words), apart."""
+    columns = words.astype(np.int64)
     t_ns, task, page, ip, event, version, n_pages = (columns[:, i] for i in range(RECORD_WORDS))
     return DecisionBatch(
         t_ns=t_ns,

@@ -8,7 +8,7 @@ pages       a set-associative table of pages asked for: key = serial << 52 | vpn
 asked       the keys in the order in which they were asked for, and when
 queue       keys that wait for the next call, and when their pages are due
 paces       (a slot of threads: time of its last event, mean time between its events)
-predicted   hashes of pages that the program predicted, by which their first touches are known
+predicted   tags of pages that the program predicted, by which their first touches are known
 """
 
 from dataclasses import dataclass

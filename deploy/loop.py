@@ -19,8 +19,8 @@ from kdtool.deploy.events import (
     fill_context,
     find_process,
     forget_prediction,
-    hash_page,
     is_predicted,
+    page_tag,
     remember,
 )
 from kdtool.deploy.issue import issue, now
@@ -91,7 +91,7 @@ def _sample(decide, ring, pages, work, policy):  # type: ignore[no-untyped-def]
     vpn = (word(ring, 40) >> 12) & ((1 << VPN_BITS) - 1)
     pid, major = task & LOW_32, int(event_id == ring[MAJOR_ID])
     row = find_process(work[0], scratch, pid)
-    tag = hash_page(pid, vpn)
+    tag = page_tag(pid, vpn)
     is_event = major or is_predicted(predicted, tag)
     reason = admit(row, pid, vpn, major, is_event, time_ns, pages, work)
     if reason or not is_event:

@@ -1,25 +1,22 @@
 """Rings that the kernel writes, read by compiled code: perf's, a CPU each, and the one of decisions (BPF).
 
     perf      records of any length, 8-byte words: samples of faults, mappings, forks, execs, what was lost
-    decisions records of one length: length u32 with BUSY | page offset u32 | payload of rmt/bpf/layout.py;
-              the data is mapped twice in a row, so that no record wraps
+    decisions records of one length, a power of two, as in rmt/bpf/layout.py
 
 A ring is a row of layout.py: TAIL is how far we have read, HEAD how far the kernel had written when we last
-looked, NEXT_NS the time of the next record. Counterparts: kernel/perf.py, kernel/ringbuf.py.
+looked, NEXT_NS the time of the next record. Counterparts: kernel/perf.py, kernel/sharedring.py.
 """
 
 from kdtool.deploy.layout import CONTROL_AT, DATA_AT, HEAD, HEAD_AT, MASK, NEXT_NS, RECORD_BYTES, TAIL
 from kdtool.deploy.machine import load, load_acquire, store_release
 from kdtool.kernel.perf import HEAD_WORD, TAIL_WORD
 from kdtool.kernel.perf_records import SAMPLE
-from kdtool.kernel.ringbuf import BUSY, HEADER_BYTES
 from kdtool.rmt.jit import jit
 
 __all__ = ["LAST_NS", "earliest", "look_at_decisions", "payload_at", "skip", "skip_decision", "word"]
 
 LAST_NS = (1 << 63) - 1
 _HEAD, _TAIL, _SAMPLE = HEAD_WORD, TAIL_WORD, SAMPLE
-_BUSY, _HEADER_BYTES = int(BUSY), HEADER_BYTES
 
 
 @jit(nogil=True)
@@ -64,7 +61,7 @@ def earliest(rings):  # type: ignore[no-untyped-def]
 @jit(nogil=True)
 def payload_at(ring):  # type: ignore[no-untyped-def]
     """Return the address of the next decision's first word."""
-    return ring[DATA_AT] + (ring[TAIL] & ring[MASK]) + _HEADER_BYTES
+    return ring[DATA_AT] + (ring[TAIL] & ring[MASK])
 
 
 @jit(nogil=True)
@@ -77,17 +74,12 @@ def look_at_decisions(ring):  # type: ignore[no-untyped-def]
         ring[HEAD] = load_acquire(ring[HEAD_AT])
         if ring[TAIL] == ring[HEAD]:
             return
-    if not load_acquire(payload_at(ring) - _HEADER_BYTES) & _BUSY:
-        ring[NEXT_NS] = load(payload_at(ring))
+    ring[NEXT_NS] = load(payload_at(ring))
 
 
 @jit(nogil=True)
 def skip_decision(ring):  # type: ignore[no-untyped-def]
-    """Go behind a decision. The kernel is told of all but the newest that we read.
-
-    A ring that is read to its end has the kernel interrupt its CPU at the next record, to wake who waits
-    (bpf_ringbuf_commit()). Nobody does: the loop looks by the clock.
-    """
-    store_release(ring[CONTROL_AT], ring[TAIL])
+    """Go behind a decision and give its room back."""
     ring[TAIL] += ring[RECORD_BYTES]
+    store_release(ring[CONTROL_AT], ring[TAIL])
     look_at_decisions(ring)

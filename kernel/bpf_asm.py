@@ -47,7 +47,7 @@ CONDITIONS = {
     "s<=": 0xD0,
 }
 CALL, EXIT, ALWAYS, MAY_GOTO = 0x80, 0x90, 0x00, 0xE0
-ATOMIC_ADD, ATOMIC_XCHG, ATOMIC_CMPXCHG = 0x00, 0xE1, 0xF1
+ATOMIC_ADD, ATOMIC_CMPXCHG = 0x00, 0xF1
 
 
 class Assembler:
@@ -101,10 +101,6 @@ class Assembler:
     def atomic_add(self, base: int, offset: int, src: int) -> None:
         """`*(u64 *)(base + offset) += src`, atomically."""
         self._add(STX | ATOMIC | SIZES[8], base, src, offset, ATOMIC_ADD)
-
-    def exchange(self, base: int, offset: int, src: int) -> None:
-        """Swap src with `*(u64 *)(base + offset)`, atomically."""
-        self._add(STX | ATOMIC | SIZES[8], base, src, offset, ATOMIC_XCHG)
 
     def compare_exchange(self, base: int, offset: int, src: int) -> None:
         """If `*(u64 *)(base + offset) == R0`, make it src, atomically; R0 is what it was."""

@@ -347,6 +347,16 @@ def test_a_program_that_has_no_room_in_the_code_is_refused(change, message):
         pack_policy(layout, change(program), 2)
 
 
+def test_code_that_computes_no_feature_cannot_follow_one():
+    program, follower = (
+        replace(stride_program(), models=(), tables=(Table("t", (), (), action),))
+        for action in (Action("predict", delta=1), Action("follow", feature="d1"))
+    )
+    with pytest.raises(ProgramError, match=r"1 features that only table t looks at, .* has room for 0"):
+        pack_policy(Layout(shape_of(program)), follower, 2)
+    assert pack_policy(Layout(shape_of(program, follower)), follower, 2)
+
+
 def one_leaf_forest(n_classes):
     classes = tuple(range(n_classes))
     return Forest(

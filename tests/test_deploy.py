@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.deploy import layout as at
 from kdtool.deploy import runtime
-from kdtool.deploy.events import hash_page, keep_pace
+from kdtool.deploy.events import keep_pace, page_tag
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import new_arrays
@@ -268,7 +268,7 @@ def test_the_first_touch_of_a_page_that_was_asked_for_is_an_event():
 
 def test_a_predicted_page_is_known_by_the_hash_that_the_kernel_uses():
     for pid, vpn in ((1, 2), (4_194_303, (1 << 52) - 1), (77, 0)):
-        assert int(hash_page(pid, vpn)) % 2**64 == hash_key([pid, vpn])
+        assert int(page_tag(pid, vpn)) % 2**64 == (hash_key([pid]) + vpn) % 2**64
 
 
 def test_pages_outside_the_mappings_are_not_asked_for():

@@ -131,7 +131,7 @@ def expected_decisions(program, faults):
     vm, asked, events, decisions = executors.NumbaVm(program), {}, [], []
     for task, page, ip in faults:
         vpn, major, pid = page >> 1, page & 1, task >> 32
-        tag = hash_key([pid, vpn])
+        tag = (hash_key([pid]) + vpn) % 2**64
         if asked.get(tag % ASKED_SLOTS) == tag:
             del asked[tag % ASKED_SLOTS]
         elif not major:
@@ -140,7 +140,7 @@ def expected_decisions(program, faults):
         pages = vm.decide([vpn, pid, task & 0xFFFF_FFFF, ip, vpn >> 13, major])
         decisions.append(pages)
         for each in reversed(pages):  # the first of two with the same slot stays
-            tag = hash_key([pid, each])
+            tag = (hash_key([pid]) + each) % 2**64
             asked[tag % ASKED_SLOTS] = tag
     return events, decisions, vm.counted
 

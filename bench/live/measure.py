@@ -27,6 +27,8 @@ from kdtool.live.policies import load_decider
 __all__ = ["VARIANTS", "Say", "Variant", "choose_variants", "learn", "limit_of", "measure"]
 
 Say = Callable[[str], None]
+DEGREE_PAGES = 32
+"""Far enough ahead for an agent whose pages take 0.2 ms to come."""
 TRIES = 5
 DISTURBED_PAUSE_S = 3.0
 """Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
@@ -75,7 +77,7 @@ def learn(pair: Pair, store: LiveStore, say: Say) -> None:
     if store.learned(pair):
         return
     say(f"{pair.name}: learning from {pair.learn.name}")
-    request = TrainingRequest(part="99%")
+    request = TrainingRequest(part="99%", degree_pages=DEGREE_PAGES)
     summary = train_traces([store.trace(pair.learn)], store.program(pair), request, lambda *_: None)
     store.keep_learned(pair, summary)
 

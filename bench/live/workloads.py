@@ -31,9 +31,9 @@ def _convolution(rows: int, seed: int) -> tuple[str, ...]:
 
 PAIRS = (
     _pair("convolution", "convolution", _convolution(2800, 1), _convolution(3600, 0)),
-    _pair("resize", "resize", ("--frames", "16", "--seed", "1"), ("--frames", "24")),
-    _pair("stride-3", "stride-3", ("18000", "3", "20000"), ("24000", "3", "20000")),
-    _pair("stride-7", "stride-7", ("18000", "7", "20000"), ("24000", "7", "20000")),
+    _pair("resize", "resize", ("--frames", "16", "--seed", "1"), ("--frames", "48")),
+    _pair("stride-3", "stride-3", ("18000", "3", "20000"), ("48000", "3", "20000")),
+    _pair("stride-7", "stride-7", ("18000", "7", "20000"), ("48000", "7", "20000")),
     _pair("bfs", "bfs", ("1100000", "12", "5000", "2", "1"), ("1500000", "12", "5000", "2", "0")),
     _pair("sqlite", "sqlite", ("--rows", "180000", "--seed", "1"), ()),
     _pair("sort", "sort", ("--rows", "6000000", "--seed", "1"), ()),

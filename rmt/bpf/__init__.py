@@ -6,7 +6,16 @@ speak to the kernel.
 
 from kdtool.rmt.bpf.decision import emit_decision
 from kdtool.rmt.bpf.emitter import Emitter
-from kdtool.rmt.bpf.fault import ASKED_SLOTS, SHARED_BYTES, SHARED_COUNTERS, FaultWrapper, emit_fault
+from kdtool.rmt.bpf.fault import (
+    ASKED_SLOTS,
+    RING_DATA,
+    RING_READ,
+    RING_WRITTEN,
+    SHARED_BYTES,
+    SHARED_COUNTERS,
+    FaultWrapper,
+    emit_fault,
+)
 from kdtool.rmt.bpf.layout import RECORD_WORDS, Layout
 from kdtool.rmt.bpf.policy import pack_policy
 from kdtool.rmt.bpf.shape import Shape, TableShape, shape_of
@@ -15,6 +24,9 @@ from kdtool.rmt.bpf.wrappers import decision_words, emit_batch, emit_packet, emi
 __all__ = [
     "ASKED_SLOTS",
     "RECORD_WORDS",
+    "RING_DATA",
+    "RING_READ",
+    "RING_WRITTEN",
     "SHARED_BYTES",
     "SHARED_COUNTERS",
     "Emitter",

@@ -7,9 +7,9 @@ A class is one number in the place of the pages.
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R6, R7, R8, R9, Emitter
-from kdtool.rmt.bpf.features import base_of, emit_features, emit_push
+from kdtool.rmt.bpf.features import emit_features, emit_move_on, emit_push
 from kdtool.rmt.bpf.layout import (
-    COUNTS,
+    ANSWER,
     DEFAULT_CLASS,
     DEGREE,
     DELTA_LIMIT,
@@ -34,6 +34,7 @@ def emit_decision(asm: Emitter, layout: Layout) -> None:
     emit_push(asm, layout)
     asm.store_constant(R9, layout.least, VALUE_MIN - 1)
     asm.store_constant(R9, STEP, 0)
+    asm.store_constant(R9, ANSWER, 0)
     if layout.shape.hook.classes:
         _classify(asm, layout)
     else:
@@ -49,9 +50,7 @@ def _classify(asm: Emitter, layout: Layout) -> None:
     """Put the number of a class where the first page would lie."""
     asm.alu("mov", R6, 0)  # a rollout's first step: models keep both registers
     asm.alu_register("mov", R7, R9)
-    emit_features(asm, layout)
-    for number in range(len(layout.shape.tables)):
-        emit_table(asm, layout, number, stop="default", decided="decided")
+    _apply_tables(asm, layout, stop="default", decided="decided")
     asm.label("default")
     asm.load(R0, R8, DEFAULT_CLASS)
     asm.label("decided")
@@ -74,9 +73,7 @@ def _roll_out(asm: Emitter, layout: Layout) -> None:
     asm.jump_if_register(R6, ">=", R1, "end")
     asm.alu_register("mov", R7, R9)
     asm.alu_register("add", R7, R6)
-    emit_features(asm, layout)
-    for number in range(len(layout.shape.tables)):
-        emit_table(asm, layout, number, stop="end", decided="predicted")
+    _apply_tables(asm, layout, stop="end", decided="predicted")
     asm.jump("end")
     asm.label("predicted")
     _append_page(asm, layout)
@@ -84,8 +81,23 @@ def _roll_out(asm: Emitter, layout: Layout) -> None:
     asm.label("end")
 
 
+def _apply_tables(asm: Emitter, layout: Layout, *, stop: str, decided: str) -> None:
+    for number, table in enumerate(layout.shape.tables):
+        emit_features(asm, layout, table.features)
+        emit_table(asm, layout, number, stop=stop, decided=decided)
+
+
 def _append_page(asm: Emitter, layout: Layout) -> None:
-    """Append the newest page + R0 to the pages and their histories, unless a guard ends the rollout."""
+    """Append the newest page + R0 to the pages and their histories, unless a guard ends the rollout.
+
+    Most rollouts repeat a difference, and then the processor need not wait until a model has said so: it goes
+    on with the last one, by a branch that it foresees, and finds out meanwhile.
+    """
+    asm.load(R1, R9, ANSWER)
+    asm.jump_if_register(R0, "!=", R1, "another")
+    asm.alu_register("mov", R0, R1)
+    asm.label("another")
+    asm.store(R9, ANSWER, R0)
     asm.load(R1, R8, DELTA_LIMIT)
     asm.jump_if_register(R0, "s>", R1, "end")
     asm.alu("mov", R2, 0)
@@ -97,12 +109,6 @@ def _append_page(asm: Emitter, layout: Layout) -> None:
     asm.alu("rsh", R1, VPN_BITS)  # of a negative page too
     asm.jump_if(R1, "!=", 0, "end")
     asm.store(R7, layout.out, R2)
-    for i, register in enumerate(layout.shape.registers):
-        if base_of(register) == R9:
-            continue
-        asm.store(R7, layout.newest(i) + 8, R2)
-        asm.load(R1, R9, COUNTS + 8 * i)
-        asm.alu("add", R1, 1)
-        asm.store(R9, COUNTS + 8 * i, R1)
+    emit_move_on(asm, layout)
     asm.alu("add", R6, 8)
     asm.store(R9, STEP, R6)

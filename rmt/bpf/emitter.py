@@ -36,9 +36,6 @@ class Emitter(Protocol):
     def atomic_add(self, base: int, offset: int, src: int) -> None:
         """`*(base + offset) += src`, atomically."""
 
-    def exchange(self, base: int, offset: int, src: int) -> None:
-        """Swap src with `*(base + offset)`, atomically."""
-
     def compare_exchange(self, base: int, offset: int, src: int) -> None:
         """If `*(base + offset) == R0`, make it src; R0 is what it was."""
 

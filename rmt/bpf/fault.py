@@ -1,20 +1,23 @@
 """The program that runs at each page fault: is it an event of mm.swapin, and if so, what is to be prefetched?
 
 A major fault is one. A minor fault is one when the page is among those that the program asked for: it was
-prefetched, and this is its first touch. So that this is known, the pages of each decision leave their hash
+prefetched, and this is its first touch. So that this is known, the pages of each decision leave their tag
 in `asked`, a direct-mapped table: a later page with the same slot takes it, and that first touch is not seen.
+A tag is the hash of the process plus the page's number, and its low bits are the slot: pages that lie side
+by side have slots that do, and a fault need not wait for memory (150 ns) as with a hash of both.
 
     software event page-faults-maj, -min --> one at a time, in order of time --> a record for each decision
 
 Registers are shared by all CPUs, and the features of one event follow from those before it. So a lock lets
 one fault decide at a time; a CPU that waits longer than SPINS tries gives up, and the event is counted as
-contended. (bpf_spin_lock is not for programs of perf events.)
+contended. (bpf_spin_lock is not for programs of perf events.) A plain store unlocks: x86-64 makes no store
+visible before what was done ahead of it, and the addresses above are that machine's anyway.
 """
 
 from dataclasses import dataclass
 
 from kdtool.rmt.bpf.decision import emit_decision
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R6, R7, R9, R10, Emitter
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R9, R10, Emitter
 from kdtool.rmt.bpf.features import emit_hash
 from kdtool.rmt.bpf.layout import (
     CONTEXT,
@@ -31,9 +34,18 @@ from kdtool.rmt.bpf.layout import (
 from kdtool.rmt.bpf.wrappers import emit_policy
 from kdtool.rmt.program import CONTEXT_FIELDS
 
-__all__ = ["ASKED_SLOTS", "SHARED_BYTES", "SHARED_COUNTERS", "FaultWrapper", "emit_fault"]
+__all__ = [
+    "ASKED_SLOTS",
+    "RING_DATA",
+    "RING_READ",
+    "RING_WRITTEN",
+    "SHARED_BYTES",
+    "SHARED_COUNTERS",
+    "FaultWrapper",
+    "emit_fault",
+]
 
-KTIME_GET_NS, GET_CURRENT_PID_TGID, RINGBUF_OUTPUT = 5, 14, 130
+KTIME_GET_NS, GET_CURRENT_PID_TGID = 5, 14
 """enum bpf_func_id. bpf_ktime_get_ns is CLOCK_MONOTONIC."""
 PAGE_SHIFT, REGION_SHIFT = 12, 13
 ASKED_SLOTS = 1 << 16
@@ -42,8 +54,10 @@ LOCK = 0
 SHARED_COUNTERS = ("minor_events", "major_events", "decisions", "lost", "minor_contended", "major_contended")
 """The words of the map `shared` after the lock."""
 SHARED_BYTES = 8 * (1 + len(SHARED_COUNTERS))
-TASK, PID, VPN, IP, SLOT, TAG = range(-64, -16, 8)
-"""On the stack."""
+RING_READ, RING_WRITTEN, RING_DATA = 0, 64, 4096
+"""In the map `ring`: how far the reader is, how far records were written, in bytes, and the first of them."""
+TASK, PID, VPN, IP, PROCESS = range(-64, -24, 8)
+"""On the stack; PROCESS: the hash of the PID."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +66,13 @@ class FaultWrapper:
 
     is_major : which of the two events it is attached to
     every : send a record for events without a prediction, too
+    ring_bytes : of records in the map `ring`: a power of two, and of layout.record_stride at least
     ip_offset, address_offset : in struct bpf_perf_event_data of this architecture
     """
 
     is_major: bool
     every: bool
+    ring_bytes: int
     ip_offset: int
     address_offset: int
 
@@ -72,11 +88,10 @@ def emit_fault(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
     _count(asm, _counter("major_events" if wrapper.is_major else "minor_events"))
     _number(asm)
     _remember_pages(asm, layout)
-    _send(asm, layout, every=wrapper.every)
+    _send(asm, layout, wrapper)
     asm.label("unlock")
     asm.map_value(R2, "shared", LOCK)
-    asm.alu("mov", R1, 0)
-    asm.exchange(R2, 0, R1)
+    asm.store_constant(R2, 0, 0)
     asm.label("out")
     asm.alu("mov", R0, 0)
     asm.exit()
@@ -87,9 +102,11 @@ def _counter(name: str) -> int:
 
 
 def _count(asm: Emitter, counter: int) -> None:
+    """Add 1 to a counter of `shared`, under the lock."""
     asm.map_value(R1, "shared", counter)
-    asm.alu("mov", R2, 1)
-    asm.atomic_add(R1, 0, R2)
+    asm.load(R2, R1, 0)
+    asm.alu("add", R2, 1)
+    asm.store(R1, 0, R2)
 
 
 def _note_fault(asm: Emitter, wrapper: FaultWrapper) -> None:
@@ -106,18 +123,20 @@ def _note_fault(asm: Emitter, wrapper: FaultWrapper) -> None:
 
 
 def _find_slot(asm: Emitter, *, is_event_if_free: bool) -> None:
-    """Put the page's slot and hash on the stack; leave unless the page was asked for or need not be."""
-    emit_hash(asm, R10, [PID, VPN])
-    asm.store(R10, TAG, R1)
-    _to_slot(asm)
-    asm.store(R10, SLOT, R3)
+    """Put the hash of the process on the stack; leave unless the page was asked for or need not be."""
+    emit_hash(asm, R10, [PID])
+    asm.store(R10, PROCESS, R1)
     if not is_event_if_free:
+        asm.load(R1, R10, VPN)
+        _to_slot(asm)
         asm.load(R2, R4, 0)
         asm.jump_if_register(R2, "!=", R1, "out")
 
 
 def _to_slot(asm: Emitter) -> None:
-    """R4 = the slot of the hash R1, R3 = how far into the map it lies."""
+    """R1 = the tag of the page R1 of this process, R4 = its slot; R3 is lost."""
+    asm.load(R3, R10, PROCESS)
+    asm.alu_register("add", R1, R3)
     asm.alu_register("mov", R3, R1)
     asm.alu("and", R3, ASKED_SLOTS - 1)
     asm.alu("lsh", R3, 3)
@@ -135,14 +154,16 @@ def _lock(asm: Emitter, contended: int) -> None:
     asm.jump_if(R0, "==", 0, "locked")
     asm.alu("add", R7, 1)
     asm.jump_if(R7, "<", SPINS, "spin")
-    _count(asm, contended)
+    asm.map_value(R1, "shared", contended)
+    asm.alu("mov", R2, 1)
+    asm.atomic_add(R1, 0, R2)
     asm.jump("out")
     asm.label("locked")
 
 
 def _fill_context(asm: Emitter, wrapper: FaultWrapper) -> None:
     """Free the page's slot; fill context and record. The time is taken here, so that records are in order."""
-    asm.load(R1, R10, TAG)
+    asm.load(R1, R10, VPN)
     _to_slot(asm)
     asm.load(R2, R4, 0)
     asm.jump_if_register(R2, "!=", R1, "another's")
@@ -185,36 +206,46 @@ def _number(asm: Emitter) -> None:
 
 
 def _remember_pages(asm: Emitter, layout: Layout) -> None:
-    """Leave the hash of each page in its slot of `asked`. The step counts down, from the last page."""
-    asm.label("remember")
-    asm.may_goto("remembered")
+    """Leave the tag of each page in its slot of `asked`, from the last page to the first."""
     asm.load(R6, R9, STEP)
+    asm.jump_if(R6, ">", 8 * layout.shape.degree_pages, "remembered")  # never: the bound of the loop
+    asm.label("remember")
     asm.alu("add", R6, -8)
     asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "remembered")
-    asm.store(R9, STEP, R6)
     asm.alu_register("mov", R7, R9)
     asm.alu_register("add", R7, R6)
     asm.load(R1, R7, layout.out)
-    asm.store(R10, VPN, R1)
-    emit_hash(asm, R10, [PID, VPN])
     _to_slot(asm)
     asm.store(R4, 0, R1)
     asm.jump("remember")
     asm.label("remembered")
 
 
-def _send(asm: Emitter, layout: Layout, *, every: bool) -> None:
+def _send(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
+    """Put the record into the ring, if it has room, and then say that it is there.
+
+    A ring of our own, under our own lock: bpf_ringbuf_output() takes 200 ns.
+    """
     asm.load(R6, R9, RECORD_PAGES)
-    if not every:
+    if not wrapper.every:
         asm.jump_if(R6, "==", 0, "unlock")
-    asm.map(R1, "ring")
-    asm.alu_register("mov", R2, R9)
-    asm.alu("add", R2, RECORD)
-    asm.alu("mov", R3, layout.record_bytes)
-    asm.alu("mov", R4, 0)
-    asm.call(RINGBUF_OUTPUT)
-    asm.jump_if(R0, "==", 0, "sent")
+    asm.map_value(R1, "ring", 0)
+    asm.load(R3, R1, RING_WRITTEN)
+    asm.load(R2, R1, RING_READ)
+    asm.alu_register("mov", R4, R3)
+    asm.alu_register("sub", R4, R2)
+    asm.jump_if(R4, "<", wrapper.ring_bytes, "room")
     _count(asm, _counter("lost"))
+    asm.jump("sent")
+    asm.label("room")
+    asm.alu_register("mov", R4, R3)
+    asm.alu("and", R4, wrapper.ring_bytes - layout.record_stride)
+    asm.alu_register("add", R4, R1)
+    for at in range(0, layout.record_bytes, 8):
+        asm.load(R5, R9, RECORD + at)
+        asm.store(R4, RING_DATA + at, R5)
+    asm.alu("add", R3, layout.record_stride)
+    asm.store(R1, RING_WRITTEN, R3)
     asm.label("sent")
     asm.jump_if(R6, "==", 0, "unlock")
     _count(asm, _counter("decisions"))

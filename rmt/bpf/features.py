@@ -3,17 +3,24 @@
 Registers throughout the back end: R9 scratch, R8 policy, R7 scratch moved on by the rollout's steps, R6 that
 distance; R0 to R5 are free. Lengths of histories and runs are loaded anew for each comparison: what the
 kernel's verifier would learn from one about the next would make it follow every combination.
+
+Features are computed in groups, before the first table that looks at them: most rollouts are decided by an
+early one. NEAR says how many of the newest values lie in one region of 2**31: where a group looks no further
+back, its differences are neither too long nor too large, and need no test each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R7, R9, Emitter
-from kdtool.rmt.bpf.layout import COUNTS, RUN, Layout
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R9, Emitter
+from kdtool.rmt.bpf.layout import COUNTS, HISTORY, NEAR, RUNS, Layout
 from kdtool.rmt.hooks import PAGE
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Feature, Register
 from kdtool.rmt.vm import MULTIPLIER
 
-__all__ = ["base_of", "emit_features", "emit_hash", "emit_push"]
+__all__ = ["emit_features", "emit_hash", "emit_move_on", "emit_push"]
+
+REGION_BITS = 31
+"""Two values of one region differ by at most VALUE_MAX."""
 
 
 def emit_push(asm: Emitter, layout: Layout) -> None:
@@ -25,7 +32,7 @@ def emit_push(asm: Emitter, layout: Layout) -> None:
         asm.alu("mul", R3, layout.state_entry_bytes(i))
         asm.map_value(R4, "state", layout.state[i])
         asm.alu_register("add", R4, R3)
-        _count(asm, i, layout.history_depth[i])
+        _take_entry(asm, layout, i)
         _shift(asm, layout, i)
 
 
@@ -42,83 +49,154 @@ def emit_hash(asm: Emitter, base: int, offsets: Sequence[int]) -> None:
         asm.alu_register("xor", R1, R3)
 
 
-def _count(asm: Emitter, i: int, depth: int) -> None:
+def _take_entry(asm: Emitter, layout: Layout, i: int) -> None:
     """Take the entry at R4 for the key of hash R1: begin anew if it was another's, and count this event."""
-    same, short = f"same{i}", f"short{i}"
-    asm.load(R5, R4, 0)
+    depth, longest = layout.history_depth[i], layout.longest_runs[i]
+    asm.load(R2, R4, 0)
     asm.store(R4, 0, R1)
-    asm.load(R0, R4, 8)
-    asm.jump_if_register(R5, "==", R1, same)
-    asm.alu("mov", R0, 0)
-    asm.label(same)
-    asm.alu("add", R0, 1)
-    asm.jump_if(R0, "<=", depth, short)
-    asm.alu("mov", R0, depth)
-    asm.label(short)
-    asm.store(R4, 8, R0)
-    asm.store(R9, COUNTS + 8 * i, R0)
+    asm.jump_if_register(R2, "==", R1, f"same{i}")
+    for count in (8, 16, 24):
+        asm.store_constant(R4, count, 0)
+    asm.label(f"same{i}")
+    asm.load(R5, R9, layout.context(layout.shape.registers[i].records))
+    asm.load(R3, R4, HISTORY)
+    asm.load(R1, R4, 8)
+    _count(asm, f"length{i}", depth)
+    asm.store(R4, 8, R1)
+    asm.alu("lsh", R1, 3)
+    asm.store(R9, COUNTS + 8 * i, R1)
+    asm.load(R1, R4, 16)
+    asm.alu_register("mov", R2, R5)
+    asm.alu_register("xor", R2, R3)
+    asm.alu("rsh", R2, REGION_BITS)
+    asm.jump_if(R2, "==", 0, f"near{i}")
+    asm.alu("mov", R1, 0)
+    asm.label(f"near{i}")
+    _count(asm, f"nearer{i}", depth)
+    asm.store(R4, 16, R1)
+    asm.store(R9, NEAR + 8 * i, R1)
+    if longest:
+        _count_run(asm, layout, i)
+
+
+def _count(asm: Emitter, label: str, most: int) -> None:
+    """R1 = R1 + 1, at most `most`."""
+    asm.alu("add", R1, 1)
+    asm.jump_if(R1, "<=", most, label)
+    asm.alu("mov", R1, most)
+    asm.label(label)
+
+
+def _count_run(asm: Emitter, layout: Layout, i: int) -> None:
+    """Count how many of the newest differences of the entry at R4 are equal, R5 - R3 being the newest.
+
+    A first value has none; that of the second is the first, whatever lies beyond.
+    """
+    asm.load(R1, R4, 24)
+    asm.load(R2, R4, 8)
+    asm.jump_if(R2, "==", 1, f"ran{i}")
+    asm.load(R0, R4, HISTORY + 8)
+    asm.alu_register("mov", R2, R3)
+    asm.alu_register("sub", R2, R0)
+    asm.alu_register("sub", R5, R3)
+    asm.jump_if_register(R2, "==", R5, f"runs{i}")
+    asm.alu("mov", R1, 0)
+    asm.label(f"runs{i}")
+    _count(asm, f"ran{i}", layout.longest_runs[i])
+    asm.store(R4, 24, R1)
+    asm.store(R9, RUNS + 8 * i, R1)
 
 
 def _shift(asm: Emitter, layout: Layout, i: int) -> None:
     newest = layout.newest(i)
     for lag in range(layout.history_depth[i] - 1, 0, -1):
-        asm.load(R1, R4, 16 + 8 * (lag - 1))
-        asm.store(R4, 16 + 8 * lag, R1)
+        asm.load(R1, R4, HISTORY + 8 * (lag - 1))
+        asm.store(R4, HISTORY + 8 * lag, R1)
         asm.store(R9, newest - 8 * lag, R1)
     asm.load(R1, R9, layout.context(layout.shape.registers[i].records))
-    asm.store(R4, 16, R1)
+    asm.store(R4, HISTORY, R1)
     asm.store(R9, newest, R1)
 
 
-def emit_features(asm: Emitter, layout: Layout) -> None:
-    """Compute every feature into x (vm.compute_feature). Histories of pages are moved on to R7."""
-    registers = layout.shape.registers
-    names = [r.name for r in registers]
-    for f, feature in enumerate(layout.shape.features):
-        if feature.op == "run":
-            continue
+def emit_features(asm: Emitter, layout: Layout, numbers: Iterable[int]) -> None:
+    """Compute the features with these numbers into x (vm.compute_feature)."""
+    features = {f: layout.shape.features[f] for f in numbers}
+    for f, feature in features.items():
         if feature.op == "field":
             asm.load(R1, R9, layout.context(feature.field))
             _clamp(asm, f"f{f}")
-        else:
-            i = names.index(feature.register)
-            _of_history(asm, feature, f"f{f}", base_of(registers[i]), layout.newest(i), COUNTS + 8 * i)
-        asm.store(R9, layout.x + 8 * f, R1)
-    for i, register in enumerate(registers):
-        _emit_runs(asm, layout, i, register)
+            asm.store(R9, layout.x + 8 * f, R1)
+    for i, register in enumerate(layout.shape.registers):
+        own = {f: each for f, each in features.items() if each.register == register.name}
+        _of_history(asm, layout, i, {f: each for f, each in own.items() if each.op != "run"})
+        _of_runs(asm, layout, i, {f: each.lag for f, each in own.items() if each.op == "run"})
 
 
-def base_of(register: Register) -> int:
+def emit_move_on(asm: Emitter, layout: Layout) -> None:
+    """Count the page R2 = R7's newest + R0 into the registers of pages, and put it into their histories."""
+    asm.alu_register("mov", R3, R2)
+    asm.alu_register("sub", R3, R0)
+    asm.alu_register("xor", R3, R2)
+    asm.alu("rsh", R3, REGION_BITS)
+    pages = [i for i, register in enumerate(layout.shape.registers) if register.records == PAGE]
+    asm.jump_if(R3, "==", 0, "near")
+    for i in pages:
+        asm.store_constant(R9, NEAR + 8 * i, 0)
+    asm.label("near")
+    for i in pages:
+        newest = layout.newest(i)
+        asm.store(R7, newest + 8, R2)
+        if layout.longest_runs[i]:
+            asm.load(R3, R7, newest)
+            asm.load(R4, R7, newest - 8)
+            asm.alu_register("sub", R3, R4)
+            asm.load(R1, R9, RUNS + 8 * i)
+            asm.jump_if_register(R3, "==", R0, f"goes.on{i}")
+            asm.alu("mov", R1, 0)
+            asm.label(f"goes.on{i}")
+            _count(asm, f"went.on{i}", layout.longest_runs[i])
+            asm.store(R9, RUNS + 8 * i, R1)
+
+
+def _base_of(register: Register) -> int:
     """Return R7 for a register that a rollout pushes its pages into, R9 for one that stays."""
     return R7 if register.records == PAGE else R9
 
 
-def _emit_runs(asm: Emitter, layout: Layout, i: int, register: Register) -> None:
-    features = enumerate(layout.shape.features)
-    runs = [(f, each.lag) for f, each in features if each.op == "run" and each.register == register.name]
-    if runs:
-        longest = max(lag for _, lag in runs)
-        _run(asm, longest, f"run{i}", base_of(register), layout.newest(i), COUNTS + 8 * i)
-    for f, lag in runs:  # a shorter one is the longest, cut off
-        asm.load(R1, R9, RUN)
-        asm.jump_if(R1, "<=", lag, f"f{f}.done")
-        asm.alu("mov", R1, lag)
-        asm.label(f"f{f}.done")
+def _of_history(asm: Emitter, layout: Layout, i: int, features: dict[int, Feature]) -> None:
+    """Compute values and differences of register i."""
+    if not features:
+        return
+    base, newest, label = _base_of(layout.shape.registers[i]), layout.newest(i), f"f{min(features)}.of"
+    asm.load(R2, R9, NEAR + 8 * i)
+    asm.jump_if(R2, "<=", max(feature.lag for feature in features.values()), f"{label}.short")
+    for f, feature in features.items():
+        _value(asm, feature, base, newest)
+        if feature.op == "value":
+            _clamp(asm, f"f{f}.near")
         asm.store(R9, layout.x + 8 * f, R1)
+    asm.jump(f"{label}.end")
+    asm.label(f"{label}.short")
+    for f, feature in features.items():
+        asm.load(R2, R9, COUNTS + 8 * i)
+        if base == R7:
+            asm.alu_register("add", R2, R6)
+        asm.alu("mov", R1, 0)
+        asm.jump_if(R2, "<=", 8 * feature.lag, f"f{f}.done")
+        _value(asm, feature, base, newest)
+        _clamp(asm, f"f{f}")
+        asm.store(R9, layout.x + 8 * f, R1)
+    asm.label(f"{label}.end")
 
 
-def _of_history(asm: Emitter, feature: Feature, label: str, base: int, newest: int, count: int) -> None:
-    """R1 = a value or a difference of two, clamped; 0 while the history is too short."""
-    asm.load(R2, R9, count)
-    asm.alu("mov", R1, 0)
-    asm.jump_if(R2, "<=", feature.lag, f"{label}.done")
+def _value(asm: Emitter, feature: Feature, base: int, newest: int) -> None:
+    """R1 = a value or a difference of two, whatever lies there; R2 is lost."""
     if feature.op == "value":
         asm.load(R1, base, newest - 8 * feature.lag)
     else:
         asm.load(R1, base, newest - 8 * (0 if feature.op == "span" else feature.lag - 1))
         asm.load(R2, base, newest - 8 * feature.lag)
         asm.alu_register("sub", R1, R2)
-    _clamp(asm, label)
 
 
 def _clamp(asm: Emitter, label: str) -> None:
@@ -130,27 +208,11 @@ def _clamp(asm: Emitter, label: str) -> None:
     asm.label(f"{label}.done")
 
 
-def _run(asm: Emitter, lag: int, label: str, base: int, newest: int, count: int) -> None:
-    """RUN in scratch = how many of the newest differences are equal, at most lag.
-
-    Differences beyond the history are compared as well, whatever lies there, and cut off afterwards.
-    """
-    asm.load(R3, base, newest)
-    asm.load(R4, base, newest - 8)
-    asm.alu_register("sub", R3, R4)
-    for run in range(1, lag):
-        asm.alu("mov", R1, run)
-        asm.load(R5, base, newest - 8 * (run + 1))
-        asm.alu_register("sub", R4, R5)
-        asm.jump_if_register(R4, "!=", R3, f"{label}.end")
-        asm.alu_register("mov", R4, R5)
-    asm.alu("mov", R1, lag)
-    asm.label(f"{label}.end")
-    asm.store(R9, RUN, R1)
-    asm.load(R1, R9, RUN)
-    asm.load(R2, R9, count)
-    asm.alu("add", R2, -1)
-    asm.jump_if_register(R1, "<=", R2, f"{label}.cut")
-    asm.alu_register("mov", R1, R2)
-    asm.label(f"{label}.cut")
-    asm.store(R9, RUN, R1)
+def _of_runs(asm: Emitter, layout: Layout, i: int, lags: dict[int, int]) -> None:
+    """Compute the runs of register i: the longest that is counted, each cut off at its lag."""
+    for f, lag in lags.items():
+        asm.load(R1, R9, RUNS + 8 * i)
+        asm.jump_if(R1, "<=", lag, f"f{f}.done")
+        asm.alu("mov", R1, lag)
+        asm.label(f"f{f}.done")
+        asm.store(R9, layout.x + 8 * f, R1)

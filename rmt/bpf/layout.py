@@ -14,11 +14,12 @@
              row     of a network, an input or two sums: 8 words (ROW_...)
              weight  two units' (networkdata.py) s64, in blocks, with 0 at the end of a row
              network first row, end of inputs, end of rows, the last layer, first answer, end of answers
-    state    per register: size x (tag | count | history, newest first)
+    state    per register: size x (tag | count | near | run | history, newest first); near: how many of the
+             newest values lie in one region (features.py), run: how many of the newest differences are equal
     counters u64 each
-    scratch  loop variables | counts | context | record (7 words) | pages out, or a class | x | less than any
-             threshold | a model's loop variables | a forest's sums | a network's values | a history a
-             register, oldest first | as much room as u16 may point to from x on
+    scratch  loop variables | counts in bytes, near, runs | context | record (7 words) | pages out, or a
+             class | x | less than any threshold | a model's loop variables | a forest's sums | a network's
+             values | a history a register, oldest first | as much room as u16 may point to from x on
 
 A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
 further, so that a rollout moves nothing.
@@ -42,7 +43,9 @@ ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, WEIGHT_BLOCK_BYTES = 64, 64, 8, 8 * WEIG
 ROW_SOURCE, ROW_TARGET, ROW_BIASES, ROW_WEIGHTS, ROW_END, ROW_MULTIPLIER, ROW_SHIFT, ROW_HALF = range(
     0, 64, 8
 )
-STEP, CURSOR, RUN, COUNTS, CONTEXT = 0, 8, 16, 24, 88
+STEP, CURSOR, ANSWER, COUNTS, NEAR, RUNS, CONTEXT = 0, 8, 16, 24, 88, 152, 216
+HISTORY = 32
+"""Where an entry of `state` has it."""
 CONTEXT_WORDS = max(len(hook.context) for hook in HOOKS)
 RECORD = CONTEXT + 8 * CONTEXT_WORDS
 RECORD_TIME, RECORD_TASK, RECORD_PAGE, RECORD_IP, RECORD_EVENT, RECORD_VERSION, RECORD_PAGES = range(
@@ -95,6 +98,7 @@ class Layout:
         if shape.networks.networks:  # the last block of weights may reach beyond the values
             at = self.network_values + 8 * n_values + WEIGHT_BLOCK_BYTES
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
+        self.longest_runs = tuple(shape.longest_run(r) for r in shape.registers)
         histories = []
         for depth in self.history_depth:
             histories.append(at)
@@ -117,13 +121,18 @@ class Layout:
         """Return the bytes of a record with its pages."""
         return 8 * (RECORD_WORDS + self.shape.degree_pages)
 
+    @property
+    def record_stride(self) -> int:
+        """Return how far apart records lie in a ring, a power of two."""
+        return _power_of_two(self.record_bytes)
+
     def newest(self, register: int) -> int:
         """Return where in scratch the newest page of a register lies before the rollout."""
         return self.histories[register] + 8 * (self.history_depth[register] - 1)
 
     def state_entry_bytes(self, register: int) -> int:
         """Return the bytes that one key of a register takes."""
-        return 8 * (2 + self.history_depth[register])
+        return HISTORY + 8 * self.history_depth[register]
 
     def _lay_state(self) -> None:
         at, offsets = 0, []
@@ -182,7 +191,7 @@ class Layout:
 
 def _table_layout(offset: int, table: TableShape) -> TableLayout:
     stride = ACTION_BYTES + 16 * len(table.match_fields)
-    unroll = 4 if len(table.match_fields) <= UNROLLED_FIELDS else 1
+    unroll = min(table.entries + 1, 4 if len(table.match_fields) <= UNROLLED_FIELDS else 1)
     groups = -(-(table.entries + 1) // unroll)
     return TableLayout(offset, stride, unroll, groups * unroll * stride)
 

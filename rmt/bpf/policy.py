@@ -13,7 +13,7 @@ from kdtool.rmt.bpf.layout import (
     TableLayout,
 )
 from kdtool.rmt.bpf.modeldata import Models, pack_models
-from kdtool.rmt.bpf.shape import Shape, shape_of
+from kdtool.rmt.bpf.shape import Shape, looked_at, shape_of
 from kdtool.rmt.program import Action, Entry, MatchField, Program, Table
 
 __all__ = ["CONSTANT", "COUNT", "STOP", "pack_policy"]
@@ -65,7 +65,11 @@ def _check_room(shape: Shape, program: Program) -> None:
         "blocks of weights in networks": (wanted.networks.blocks, shape.networks.blocks),
         "classes in networks": (wanted.networks.classes, shape.networks.classes),
     }
+    computed: set[int] = set()
     for number, (table, has) in enumerate(zip(wanted.tables, shape.tables, strict=True)):
+        computed.update(has.features)
+        not_computed = looked_at(program, program.tables[number]) - computed
+        rooms[f"features that only table {program.tables[number].name} looks at"] = (len(not_computed), 0)
         rooms[f"entries in table {program.tables[number].name}"] = (table.entries, has.entries)
         rooms[f"actions with a tree in table {program.tables[number].name}"] = (table.trees, has.trees)
         rooms[f"actions with a network in table {program.tables[number].name}"] = (

@@ -21,6 +21,7 @@ __all__ = [
     "NetworkShape",
     "Shape",
     "TableShape",
+    "looked_at",
     "shape_of",
     "weight_blocks",
 ]
@@ -34,9 +35,13 @@ TREES_A_WALK = 4
 
 @dataclass(frozen=True)
 class TableShape:
-    """A table's match fields, the entries that there is room for, and with what an action may infer."""
+    """A table's match fields, the entries that there is room for, and with what an action may infer.
+
+    features : those that it looks at, and no table before it, by number
+    """
 
     match_fields: tuple[MatchField, ...]
+    features: tuple[int, ...]
     entries: int
     trees: bool
     forests: bool
@@ -97,6 +102,11 @@ class Shape:
         """Return how many values of a register's history any feature looks at."""
         return 1 + max((f.lag for f in self.features if f.register == register.name), default=0)
 
+    def longest_run(self, register: Register) -> int:
+        """Return how many equal differences of a register any feature counts."""
+        runs = (f.lag for f in self.features if f.register == register.name and f.op == "run")
+        return max(runs, default=0)
+
 
 def shape_of(program: Program, *others: Program) -> Shape:
     """Return the smallest shape that has room for all of them.
@@ -116,12 +126,13 @@ def shape_of(program: Program, *others: Program) -> Shape:
             )
     programs = (program, *others)
     tables = zip(*([(p, table) for table in p.tables] for p in programs), strict=True)
+    computed: set[int] = set()
     return Shape(
         hook=find_hook(program.hook),
         counters=program.counters,
         registers=program.registers,
         features=program.features,
-        tables=tuple(_room(versions) for versions in tables),
+        tables=tuple(_room(versions, computed) for versions in tables),
         degree_pages=max(p.guards.degree_pages for p in programs),
         tree_bytes=max(sum(map(_tree_bytes, p.models)) for p in programs),
         depth=max((m.depth for p in programs for m in p.models if isinstance(m, Tree)), default=0),
@@ -196,16 +207,38 @@ def _difference(first: Program, second: Program) -> str:
     return next((what for what, is_so in differs.items() if is_so), "")
 
 
-def _room(versions: tuple[tuple[Program, Table], ...]) -> TableShape:
-    inferred = {
-        type(model)
-        for program, table in versions
-        for action in (*(entry.action for entry in table.entries), table.default_action)
-        for model in program.models
-        if action.name == "infer" and action.model == model.name
-    }
+def looked_at(program: Program, table: Table) -> set[int]:
+    """Return the numbers of the features that a table matches, or any of its actions looks at."""
+    names = {field.name for field in table.match_fields}
+    actions = [*(entry.action for entry in table.entries), table.default_action]
+    names |= {action.feature for action in actions if action.name == "follow"}
+    for model in _inferred(program, table):
+        names |= _split_at(model)
+    return {f for f, feature in enumerate(program.features) if feature.name in names}
+
+
+def _inferred(program: Program, table: Table) -> list[Model]:
+    actions = [*(entry.action for entry in table.entries), table.default_action]
+    names = {action.model for action in actions if action.name == "infer"}
+    return [model for model in program.models if model.name in names]
+
+
+def _split_at(model: Model) -> set[str]:
+    """Return the inputs that a model's answer may depend on."""
+    if isinstance(model, Network):
+        return set(model.inputs)
+    trees = (model,) if isinstance(model, Tree) else model.trees
+    return {model.inputs[split] for tree in trees for split in tree.feature if split >= 0}
+
+
+def _room(versions: tuple[tuple[Program, Table], ...], computed: set[int]) -> TableShape:
+    """Return a table's room; what it looks at is `computed` from then on."""
+    inferred = {type(model) for program, table in versions for model in _inferred(program, table)}
+    features = set().union(*(looked_at(program, table) for program, table in versions)) - computed
+    computed |= features
     return TableShape(
         match_fields=versions[0][1].match_fields,
+        features=tuple(sorted(features)),
         entries=max(len(table.entries) for _, table in versions),
         trees=Tree in inferred,
         forests=Forest in inferred,

@@ -5,7 +5,7 @@ kernel's verifier follow the loop entry by entry.
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R8, R9, Emitter
-from kdtool.rmt.bpf.layout import ACTION_BYTES, CURSOR, Layout
+from kdtool.rmt.bpf.layout import ACTION_BYTES, CURSOR, Layout, TableLayout
 from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
 from kdtool.rmt.bpf.models import emit_forest, emit_walk
 from kdtool.rmt.bpf.networks import emit_network
@@ -86,8 +86,25 @@ def _look_up(asm: Emitter, layout: Layout, number: int, stop: str) -> None:
         asm.alu("add", R3, place.offset)
         _load_action(asm, 0)
         return
+    if place.last:
+        _next_entries(asm, place, f"{label}.loop", stop)
+    else:
+        asm.alu_register("mov", R3, R8)
+        asm.alu("add", R3, place.offset)
+    for i in range(place.unroll):
+        for f, field in enumerate(fields):
+            cell = i * place.stride + ACTION_BYTES + 16 * f
+            _match(asm, _source(layout, field), field, cell, f"{label}.next{i}")
+        _load_action(asm, i * place.stride)
+        asm.jump(f"{label}.found")
+        asm.label(f"{label}.next{i}")
+    asm.jump(f"{label}.loop" if place.last else stop)
+
+
+def _next_entries(asm: Emitter, place: TableLayout, loop: str, stop: str) -> None:
+    """R3 = the next entries that are tested in a row, of a table that has more."""
     asm.store_constant(R9, CURSOR, 0)
-    asm.label(f"{label}.loop")
+    asm.label(loop)
     asm.may_goto(stop)
     asm.load(R1, R9, CURSOR)
     asm.jump_if(R1, ">", place.last, stop)
@@ -96,14 +113,6 @@ def _look_up(asm: Emitter, layout: Layout, number: int, stop: str) -> None:
     asm.alu_register("add", R3, R1)
     asm.alu("add", R1, place.unroll * place.stride)
     asm.store(R9, CURSOR, R1)
-    for i in range(place.unroll):
-        for f, field in enumerate(fields):
-            cell = i * place.stride + ACTION_BYTES + 16 * f
-            _match(asm, _source(layout, field), field, cell, f"{label}.next{i}")
-        _load_action(asm, i * place.stride)
-        asm.jump(f"{label}.found")
-        asm.label(f"{label}.next{i}")
-    asm.jump(f"{label}.loop")
 
 
 def _load_action(asm: Emitter, offset: int) -> None:
