@@ -45,8 +45,11 @@ CLOCK_MONOTONIC = 1
 RATE_WINDOW_NS = 10_000_000
 VPN_MASK = (1 << VPN_BITS) - 1
 PAGE_BYTES = 4096
-LEAD_CALLS, LEAD_SHARE, LATE_SHARE = 1, 8, 256
-"""A page must be due later than in twice the time of a call, on the average of the last eight or so."""
+LEAD_SHARE, LATE_SHARE = 64, 256
+"""A page must be due later than in the time of the slowest call among the last ones, which is forgotten by a 64th
+a call, and a 256th a page that was left out. Within a call the kernel may reclaim for a page that it has
+reserved in the swap cache and not yet put there; who faults on that page sleeps for one or two ticks, 4 to 8 ms
+at 250 Hz (__read_swap_cache_async, mm/swap_state.c, v6.18)."""
 _PROCESS_MADVISE, _MADV_WILLNEED = PROCESS_MADVISE, MADV_WILLNEED
 
 
@@ -179,4 +182,4 @@ def issue(pages, processes, ranges, window):  # type: ignore[no-untyped-def]
         _advise(pages, process, ranges, n)
         took_ns = now(scratch) - began_ns
         counters[CALL_NS] += took_ns
-        scratch[LEAD_NS] += (LEAD_CALLS * took_ns - scratch[LEAD_NS]) // LEAD_SHARE
+        scratch[LEAD_NS] = max(took_ns, scratch[LEAD_NS] - scratch[LEAD_NS] // LEAD_SHARE)
