@@ -2,14 +2,14 @@
 
     ASLEEP ──majors──► TRYING ──gains──► ACTIVE ──bad windows──► BACK ─0.5 s, 1 s ...─► ASLEEP
        ▲                │  ▲                │                     ▲
-       └──few faults────┤  └───2 s, 4 s ... ┤                     │
+       └──few faults────┤  └─slow, or in time                     │
        └──nothing to do─┼───────────────────┘                     │
                         └──loses, or bad windows──────────────────┘
 
 Asleep and back, nothing is sampled: faults cost the workload nothing but their clock (kernel/stall.py), and
 only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
-of its prefetched pages are used (accuracy), too few of its swap-ins were prefetched (coverage), or a fault
-stalls longer than it did without the program in the last trial. Pages that are evicted before they are used,
+of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage). Windows in
+which faults stall longer than in the last trial lead to another. Pages that are evicted before they are used,
 or never used, halve the degree.
 """
 
@@ -108,7 +108,7 @@ class Governor:
         self._back_s, self._trust_s = FIRST_BACK_S, FIRST_TRUST_S
         self._bad = 0
         self._trial: Trial | None = None
-        self._stall_off: float | None = None
+        self._stall_tried: float | None = None
 
     @property
     def active(self) -> bool:
@@ -136,9 +136,9 @@ class Governor:
         self._last, self._last_s = progress, now_s
 
     def _begin_trial(self, now_s: float, progress: Progress) -> None:
-        self._stall_off = None  # of the last trial; now it is measured again
+        self._stall_tried = None  # of the last trial; now it is measured again
         self.state, self._trial = TRYING, Trial(now_s, progress.pace, progress.stall_ns)
-        self._since, self._since_s = progress, now_s
+        self._since, self._since_s, self._bad = progress, now_s, 0
         self.trials += 1
 
     def _try(self, trial: Trial, now_s: float, progress: Progress) -> None:
@@ -149,12 +149,14 @@ class Governor:
             self._since, self._since_s = progress, now_s
         elif was_on and self._floors is not None:
             window = progress.since(self._since)
-            if window.used + window.majors >= WINDOW_EVENTS and self._is_bad(window, self._floors):
+            if window.used + window.majors >= WINDOW_EVENTS:
+                self._bad = self._bad + 1 if _is_below(window, self._floors) else 0
+            if self._bad >= BAD_WINDOWS:
                 self._back_s = max(self._back_s, NO_USE_BACK_S)
                 verdict = LOSES
         if verdict is None:
             return
-        self._trial, self.gain, self._stall_off = None, trial.gain, trial.stall_off
+        self._trial, self.gain, self._stall_tried = None, trial.gain, trial.stall_a_fault
         if verdict == GAINS:
             self._back_s, self._until_s = FIRST_BACK_S, now_s + self._trust_s
             self._trust_s = min(2 * self._trust_s, LAST_TRUST_S)
@@ -187,10 +189,15 @@ class Governor:
         self._tune(window)
         if self._floors is None:
             return
-        self._bad = self._bad + 1 if self._is_bad(window, self._floors) else 0
-        if self._bad >= BAD_WINDOWS:
+        below, slow = _is_below(window, self._floors), self._is_slow(window)
+        self._bad = self._bad + 1 if below or slow else 0
+        if self._bad < BAD_WINDOWS:
+            return
+        if below:
             self._back_s = max(self._back_s, NO_USE_BACK_S)
             self._step_back(now_s)
+        else:  # the workload may have come to another part of its work: only a trial can tell
+            self._begin_trial(now_s, progress)
 
     def _tune(self, window: Progress) -> None:
         """Halve the degree while memory is too small for what it brings in, or too much of it is wrong.
@@ -203,10 +210,15 @@ class Governor:
         elif accuracy >= DEEP_ACCURACY:
             self.degree = min(2 * self.degree, self._most)
 
-    def _is_bad(self, window: Progress, floors: Floors) -> bool:
-        accuracy, coverage, stall = window.accuracy, window.coverage, window.stall_a_fault
-        if accuracy is not None and accuracy < floors.accuracy:
-            return True
-        if stall is not None and self._stall_off and stall > STALL_LOSS * self._stall_off:
-            return True
-        return coverage is not None and coverage < floors.coverage
+    def _is_slow(self, window: Progress) -> bool:
+        """Tell whether faults stall longer than in the last trial, with and without the program."""
+        stall = window.stall_a_fault
+        return stall is not None and bool(self._stall_tried) and stall > STALL_LOSS * (self._stall_tried or 0)
+
+
+def _is_below(window: Progress, floors: Floors) -> bool:
+    """Tell whether too few of the window's prefetched pages were used, or of its swap-ins prefetched."""
+    accuracy, coverage = window.accuracy, window.coverage
+    if accuracy is not None and accuracy < floors.accuracy:
+        return True
+    return coverage is not None and coverage < floors.coverage

@@ -46,10 +46,10 @@ RATE_WINDOW_NS = 10_000_000
 VPN_MASK = (1 << VPN_BITS) - 1
 PAGE_BYTES = 4096
 LEAD_SHARE, LATE_SHARE = 64, 256
-"""A page must be due later than in the time of the slowest call among the last ones, which is forgotten by a 64th
-a call, and a 256th a page that was left out. Within a call the kernel may reclaim for a page that it has
-reserved in the swap cache and not yet put there; who faults on that page sleeps for one or two ticks, 4 to 8 ms
-at 250 Hz (__read_swap_cache_async, mm/swap_state.c, v6.18)."""
+"""A page must be due later than in the time of the slowest of the last calls, which is forgotten by a 64th a
+call, and a 256th a page that was left out. Within a call the kernel may reclaim for a page that it has
+reserved in the swap cache and not yet put there; who faults on that page sleeps for one or two ticks, 4 to
+8 ms at 250 Hz (__read_swap_cache_async, mm/swap_state.c, v6.18)."""
 _PROCESS_MADVISE, _MADV_WILLNEED = PROCESS_MADVISE, MADV_WILLNEED
 
 

@@ -10,8 +10,7 @@ may have pushed out one that is faulted on instead.
 
 Where major faults are timed (kernel/stall.py), how long a fault of either kind stalled on the average has a
 say, too: a program by which faults stall longer is taken off, unless the workload gets on clearly faster. One
-by which they stall for much less time, and the workload gets on no slower, acts at once; nor does it lose in
-the first pair, before which a program that began with new pages may have had more faults.
+by which they stall for much less time, and the workload gets on no slower, acts at once.
 """
 
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ WINDOW_FAULTS, FEW_FAULTS = 64, 16
 MOST_PAIRS = 4
 CLEAR_GAIN, GAIN = 1.25, 1.05
 """What was read ahead in one window is used in the next: gains look smaller than they are."""
-CLEAR_LOSS, FIRST_LOSS = 0.8, 0.5
-"""Of two pairs in a row, since another process may take a CPU for a while; in the first, the program has yet
-to get ahead."""
+CLEAR_LOSS = 0.8
+"""Of two pairs in a row, since another process may take a CPU for a while, and in the first the program has
+yet to get ahead."""
 STALL_LOSS = 1.25
 """So many times the stall a fault without it, in two pairs in a row."""
 STALL_GAIN = 0.7
@@ -91,17 +90,17 @@ class Trial:
         return _gain(self._with, self._off) if self._gains else None
 
     @property
-    def stall_off(self) -> float:
-        """Return the ns that a fault stalled without the program, 0 where that is not measured."""
-        return self._off.stall_a_fault
+    def stall_a_fault(self) -> float:
+        """Return the ns that a fault stalled, with the program or without, whichever took longer."""
+        return max(self._off.stall_a_fault, self._with.stall_a_fault)
 
     def _judge(self, gain: float) -> str | None:
         """Return what the pairs so far say."""
-        stall = self._with.stall_a_fault / self.stall_off if self.stall_off else None
+        stall = self._with.stall_a_fault / off if (off := self._off.stall_a_fault) else None
         if stall is not None and stall < STALL_GAIN and gain >= 1:
             return GAINS
         if len(self._gains) == 1:
-            return LOSES if gain < FIRST_LOSS and (stall is None or stall >= 1) else None
+            return None
         last = len(self._gains) == MOST_PAIRS
         if min(self._stalls[-2:]) > STALL_LOSS and gain < CLEAR_GAIN:
             return LOSES

@@ -33,7 +33,7 @@ def trial_of(*rates):
     [
         (((8000, 11_000), (8000, 11_000)), (GAINS, 2)),
         (((8000, 6000), (8000, 16_000)), (GAINS, 2)),  # it had yet to get ahead
-        (((8000, 3900),), (LOSES, 1)),
+        (((8000, 3900),), (None, 1)),
         (((8000, 6000), (8000, 6000)), (LOSES, 2)),
         # Something else had the CPU for a while.
         (((8000, 9000), (8000, 2000), (8000, 12_000)), (None, 3)),
@@ -133,11 +133,11 @@ def test_a_program_that_loses_steps_back_for_longer_and_longer():
     assert governor.active_s < 0.15 * workload.now_s
 
 
-def test_a_program_that_covers_nothing_acts_in_one_window():
+def test_a_program_that_covers_nothing_acts_in_two_windows():
     governor = Governor(16, Floors(0.5))
     workload = Workload(governor, covered=0.05)
     workload.until(BACK)
-    assert governor.active_s == pytest.approx(0.05)
+    assert governor.active_s == pytest.approx(0.1)
     assert workload.until(ASLEEP) == pytest.approx(2.0, abs=0.06)
 
 
@@ -210,7 +210,7 @@ def stall_trial(*ratios, faster=1.0):
                 stall_ns += int(more * 50_000 * (ratio if on else 1))
                 verdict = trial.tick(now_s, faults, stall_ns)
                 if verdict:
-                    assert trial.stall_off == pytest.approx(50_000)
+                    assert trial.stall_a_fault >= 50_000
                     return verdict
     return None
 
@@ -229,7 +229,7 @@ def test_a_trial_is_lost_where_faults_stall_longer_and_it_does_not_get_on_faster
     assert stall_trial(*ratios, faster=faster) == verdict
 
 
-def test_windows_in_which_faults_stall_longer_than_without_the_program_are_bad():
+def test_windows_in_which_faults_stall_longer_than_in_the_last_trial_lead_to_another():
     governor = Governor(16, Floors(0.5))
     workload = Workload(governor, faster=1.5, stall_ns=(50_000, 20_000))
     workload.until(ACTIVE)
@@ -237,4 +237,7 @@ def test_windows_in_which_faults_stall_longer_than_without_the_program_are_bad()
         workload.tick()
     assert governor.state == ACTIVE
     workload.stall_ns = 50_000, 70_000
-    assert 0.15 < workload.until(BACK) < 0.35  # two windows, the first of which may have begun before
+    assert 0.15 < workload.until(TRYING) < 0.35  # two windows, the first of which may have begun before
+    workload.until(ACTIVE)  # it gets on faster all the same
+    assert workload.until(TRYING) == pytest.approx(4, abs=0.06)  # and these stalls are no news
+    assert governor.steps_back == 0
