@@ -53,14 +53,16 @@ VARIANTS = (
     Variant("linux-0", "none"),
     Variant("linux-vma", "vma"),
     Variant("linux-cluster", "cluster"),
+    Variant("watched-0", "none", "none"),
     Variant("leap-paper", "vma", "leap-paper"),
     Variant("stride", "vma", "stride"),
     Variant("learned", "vma", "learned"),
     Variant("learned-0", "none", "learned"),
     Variant("learned-perf", "vma", "learned", "perf"),
 )
-"""The agent runs beside the kernel's default readahead; learned-0: beside none. What was learned decides in
-the kernel, where that is allowed; learned-perf: in the agent."""
+"""The agent runs beside the kernel's default readahead; learned-0: beside none; watched-0: it prefetches
+nothing, and only keeps the kernel's statistics up to date. What was learned decides in the kernel, where that
+is allowed; learned-perf: in the agent."""
 
 
 def choose_variants(names: Sequence[str] | None) -> list[Variant]:
