@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -466,6 +467,7 @@ static void broke(uint64_t result) {
     program_break = end;
 }
 
+#include "pglayout.h"
 #include "pgexec.h"
 
 static void reaped(int64_t child, uint64_t status_at) {          // a killed child could not say that it ended
@@ -583,6 +585,7 @@ PUBLIC int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
     if (holder) __sync_bool_compare_and_swap(&S->lock, atoi(holder), 0);
     if (!image_replaced) __sync_fetch_and_add(&S->processes, 1);
     if (pthread_atfork(before_fork, after_fork, in_child)) return 1;
+    take_over_placement();
     qemu_plugin_register_vcpu_init_cb(id, on_thread_start);
     qemu_plugin_register_vcpu_exit_cb(id, on_thread_end);
     qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate);

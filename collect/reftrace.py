@@ -19,7 +19,7 @@ from kdtool.traces import TraceWriter
 
 __all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
-SOURCES = ("pgtrace.c", "pgexec.h", "sad.h")
+SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "sad.h")
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20

@@ -286,9 +286,17 @@ def addresses(capfd: pytest.CaptureFixture[str]) -> dict[str, list[int]]:
 
 
 def touches(trace: Trace, start: int, pages: int) -> dict[str, np.ndarray]:
-    refs = trace.columns("refs")
-    inside = (refs["vpn"] >= start) & (refs["vpn"] < start + pages)
+    refs, since = trace.columns("refs"), _mapped_since(trace, start)
+    inside = (refs["vpn"] >= start) & (refs["vpn"] < start + pages) & (np.arange(len(refs["vpn"])) >= since)
     return {name: values[inside] for name, values in refs.items()} | {"row": np.flatnonzero(inside)}
+
+
+def _mapped_since(trace: Trace, vpn: int) -> int:
+    """Return from which row on a page is what it was last: files may have been at its address before."""
+    vmas = trace.columns("vmas")
+    covers = (vmas["start_vpn"] <= vpn) & (vpn < vmas["end_vpn"]) & (vmas["flags"] != VmaFlag.UNMAPPED)
+    files = np.flatnonzero(vmas["flags"][covers][:-1] & VmaFlag.FILE)
+    return int(vmas["row"][covers][files[-1] + 1]) if len(files) else 0
 
 
 def flags_at(trace: Trace, vpn: int) -> VmaFlag:
