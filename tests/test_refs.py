@@ -409,6 +409,17 @@ def test_anonymous_and_file_backed_pages_are_told_apart(
     assert touch in trace.names().values()
 
 
+def test_mappings_lie_as_linux_puts_them_and_the_heap_may_grow(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path, touch, "layout", "5000")
+
+    found = addresses(capfd)
+    assert np.diff(found["mapped"]).tolist() == [-5000, -5000]
+    assert found["gap"] == found["mapped"][1:2]
+    assert np.diff(found["heap"]).tolist() == [4096, 4096]
+
+
 def test_every_reference_lies_in_a_mapping(touch: str, tmp_path: Path) -> None:
     trace = record(tmp_path, touch, "threads", k=0)
 

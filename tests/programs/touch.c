@@ -87,6 +87,12 @@ int main(int argc, char **argv) {
         say("heap", malloc(100));
         say("anonymous", anonymous(1));
         say("file", mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, open(argv[0], O_RDONLY), 0));
+    } else if (!strcmp(mode, "layout")) {                    // three neighbours, a gap filled, and a large heap
+        char *p[3];
+        for (int i = 0; i < 3; i++) say("mapped", p[i] = anonymous(pages));
+        munmap(p[1], pages << 12);
+        say("gap", anonymous(pages));
+        for (int i = 0; i < 3; i++) say("heap", sbrk(16 << 20));
     } else if (!strcmp(mode, "killed")) {                    // a child is killed while it stores
         char *p = anonymous(pages);
         say("base", p);
