@@ -16,7 +16,7 @@ from rich.console import Console
 from kdtool.errors import ParameterError
 from kdtool.fidelity import runs
 from kdtool.fidelity.footprint import Footprint, limit_bytes, replay_pages
-from kdtool.fidelity.predict import Prediction, replay_moments, starting_moments
+from kdtool.fidelity.predict import Prediction, at_own_speed, replay_moments, starting_moments
 from kdtool.fidelity.runs import KernelRun, wait_for_moment
 from kdtool.fidelity.score import (
     MEASURES,
@@ -258,6 +258,15 @@ def test_each_policy_is_replayed_once_a_moment():
         assert [r.major_faults for r in found] == [r.major_faults for r in alone]
     vma = Prediction.of(results[1][0])
     assert vma.swap_ins == vma.major_faults + results[1][0].prefetch_issued > vma.major_faults
+
+
+def test_a_program_at_its_own_speed_takes_what_it_took_without_a_limit():
+    strided = workload([*range(600), *range(0, 600, 3)], step_insns=20_000)
+
+    own = at_own_speed(strided, ssd(), 10**9)
+
+    [[unlimited]] = replay_moments(strided, [load_policy("none")], 600, own, starting_moments(1))
+    assert 10**9 - unlimited.runtime_ns in range(int(strided.insns[-1]) // 1000 + 1)
 
 
 def test_a_cell_is_held_to_the_state_of_the_machine_that_its_runs_were_in():

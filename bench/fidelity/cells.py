@@ -10,7 +10,7 @@ from bench.fidelity.matrix import Plan, Say
 from bench.fidelity.store import Measured, Store
 from bench.fidelity.workloads import BenchProgram
 from kdtool.fidelity.footprint import limit_bytes, replay_pages
-from kdtool.fidelity.predict import CURRENT, Prediction, replay_moments, starting_moments
+from kdtool.fidelity.predict import CURRENT, Prediction, at_own_speed, replay_moments, starting_moments
 from kdtool.fidelity.score import Cell
 from kdtool.fidelity.settings import Setting, find_setting
 from kdtool.replay import load_device, load_workload
@@ -36,7 +36,9 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
                 say(f"{program.name}: was not measured yet")
             trace = store.trace(program) if store.recorded(program) is not None else None
             keys = {(cell.memory_pages, cell.setting) for cell in some}
-            waiting.append((program, some, pool.submit(predict_program, trace, keys, device)))
+            footprint = store.footprint(program)
+            wall_ns = footprint.wall_ns if footprint is not None else 0
+            waiting.append((program, some, pool.submit(predict_program, trace, keys, device, wall_ns)))
         for program, some, future in waiting:
             predicted = future.result()
             for cell in some:
@@ -46,11 +48,17 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
     return cells
 
 
-def predict_program(trace: Path | None, keys: set[Key], device: str) -> Mapping[Key, list[Prediction]]:
-    """Return the predictions for each memory and setting; a top-level function, for other processes."""
+def predict_program(
+    trace: Path | None, keys: set[Key], device: str, wall_ns: int
+) -> Mapping[Key, list[Prediction]]:
+    """Return the predictions for each memory and setting; a top-level function, for other processes.
+
+    wall_ns : of the run without a limit
+    """
     if trace is None or not keys:
         return {}
-    workload, profile = load_workload(Trace(trace)), load_device(device)
+    workload = load_workload(Trace(trace))
+    profile = at_own_speed(workload, load_device(device), wall_ns)
     predicted: dict[Key, list[Prediction]] = {}
     by_run: dict[tuple[int, bool], list[Setting]] = {}
     for pages, name in sorted(keys):

@@ -12,6 +12,7 @@ MEMCG_CHARGE_BATCH). At the limit the kernel charges page by page and they run o
 """
 
 from dataclasses import asdict, dataclass
+from statistics import median_low
 from typing import Any
 
 from kdtool.errors import CommandError, ParameterError
@@ -22,13 +23,16 @@ from kdtool.traces import PAGE_BYTES
 __all__ = ["Footprint", "limit_bytes", "measure_footprint", "replay_pages"]
 
 
+RUNS = 3
+
+
 @dataclass(frozen=True)
 class Footprint:
     """A run without a limit.
 
     peak_bytes : the most that was charged to the cgroup
     anonymous_bytes, kernel_bytes, file_bytes : what the most that was sampled was made of
-    wall_ns : of the run
+    wall_ns : of the run, median of RUNS
     """
 
     peak_bytes: int
@@ -43,7 +47,7 @@ class Footprint:
 
 
 def measure_footprint(name: str, command: tuple[str, ...]) -> Footprint:
-    """Run `command` twice without a limit, first to have its files in the page cache, and measure the second.
+    """Run `command` without a limit, first to have its files in the page cache, then RUNS times, and measure.
 
     Raises CapabilityError where there is no memory cgroup, CommandError when the command fails or ends before
     it could be looked at.
@@ -51,13 +55,14 @@ def measure_footprint(name: str, command: tuple[str, ...]) -> Footprint:
     samples: list[Charges] = []
     run_once(command, None)
     facts, run = run_once(command, None, sample=lambda memory: samples.append(memory.charges()))
+    walls_ns = [run.wall_ns, *(run_once(command, None)[1].wall_ns for _ in range(RUNS - 1))]
     if facts.exit_code:
         raise CommandError(f"{name}: ended with {facts.exit_code} without any limit: run its command alone")
     if not samples:
         raise CommandError(f"{name}: ended within 5 ms, before its memory could be read: give it more to do")
     most = max(samples, key=lambda charges: charges.usage_bytes)
     peak = facts.memory["peak_bytes"] or most.usage_bytes
-    return Footprint(peak, most.anonymous_bytes, most.kernel_bytes, most.file_bytes, run.wall_ns)
+    return Footprint(peak, most.anonymous_bytes, most.kernel_bytes, most.file_bytes, median_low(walls_ns))
 
 
 def limit_bytes(footprint: Footprint, percent: int) -> int:

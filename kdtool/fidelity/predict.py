@@ -5,14 +5,25 @@ reclaims by them: where in the 2 s it starts is chance, and decides how much is 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kdtool.replay import Device, Flush, Policy, Result, Workload, replay, run_shadow
+from kdtool.replay import (
+    DEVICE_FIELDS,
+    Device,
+    Flush,
+    Policy,
+    Result,
+    Workload,
+    load_policy,
+    replay,
+    run_shadow,
+)
 
-__all__ = ["CURRENT", "MOMENTS", "Prediction", "replay_moments", "starting_moments"]
+__all__ = ["CURRENT", "MOMENTS", "Prediction", "at_own_speed", "replay_moments", "starting_moments"]
 
 MOMENTS = 9
+INSN_AT = DEVICE_FIELDS.index("insn_ps")
 CURRENT = (Flush(0, 0),)
 """The one moment there is when statistics are always up to date."""
 
@@ -35,6 +46,19 @@ class Prediction:
     def to_row(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         return asdict(self)
+
+
+def at_own_speed(workload: Workload, device: Device, wall_ns: int) -> Device:
+    """Return `device` with the time of an instruction such that replay without a limit takes `wall_ns`.
+
+    wall_ns : what the program took without a limit. How fast its instructions are is its own, and its system
+        calls and page faults of files, which replay does not know, are there under a limit as well
+    """
+    [[unlimited]] = replay_moments(workload, [load_policy("none")], workload.n_pages, device, CURRENT)
+    n_insns, values = int(workload.insns[-1]), device.values.copy()
+    rest_ns = wall_ns - unlimited.runtime_ns + n_insns * int(values[INSN_AT]) // 1000
+    values[INSN_AT] = max(rest_ns, 0) * 1000 // n_insns
+    return replace(device, values=values)
 
 
 def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
