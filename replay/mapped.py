@@ -52,21 +52,49 @@ def _leave(p, live, mapping, users, keys, mappings):  # type: ignore[no-untyped-
     return len(keys) + frame if users[frame] == 0 else np.int64(-1)
 
 
-@jit(allocates=True)
-def follow_mappings(page, store, row, first, last, flags, map_of, keys, mappings, mapping_of, keep):  # type: ignore[no-untyped-def]
+def follow_mappings(
+    page: npt.NDArray[np.int32],
+    store: npt.NDArray[np.uint8],
+    changes: tuple[npt.NDArray[np.int64], ...],
+    keys: npt.NDArray[np.int64],
+    mappings: npt.NDArray[np.int64],
+    mapping_of: npt.NDArray[np.int32],
+    keep: npt.NDArray[np.bool_],
+) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Set `keep` where references are replayed, and `page` to the file's page where they are to one.
 
-    row, first, last, flags, map_of : mapping changes of the pages [first, last), in order of row
+    changes : row, first, last, flags, map_of: mapping changes of the pages [first, last), in order of row
     mapping_of : set where a page of a file is touched for the first time
 
     Return how many are kept, and the (row, page) pairs that were unmapped. A row here is one of those kept.
     """
+    _, first, last, _, _ = changes
+    # Unmapped is what was referenced: by a mapping change, or when it is first written after one.
+    most = min(len(page), 2 * int(np.sum(last - first)))
+    free_row, free_page = np.empty(most, np.int64), np.empty(most, np.int64)
     n_pages = len(keys)
-    kind, live = np.zeros(n_pages, np.uint8), np.zeros(n_pages, np.uint8)
-    mapping = np.full(n_pages, NOT_MAPPED, np.int64)
-    users = np.zeros(len(mapping_of), np.int32)
-    free_row = [np.int64(0) for _ in range(0)]
-    free_page = [np.int64(0) for _ in range(0)]
+    state = (
+        np.zeros(n_pages, np.uint8),
+        np.zeros(n_pages, np.uint8),
+        np.full(n_pages, NOT_MAPPED, np.int64),
+        np.zeros(len(mapping_of), np.int32),
+    )
+    n_kept, n_freed = _follow(
+        page, store, *changes, keys, mappings, mapping_of, keep, *state, free_row, free_page
+    )
+    return n_kept, free_row[:n_freed].copy(), free_page[:n_freed].copy()
+
+
+@jit()
+def _follow(  # type: ignore[no-untyped-def]
+    page, store, row, first, last, flags, map_of, keys, mappings, mapping_of, keep, kind, live, mapping,
+    users, free_row, free_page,
+):  # fmt: skip
+    """Do so; kind, live and mapping are of each page, users of each of the files' pages.
+
+    Return how many references are kept, and how many pages were unmapped.
+    """
+    n_pages, n_freed = len(keys), 0
     at, n_kept = 0, 0
     for i in range(len(page) + 1):
         while at < len(row) and row[at] <= i:
@@ -78,30 +106,30 @@ def follow_mappings(page, store, row, first, last, flags, map_of, keys, mappings
                 if live[p] and not stays:
                     gone = _leave(p, live, mapping, users, keys, mappings)
                 if gone >= 0:
-                    free_row.append(np.int64(n_kept))
-                    free_page.append(gone)
+                    free_row[n_freed], free_page[n_freed] = n_kept, gone
+                    n_freed += 1
                 kind[p], mapping[p] = _kind(flags[at]), map_of[at]
             at += 1
         if i == len(page):
             break
-        p = page[i]
-        if kind[p] == _PRIVATE_FILE and store[i]:
-            gone = _leave(p, live, mapping, users, keys, mappings) if live[p] else np.int64(-1)
+        touched = np.int64(page[i])
+        if kind[touched] == _PRIVATE_FILE and store[i]:
+            gone = _leave(touched, live, mapping, users, keys, mappings) if live[touched] else np.int64(-1)
             if gone >= 0:
-                free_row.append(np.int64(n_kept))
-                free_page.append(gone)
-            kind[p], mapping[p] = _ANONYMOUS, NOT_MAPPED  # copied on write
-        if mapping[p] != NOT_MAPPED:
-            frame = _file_page(p, mapping[p], keys, mappings)
-            users[frame] += 1 - live[p]
+                free_row[n_freed], free_page[n_freed] = n_kept, gone
+                n_freed += 1
+            kind[touched], mapping[touched] = _ANONYMOUS, NOT_MAPPED  # copied on write
+        if mapping[touched] != NOT_MAPPED:
+            frame = _file_page(touched, mapping[touched], keys, mappings)
+            users[frame] += 1 - live[touched]
             if mapping_of[frame] == NOT_MAPPED:
-                mapping_of[frame] = mapping[p]
+                mapping_of[frame] = mapping[touched]
             page[i] = n_pages + frame
-        if kind[p] == _ANONYMOUS or mapping[p] != NOT_MAPPED:
+        if kind[touched] == _ANONYMOUS or mapping[touched] != NOT_MAPPED:
             keep[i] = True
             n_kept += 1
-            live[p] = 1
-    return n_kept, np.array(free_row, dtype=np.int64), np.array(free_page, dtype=np.int64)
+            live[touched] = 1
+    return n_kept, n_freed
 
 
 def spans(

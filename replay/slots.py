@@ -22,7 +22,7 @@ program's pages, so that it is never half full: the kernel then frees slots it w
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.jit import inner, jit
+from kdtool.rmt.jit import inner
 
 __all__ = ["NO_PAGE", "SWAPFILE_CLUSTER", "free_slot", "new_clusters", "new_page_of_slot", "take_slot"]
 
@@ -121,7 +121,7 @@ def _new_cluster(page_of_slot, clusters):  # type: ignore[no-untyped-def]
     return 0
 
 
-@jit()
+@inner
 def take_slot(next_slot, page_of_slot, clusters):  # type: ignore[no-untyped-def]
     """Return (slot, next_slot): the slot that the next page gets, and where the search goes on after it.
 
@@ -140,7 +140,7 @@ def take_slot(next_slot, page_of_slot, clusters):  # type: ignore[no-untyped-def
     return slot, after if inside and not full else 0
 
 
-@jit()
+@inner
 def free_slot(page, slot, page_of_slot, clusters):  # type: ignore[no-untyped-def]
     """Give the page's slot back if it has one: swap_entries_free()."""
     if slot[page] >= 0:

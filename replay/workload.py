@@ -172,7 +172,7 @@ def workload_from_arrays(
     file_pages, map_of = file_maps(maps, holds_code(code, *ranges), files, ra_pages)
     changes = _changes(maps, map_of, pids, *ranges)
     n_kept, free_row, free_page = follow_mappings(
-        page, store, *changes, keys, file_pages.mappings, file_pages.mapping_of, keep
+        page, store, changes, keys, file_pages.mappings, file_pages.mapping_of, keep
     )
     if not n_kept:
         raise TraceError(
@@ -234,14 +234,13 @@ _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Return the instructions of all threads so far, written over `insns`, which counts each thread's own."""
     tids, thread = number_keys(tid)
-    _merge_clocks(insns, thread, len(tids))
+    _merge_clocks(insns, thread, np.zeros(len(tids), np.int64))
     return insns
 
 
-@jit(allocates=True)
-def _merge_clocks(insns, thread, n_threads):  # type: ignore[no-untyped-def]
-    """Add up what each thread advanced; a clock that went back belongs to a new program (exec)."""
-    last = np.zeros(n_threads, np.int64)
+@jit()
+def _merge_clocks(insns, thread, last):  # type: ignore[no-untyped-def]
+    """Add up what each thread advanced from `last` on; a clock that went back is of a new program (exec)."""
     total = np.int64(0)
     for i in range(len(insns)):
         own = insns[i]

@@ -29,12 +29,12 @@ from kdtool.replay.memory import (
     WRITES_SENT,
 )
 from kdtool.replay.slots import NO_PAGE
-from kdtool.rmt.jit import jit
+from kdtool.rmt.jit import inner
 
 __all__ = ["begin_write", "complete_writes", "drop_write", "submit_writes", "wait_for_write"]
 
 
-@jit()
+@inner
 def begin_write(page, memory):  # type: ignore[no-untyped-def]
     """Queue the write of an inactive page that has a slot, and spare it for another trip around the list."""
     scalars, marks, writes = memory[6], memory[8], memory[10]
@@ -48,7 +48,7 @@ def begin_write(page, memory):  # type: ignore[no-untyped-def]
     push_newest(INACTIVE_LIST, page, memory)
 
 
-@jit()
+@inner
 def submit_writes(memory, device):  # type: ignore[no-untyped-def]
     """Hand what was queued to the device."""
     slot, scalars, writes = memory[3], memory[6], memory[10]
@@ -59,7 +59,7 @@ def submit_writes(memory, device):  # type: ignore[no-untyped-def]
         scalars[WRITES_SENT] += 1
 
 
-@jit()
+@inner
 def complete_writes(memory):  # type: ignore[no-untyped-def]
     """Move the pages whose write has ended by now to the oldest end of the inactive list."""
     scalars, marks, writes = memory[6], memory[8], memory[10]
@@ -79,7 +79,7 @@ def complete_writes(memory):  # type: ignore[no-untyped-def]
             push_oldest(which, page, memory)
 
 
-@jit()
+@inner
 def wait_for_write(page, memory, device):  # type: ignore[no-untyped-def]
     """Stand still until the page is written, as reclaim in a v1 cgroup does: folio_wait_writeback()."""
     scalars, writes = memory[6], memory[10]
@@ -93,7 +93,7 @@ def wait_for_write(page, memory, device):  # type: ignore[no-untyped-def]
     complete_writes(memory)
 
 
-@jit()
+@inner
 def drop_write(page, memory):  # type: ignore[no-untyped-def]
     """Forget a page that was unmapped for good while it was being written."""
     scalars, writes = memory[6], memory[10]

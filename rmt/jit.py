@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.types import unliteral
+
+from kdtool.rmt.jitcompiler import Compiler, PartCompiler
 
 __all__ = ["addressed", "inline", "inner", "jit", "sources"]
 
@@ -21,6 +24,7 @@ _PACKAGE = Path(__file__).parent.parent
 _IMPORTED = re.compile(r"^\s*(?:from|import) (kdtool(?:\.\w+)*)", re.MULTILINE)
 
 _njit: Any = numba.njit  # its own type knows nothing of signatures
+_cfunc: Any = numba.cfunc
 _config: Any = numba.config
 
 
@@ -35,26 +39,34 @@ def jit(*signature: Any, allocates: bool = False, nogil: bool = False) -> Callab
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile a function that compiled ones call, and Python never: without the wrapper that would let it.
+    """Compile a function that compiled ones call, and Python never, as a part of those.
 
-    The wrappers of a replay take a third of the time to compile it. Python must call `.py_func`: the function
-    itself would be a jump to nowhere.
+    It is kept on disk with them, and nowhere else, and compiled once for all integers that it is given as
+    constants. Python must call `.py_func`: the function itself would be a jump to nowhere.
     """
-    return _compile((), {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}, function)
+    options = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    part = _njit(pipeline_class=PartCompiler, **options)(function)
+    fold = part._compiler.fold_argument_types
+    part._compiler.fold_argument_types = lambda args, kws: fold(tuple(map(unliteral, args)), kws)
+    return part
 
 
 def inline(function: Callable[..., Any]) -> Any:
     """Have compiled functions take in the body of this one."""
-    return _compile((), {"_nrt": False, "inline": "always"}, function)
+    return _njit(_nrt=False, inline="always")(function)
 
 
 def addressed(signature: Any, function: Callable[..., Any]) -> int:
     """Compile `function` as a C function now, and return its address."""
-    return int(_cached(function, lambda: numba.cfunc(signature, cache=True)(function)).address)
+    return int(
+        _cached(function, lambda: _cfunc(signature, cache=True, pipeline_class=Compiler)(function)).address
+    )
 
 
 def _compile(signature: tuple[Any, ...], options: dict[str, Any], function: Callable[..., Any]) -> Any:
-    return _cached(function, lambda: _njit(*signature, cache=True, **options)(function))
+    return _cached(
+        function, lambda: _njit(*signature, cache=True, pipeline_class=Compiler, **options)(function)
+    )
 
 
 def _cached(function: Callable[..., Any], compile_it: Callable[[], Any]) -> Any:
@@ -84,6 +96,7 @@ def _imports(path: Path) -> list[str]:
     return _IMPORTED.findall(path.read_text())
 
 
+@cache
 def _file(module: str) -> Path | None:
     """Return the file of a module of ours; None for others and for what is no file."""
     if module.split(".", maxsplit=1)[0] != "kdtool":

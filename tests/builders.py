@@ -12,9 +12,24 @@ from kdtool.errors import ProgramError
 from kdtool.replay import Device, Workload, load_device, workload_from_arrays
 from kdtool.replay.lists import NO_PAGE
 from kdtool.rmt import from_document, stride_program, to_document
+from kdtool.rmt.jit import jit
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 
-__all__ = ["list_pages", "refusal_of", "rehash", "ssd", "strided_trace", "workload", "write_refs"]
+__all__ = [
+    "callable_part",
+    "list_pages",
+    "refusal_of",
+    "rehash",
+    "ssd",
+    "strided_trace",
+    "workload",
+    "write_refs",
+]
+
+
+def callable_part(part):
+    """Return a function that only compiled ones call as one that Python calls."""
+    return jit()(part.py_func)
 
 
 def ssd() -> Device:

@@ -31,8 +31,8 @@ def reduced(tmp_path_factory):
 def test_the_command_starts_without_linear_algebra_and_leaves_it_to_others():
     script = (
         "import sys\n"
-        "from kdtool.commands.quicknumba import import_numba\n"
-        "import_numba()\n"
+        "from kdtool.commands.quicknumba import import_compiled\n"
+        "import_compiled('kdtool.replay.parallel')\n"
         "import kdtool.replay\n"
         "assert 'scipy.linalg' not in sys.modules\n"
         "import scipy.linalg.cython_blas\n"

@@ -1,15 +1,14 @@
 """File readahead: the kernel's tables, and windows of reads worked by hand from mm/readahead.c, v6.18."""
 
 import pytest
+from builders import callable_part
 
-from kdtool.replay.policies.linux_file import (
-    NO_MARKER,
-    RA_PAGES,
-    async_window,
-    init_size,
-    new_file_state,
-    next_size,
-    sync_window,
+from kdtool.replay.policies import linux_file
+from kdtool.replay.policies.linux_file import NO_MARKER, RA_PAGES, new_file_state
+
+async_window, init_size, next_size, sync_window = map(
+    callable_part,
+    (linux_file.async_window, linux_file.init_size, linux_file.next_size, linux_file.sync_window),
 )
 
 

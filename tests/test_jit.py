@@ -26,7 +26,8 @@ def test_a_module_s_sources_are_itself_and_what_it_imports_from_us():
     assert sources("numpy") == sources("__main__") == []
 
 
-def test_an_edit_of_an_inlined_function_is_seen(tmp_path: Path):
+@pytest.mark.parametrize("decorator", ["inline", "inner"])
+def test_an_edit_of_a_function_that_is_taken_in_is_seen(decorator, tmp_path: Path):
     """Of a copy of the package, so that the cache of this one stays."""
     package = tmp_path / "kdtool"
     package.mkdir()
@@ -34,7 +35,8 @@ def test_an_edit_of_an_inlined_function_is_seen(tmp_path: Path):
     for room in ("rmt", "replay"):
         (package / room).mkdir()
         (package / room / "__init__.py").write_text("")
-    (package / "rmt" / "jit.py").write_bytes(Path("kdtool/rmt/jit.py").read_bytes())
+    for file in ("jit.py", "jitcompiler.py"):
+        (package / "rmt" / file).write_bytes(Path("kdtool/rmt", file).read_bytes())
     (package / "replay" / "caller.py").write_text(
         "from kdtool.replay.callee import answer\nfrom kdtool.rmt.jit import jit\n\n\n"
         "@jit()\ndef ask(x):\n    return answer(x)\n"
@@ -42,7 +44,8 @@ def test_an_edit_of_an_inlined_function_is_seen(tmp_path: Path):
     said = []
     for number in (1, 2):
         (package / "replay" / "callee.py").write_text(
-            f"from kdtool.rmt.jit import inline\n\n\n@inline\ndef answer(x):\n    return x + {number}\n"
+            f"from kdtool.rmt.jit import {decorator}\n\n\n"
+            f"@{decorator}\ndef answer(x):\n    return x + {number}\n"
         )
         command = [sys.executable, "-B", "-c", "from kdtool.replay.caller import ask; print(ask(40))"]
         done = subprocess.run(
@@ -52,6 +55,8 @@ def test_an_edit_of_an_inlined_function_is_seen(tmp_path: Path):
         said.append(done.stdout.strip())
 
     assert said == ["41", "42"]
+    kept = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbc")}
+    assert kept == {"caller.ask"}, "what is taken in is kept with what it is taken into"
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)

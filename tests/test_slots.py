@@ -8,11 +8,15 @@ import struct
 import needs
 import numpy as np
 import pytest
+from builders import callable_part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.kernel.swap import PROC_SWAPS, swap_devices
-from kdtool.replay.slots import NO_PAGE, free_slot, new_clusters, new_page_of_slot, take_slot
+from kdtool.replay import slots
+from kdtool.replay.slots import NO_PAGE, new_clusters, new_page_of_slot
+
+take_slot, free_slot = map(callable_part, (slots.take_slot, slots.free_slot))
 
 CLUSTER = 512
 

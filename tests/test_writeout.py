@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from builders import list_pages, ssd
+from builders import callable_part, list_pages, ssd
 
+from kdtool.replay import writeout
 from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     DEVICE_FREE_NS,
@@ -17,8 +18,17 @@ from kdtool.replay.memory import (
     Flush,
     new_memory,
 )
-from kdtool.replay.writeout import begin_write, complete_writes, drop_write, submit_writes, wait_for_write
 
+begin_write, complete_writes, drop_write, submit_writes, wait_for_write = map(
+    callable_part,
+    (
+        writeout.begin_write,
+        writeout.complete_writes,
+        writeout.drop_write,
+        writeout.submit_writes,
+        writeout.wait_for_write,
+    ),
+)
 N_PAGES = 6
 
 

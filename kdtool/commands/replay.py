@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from kdtool.commands.quicknumba import import_numba
+from kdtool.commands.quicknumba import import_compiled
 
 __all__ = ["register"]
 
@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Replay traces under policies, memories and devices, and print the scoreboard."""
-        import_numba()
+        import_compiled("kdtool.replay.parallel")
         from kdtool.replay.files import check_target
 
         for path, suffix in ((parquet, ".parquet"), (plot, ".png")):

@@ -10,13 +10,13 @@ from typing import Any
 from kdtool.collect import collector
 from kdtool.collect.base import Collector, Request
 from kdtool.collect.session import record
-from kdtool.demo.plot import plot_scores
 from kdtool.demo.road import Built, walk
 from kdtool.demo.truth import SETTINGS, KernelRuns, measure
 from kdtool.demo.workloads import PROGRAMS, DemoProgram
 from kdtool.errors import CapabilityError, CommandError, ParameterError
 from kdtool.fidelity.runs import MAX_OOM_KILLS
 from kdtool.kernel.host import page_cluster
+from kdtool.replay.plots import plot_results
 from kdtool.traces import PAGE_BYTES, Trace
 
 __all__ = ["SAMPLE", "Demo", "run_demo"]
@@ -69,7 +69,7 @@ def run_demo(output: Path, runs: int, say: Say) -> Demo:
             _note(demo, say, f"references cannot be recorded here: {problem.reason}: {problem.fix}")
             _learn_from_sample(demo, folder, say)
         (folder / "scoreboard.json").write_text(json.dumps(demo.to_document(), indent=1))
-        plot_scores([(built.trace, built.results) for built in demo.built], folder / "scoreboard.png")
+        plot_results([row for built in demo.built for row in built.results], folder / "scoreboard.png")
         _publish(folder, output)
     return demo
 

@@ -18,7 +18,7 @@ writeback.
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.jit import inner, jit
+from kdtool.rmt.jit import inner
 
 __all__ = [
     "NO_MARKER",
@@ -51,7 +51,7 @@ def _power_of_two(n):  # type: ignore[no-untyped-def]
     return power
 
 
-@jit()
+@inner
 def init_size(request, max_pages):  # type: ignore[no-untyped-def]
     """Return the first window for a read of `request` pages: get_init_ra_size().
 
@@ -64,7 +64,7 @@ def init_size(request, max_pages):  # type: ignore[no-untyped-def]
     return size * 2 if size <= max_pages // 4 else max_pages
 
 
-@jit()
+@inner
 def next_size(size, max_pages):  # type: ignore[no-untyped-def]
     """Return the window after one of `size` pages: get_next_ra_size().
 
@@ -92,7 +92,7 @@ def _submit(file, max_order):  # type: ignore[no-untyped-def]
     return file[START], file[SIZE], file[START] + file[SIZE] - file[ASYNC_SIZE]
 
 
-@jit()
+@inner
 def sync_window(file, index, request, previous, cached_before, is_random, ra_pages, io_pages, max_order):  # type: ignore[no-untyped-def]
     """Return (start, pages, marker) to read for page `index`, which is not cached: page_cache_sync_ra().
 
@@ -124,7 +124,7 @@ def sync_window(file, index, request, previous, cached_before, is_random, ra_pag
     return _submit(file, max_order)
 
 
-@jit()
+@inner
 def async_window(file, index, request, next_hole, folio_pages, ra_pages, io_pages, max_order):  # type: ignore[no-untyped-def]
     """Return (start, pages, marker) to read as the marker on page `index` is used: page_cache_async_ra().
 

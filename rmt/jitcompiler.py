@@ -1,0 +1,100 @@
+"""Numba's compiler, in less time: a function that only compiled ones call is compiled as a part of those.
+
+    inner function ──lowered──► its LLVM code ──┐
+    inner function ──lowered──► its LLVM code ──┴─linked into──► function ──optimised──► machine code
+
+Numba itself would optimise each of them and make machine code of it, with all that it calls: the depths of a
+replay a dozen times over, as they are called at many levels. Most of that code was never run, since the
+functions on top take theirs in.
+"""
+
+import gc
+from typing import Any
+
+from numba.core import codegen as untyped_codegen
+from numba.core import compiler as untyped_compiler
+from numba.core import compiler_machinery as untyped_machinery
+from numba.core import cpu as untyped_cpu
+from numba.core import typed_passes as untyped_passes
+
+__all__ = ["Compiler", "PartCompiler"]
+
+codegen: Any = untyped_codegen
+compiler: Any = untyped_compiler
+make_function: Any = untyped_cpu._dynfunc.make_function  # type: ignore[attr-defined]
+passes: Any = untyped_passes
+register_pass: Any = untyped_machinery.register_pass
+
+
+class _Flags(compiler.Flags):  # type: ignore[misc]
+    """Flags that are compared by what is set: Numba does so at each call that it types, at length."""
+
+    _HASH = hash(compiler.Flags())  # a hash of their names, the same for all
+
+    def __hash__(self) -> int:
+        return self._HASH
+
+    def __eq__(self, other: object) -> bool:
+        same: bool = type(other) is _Flags and self._values == other._values
+        return same or super().__eq__(other)
+
+
+class Compiler(compiler.CompilerBase):  # type: ignore[misc]
+    """Numba's own way to compile, without looking for garbage meanwhile: nearly all that is made is kept."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        return [compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+    def _compile_core(self) -> Any:
+        self.state.flags = _Flags(self.state.flags)
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return super()._compile_core()
+        finally:
+            if collects:
+                gc.enable()
+
+
+class _PartLibrary(codegen.JITCodeLibrary):  # type: ignore[misc]
+    """The code of a part and of the parts that it calls."""
+
+    def finalize(self) -> None:
+        """Take in the code of what is called; to optimise it is left to whom it will be a part of."""
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _PartLowering(passes.NativeLowering):  # type: ignore[misc]
+    """Make LLVM code of a part."""
+
+    _name = "part_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        """Do so, and let callers find it."""
+        state.library = _PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        lowered = state["cr"]
+        # It names the function to those that call it, and has no code of its own.
+        module, title = lowered.fndesc.lookup_module(), lowered.fndesc.qualname
+        name = make_function(module, title, "", 0, lowered.env, (state.library,))
+        state.targetctx.insert_user_function(name, lowered.fndesc, [state.library])
+        state["cr"] = lowered._replace(cfunc=name)
+        return True
+
+
+class PartCompiler(Compiler):
+    """Compile a function as a part of those that call it."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        (steps,) = super().define_pipelines()
+        at = [step for step, _ in steps.passes].index(passes.NativeLowering)
+        steps.passes[at] = (_PartLowering, "lowering of a part")
+        steps.finalize()
+        return [steps]
