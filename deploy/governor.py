@@ -29,8 +29,8 @@ WAKE_MAJORS = 4
 """Major faults between two ticks (0.05 s) that wake it: 80 a second, 1 % of the time at 0.1 ms each."""
 BAD_WINDOWS = 2
 FIRST_BACK_S, LAST_BACK_S = 0.5, 32.0
-NO_USE_BACK_S = 2.0
-"""The least where windows were bad: what it does not know it will not know in half a second."""
+NO_USE_BACK_S = 8.0
+"""The least where windows were bad: what it does not know it will not know in a second."""
 FIRST_TRUST_S, LAST_TRUST_S = 2.0, 32.0
 """How long a trial that was won counts; twice as long after each further one."""
 THRASH_SHARE = 0.1

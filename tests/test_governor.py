@@ -138,7 +138,7 @@ def test_a_program_that_covers_nothing_acts_in_two_windows():
     workload = Workload(governor, covered=0.05)
     workload.until(BACK)
     assert governor.active_s == pytest.approx(0.1)
-    assert workload.until(ASLEEP) == pytest.approx(2.0, abs=0.06)
+    assert workload.until(ASLEEP) == pytest.approx(8.0, abs=0.06)
 
 
 def test_two_bad_windows_in_a_row_end_it():
