@@ -3,6 +3,7 @@
 import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.memory import (
     DECISIONS,
     ISSUED,
@@ -70,35 +71,59 @@ def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-unt
 
 
 @inner
-def _page_id(answer, faulting, keys, page_of_slot):  # type: ignore[no-untyped-def]
-    """Return the dense id of a page that a policy named at the page `faulting`, -1 if there is none."""
-    if answer <= NAMED_SLOT:
-        slot = NAMED_SLOT - answer
-        return np.int64(page_of_slot[slot]) if slot < len(page_of_slot) else -1
-    if answer <= NAMED_PAGE:
-        return NAMED_PAGE - answer
-    key = keys[faulting] & ~_VPN_MASK | answer
-    # Keys rise by one at least: ids are no further apart than keys.
-    apart = faulting + key - keys[faulting]
-    low, high = max(min(faulting, apart), 0), min(max(faulting, apart), len(keys) - 1)
+def _search(key, near, keys):  # type: ignore[no-untyped-def]
+    """Return the first id whose key is `key` or larger, the last of all if there is none.
+
+    Keys rise by one at least: ids are no further from `near`, any id, than their keys are.
+    """
+    apart = near + key - keys[near]
     if 0 <= apart < len(keys) and keys[apart] == key:
         return apart
+    low, high = max(min(near, apart), 0), min(max(near, apart), len(keys) - 1)
     while low < high:
         middle = (low + high) >> 1
         if keys[middle] < key:
             low = middle + 1
         else:
             high = middle
-    return low if keys[low] == key else -1
+    return low
 
 
 @inner
-def _prefetch(n, faulting, now_ns, capacity, keys, out, memory, device):  # type: ignore[no-untyped-def]
-    """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
-    status, slot, page_of_slot, ready_ns = memory[0], memory[3], memory[4], memory[5]
-    scalars, counters = memory[6], memory[7]
+def _find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
+    """Put dense ids in the place of the n pages that a policy named, -1 for what is no page of the trace.
+
+    Slots stay: whose they are may change with each page that goes. Records are on their way before the first
+    is needed; and each page is looked for beside the one before, since a rollout names pages close together.
+    """
+    process, near = keys[faulting] & ~_VPN_MASK, faulting
     for i in range(n):
-        page = _page_id(out[i], faulting, keys, page_of_slot)
+        if out[i] <= NAMED_SLOT:
+            continue
+        if out[i] <= NAMED_PAGE:
+            out[i] = NAMED_PAGE - out[i]
+        else:
+            key = process | out[i]
+            near = _search(key, near, keys)
+            out[i] = near if keys[near] == key else -1
+        prefetch_line(memory[0], max(out[i], 0))
+
+
+@inner
+def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
+    """Return the dense id of what _find_pages() left: an id, -1, or a slot, whosever page it holds by now."""
+    if found > NAMED_SLOT:
+        return found
+    slot = NAMED_SLOT - found
+    return np.int64(page_of_slot[slot]) if slot < len(page_of_slot) else -1
+
+
+@inner
+def _prefetch(n, now_ns, capacity, out, memory, device):  # type: ignore[no-untyped-def]
+    """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
+    status, slot, ready_ns, scalars, counters = memory[0], memory[3], memory[5], memory[6], memory[7]
+    for i in range(n):
+        page = _page_of(out[i], memory[4])
         if page < 0 or status[page] != SWAPPED:
             continue
         make_room(capacity, memory, device)
@@ -126,4 +151,5 @@ def ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, devic
     state[0] = 0
     n = decide(params, state, ctx, out)
     memory[6][WORKED_NS] += state[0] * device[STEP_PS] // 1000
-    _prefetch(n, page, now_ns, capacity, trace[5], out, memory, device)
+    _find_pages(n, page, trace[5], out, memory)
+    _prefetch(n, now_ns, capacity, out, memory, device)

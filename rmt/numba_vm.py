@@ -10,11 +10,25 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from kdtool.rmt.jit import inner, jit
+from kdtool.rmt.jit import inline, inner, jit
 from kdtool.rmt.numba_models import call_model, sum_forest, walk_tree
-from kdtool.rmt.packed import ACTION_KINDS, FEATURE_WORDS, RECORDED, REGISTER_WORDS, TABLE_WORDS
-from kdtool.rmt.packedmodels import INFER_FOREST, INFER_NETWORK, INFER_TREE
-from kdtool.rmt.program import FEATURE_OPS, VALUE_MAX, VALUE_MIN
+from kdtool.rmt.packed import (
+    ACTION_KINDS,
+    FIRST_ENTRY,
+    HISTORY,
+    KEY,
+    LAST_INDEX,
+    LENGTH,
+    MOVES,
+    N_KEY,
+    NEWEST,
+    RECORDED,
+    REGISTER_WORDS,
+    TABLE_WORDS,
+)
+from kdtool.rmt.packedfeatures import FEATURE_BITS, PLAN_WORDS
+from kdtool.rmt.packedmodels import INFER_FOREST, INFER_NETWORK, INFER_TREE, LOW_32
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.rmt.vm import MULTIPLIER, VPN_LIMIT
 
 __all__ = ["DECIDE", "compiled", "decide", "observe"]
@@ -39,27 +53,26 @@ def compiled(decide: Any) -> Any:
 _SEED = np.uint64(MULTIPLIER)
 _MULTIPLIER = np.uint64(MULTIPLIER)
 _HALF = np.uint64(32)
-_SPAN, _RUN, _VALUE, _FIELD = (FEATURE_OPS.index(op) for op in ("span", "run", "value", "field"))
+_LOW = (1 << FEATURE_BITS) - 1
 _NO_ACTION, _STOP, _FOLLOW, _COUNT = (ACTION_KINDS[name] for name in ("no_action", "stop", "follow", "count"))
 
 
 @inner
 def _hash_key(params, register, ctx):  # type: ignore[no-untyped-def]
     tag = _SEED
-    for i in range(params[register + 4]):
-        tag = (tag ^ np.uint64(ctx[params[register + 5 + i]])) * _MULTIPLIER
+    for i in range(params[register + N_KEY]):
+        tag = (tag ^ np.uint64(ctx[params[register + KEY + i]])) * _MULTIPLIER
         tag ^= tag >> _HALF
     return np.int64(tag)
 
 
-@inner
-def _push(state, count_at, history_at, history, value):  # type: ignore[no-untyped-def]
-    """Shift a history (newest first) by one value; the oldest falls off."""
-    count = min(state[count_at], history - 1)
-    for i in range(count, 0, -1):
-        state[history_at + i] = state[history_at + i - 1]
-    state[history_at] = value
-    state[count_at] = count + 1
+@inline
+def _grown(length, history, is_equal):  # type: ignore[no-untyped-def]
+    """Return the length after one value more, whose difference is_equal to the one before it or not."""
+    count = length & LOW_32
+    run = (length >> 32) + 1 if is_equal and count > 1 else 1
+    count = min(count + 1, history)
+    return min(run, count - 1) << 32 | count
 
 
 @inner
@@ -67,46 +80,74 @@ def _push_event(params, state, ctx):  # type: ignore[no-untyped-def]
     """Push what each register records into it and copy its history to the scratch area."""
     for r in range(params[0]):
         register = params[1] + r * REGISTER_WORDS
-        history, scratch = params[register + 2], params[register + 3]
+        history, newest = params[register + HISTORY], params[register + NEWEST] & LOW_32
         tag = _hash_key(params, register, ctx)
-        entry = params[register] + (tag & (params[register + 1] - 1)) * (2 + history)
-        if state[entry] != tag:
-            state[entry] = tag
-            state[entry + 1] = 0
-        _push(state, entry + 1, entry + 2, history, ctx[params[register + RECORDED]])
-        for i in range(1 + state[entry + 1]):
-            state[scratch + i] = state[entry + 1 + i]
+        number = tag & params[register + LAST_INDEX]
+        entry = params[register + FIRST_ENTRY] + number * (2 + history) & LOW_32
+        length = state[entry + 1] if state[entry] == tag else 0
+        kept = entry + 2
+        # Whole histories, whatever lies behind what they hold: loops of one length, many words at once.
+        for i in range(history - 1):
+            state[newest + 1 + i] = state[kept + i]
+        state[newest] = ctx[params[register + RECORDED]]
+        older = newest + min(2, history - 1)
+        is_equal = state[newest] - state[newest + 1] == state[newest + 1] - state[older]
+        length = _grown(length, history, is_equal)
+        for i in range(history):
+            state[kept + i] = state[newest + i]
+        state[entry], state[entry + 1], state[params[register + LENGTH]] = tag, length, length
+
+
+@inline
+def _push_page(params, state, step, page):  # type: ignore[no-untyped-def]
+    """Push the page of a rollout's step, from 1 on, in front of the scratch histories that it goes to."""
+    for r in range(params[0]):
+        register = params[1] + r * REGISTER_WORDS
+        if params[register + MOVES]:
+            at = (params[register + NEWEST] - step) & LOW_32
+            state[at] = page
+            is_equal = page - state[at + 1] == state[at + 1] - state[at + 2]
+            length = params[register + LENGTH] & LOW_32
+            state[length] = _grown(state[length], params[register + HISTORY], is_equal)
 
 
 @inner
-def _features(params, state, ctx, x):  # type: ignore[no-untyped-def]
-    """Compute every feature from the scratch histories and ctx into x."""
-    for f in range(params[2]):
-        feature = params[3] + f * FEATURE_WORDS
-        op, source, lag = params[feature], params[feature + 1], params[feature + 2]
-        if op == _FIELD:
-            value = ctx[source]
-        else:
-            scratch = params[params[1] + source * REGISTER_WORDS + 3]
-            value = _of_history(state, op, lag, state[scratch], scratch + 1)
-        x[f] = min(max(value, VALUE_MIN), VALUE_MAX)
+def _fields(params, state, ctx):  # type: ignore[no-untyped-def]
+    """Compute the features that are fields of the context: a rollout does not change them."""
+    x, first = state[params[8] :], params[3] + 1 & LOW_32
+    for i in range(params[params[3]]):
+        word = params[first + i]
+        x[word >> 2 * FEATURE_BITS & _LOW] = _clamped(ctx[word >> FEATURE_BITS & _LOW])
 
 
 @inner
-def _of_history(state, op, lag, count, history):  # type: ignore[no-untyped-def]
-    """Return a feature of the `count` values from state[history] on, newest first."""
-    if op == _RUN:
-        run = 0
-        while run < min(lag, count - 1) and (
-            state[history + run] - state[history + run + 1] == state[history] - state[history + 1]
-        ):
-            run += 1
-        return run
-    if count <= lag:
-        return 0
-    if op == _VALUE:
-        return state[history + lag]
-    return state[history if op == _SPAN else history + lag - 1] - state[history + lag]
+def _features(params, plan, step, state):  # type: ignore[no-untyped-def]
+    """Compute the features of a plan from the scratch histories after `step` steps."""
+    x = state[params[8] :]
+    for r in range(params[0]):
+        register, own = params[1] + r * REGISTER_WORDS & LOW_32, plan + r * PLAN_WORDS & LOW_32
+        newest = params[register + NEWEST] - (step & params[register + MOVES]) & LOW_32
+        length = state[params[register + LENGTH] & LOW_32]
+        count, run, at = length & LOW_32, length >> 32, params[own] & LOW_32
+        for i in range(params[own + 1]):
+            word = params[at + i]
+            lag = word >> FEATURE_BITS & _LOW
+            difference = state[newest + (word & _LOW)] - state[newest + lag]
+            x[word >> 2 * FEATURE_BITS & _LOW] = _clamped(difference) if lag < count else 0
+        at = at + params[own + 1] & LOW_32
+        for i in range(params[own + 2]):
+            word = params[at + i]
+            lag = word >> FEATURE_BITS & _LOW
+            x[word >> 2 * FEATURE_BITS & _LOW] = _clamped(state[newest + lag]) if lag < count else 0
+        at = at + params[own + 2] & LOW_32
+        for i in range(params[own + 3]):
+            word = params[at + i]
+            x[word >> 2 * FEATURE_BITS & _LOW] = min(run, word >> FEATURE_BITS & _LOW)
+
+
+@inline
+def _clamped(value):  # type: ignore[no-untyped-def]
+    return min(max(value, VALUE_MIN), VALUE_MAX)
 
 
 @inner
@@ -120,7 +161,7 @@ def _matches(match_type, value, first, second):  # type: ignore[no-untyped-def]
     return ((value ^ first) & 0xFFFFFFFF) >> (32 - second) == 0
 
 
-@inner
+@inline
 def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
     """Return the index in params of the first matching entry's action, or of the default action."""
     n_fields, fields, n_entries, entry = (
@@ -145,15 +186,18 @@ def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
     return table + 4
 
 
-@inner
-def _apply(params, state, ctx):  # type: ignore[no-untyped-def]
+@inline
+def _apply(params, step, state, ctx):  # type: ignore[no-untyped-def]
     """Return the predicted difference in pages, 0 for none; or the number of a class."""
-    x_at = params[8]
-    _features(params, state, ctx, state[x_at:])
+    x_at, models = params[8], params[14]
+    _features(params, params[13], step, state)
     state[0] += params[2]
     for t in range(params[4]):
         action = _look_up(params, params[5] + t * TABLE_WORDS, state, x_at, ctx)
         kind, answer = params[action], params[action + 1]
+        if kind in (INFER_TREE, INFER_FOREST, INFER_NETWORK) and models:
+            _features(params, models, step, state)
+            models = 0
         if kind == INFER_TREE:
             answer = walk_tree(params, answer, state, x_at)
         elif kind == INFER_FOREST:
@@ -181,22 +225,19 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     """
     state[0] = 0
     _push_event(params, state, ctx)
-    if params[11]:
-        out[0] = _apply(params, state, ctx)
-        return 1
+    _fields(params, state, ctx)
     page, n = ctx[0], 0
     while n < params[6]:
-        delta = _apply(params, state, ctx)
-        page += delta
-        if delta == 0 or page < 0 or page >= VPN_LIMIT:
+        answer = _apply(params, n, state, ctx)
+        if params[11]:
+            out[0] = answer
+            return 1
+        page += answer
+        if answer == 0 or page < 0 or page >= VPN_LIMIT:
             break
         out[n] = page
         n += 1
-        for r in range(params[0]):
-            register = params[1] + r * REGISTER_WORDS
-            scratch = params[register + 3]
-            if params[register + RECORDED] == 0:
-                _push(state, scratch, scratch + 1, params[register + 2], page)
+        _push_page(params, state, n, page)
     return n
 
 
@@ -204,4 +245,7 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
 def observe(params, state, ctx, x):  # type: ignore[no-untyped-def]
     """Take one event in without deciding; fill `x` with the features after it."""
     _push_event(params, state, ctx)
-    _features(params, state, ctx, x)
+    _fields(params, state, ctx)
+    _features(params, params[15], 0, state)
+    for f in range(params[2]):
+        x[f] = state[params[8] + f]

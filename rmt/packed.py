@@ -1,11 +1,14 @@
 """A program as one int64 array, the form that the Numba VM (and later a BPF map) reads.
 
-    params: header | registers | features | tables | match fields | entries | models (packedmodels.py)
-    state:  steps | per register: size x (tag, count, history) | scratch: per register (count, history) | x |
-            what models need | counters
+    params: header | registers | plans of features (packedfeatures.py) | tables | match fields | entries |
+            models (packedmodels.py)
+    state:  steps | per register: size x (tag, length, history) | scratch: per register (length, room,
+            history) | x | what models need | counters
 
-Offsets in a record are indexes into `params` or `state`. Entries are sorted by falling priority, so
-that the first match is the answer.
+Histories are newest first. A length is the number of values, and from bit 32 on how many of the newest
+differences are equal. In the room a rollout puts its pages in front of a history, one after the other: it
+shifts nothing. Offsets in a record are indexes into `params` or `state`. Entries are sorted by falling
+priority, so that the first match is the answer.
 """
 
 from dataclasses import dataclass
@@ -13,17 +16,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.hooks import find_hook
+from kdtool.rmt.hooks import PAGE, find_hook
+from kdtool.rmt.packedfeatures import model_features, pack_fields, pack_plan, table_features
 from kdtool.rmt.packedmodels import model_words, pack_models
-from kdtool.rmt.program import FEATURE_OPS, MATCH_TYPES, Action, Feature, Program, Table
+from kdtool.rmt.program import MATCH_TYPES, Action, Program, Register, Table
 
 __all__ = ["PackedProgram", "pack", "state_words"]
 
 Int64Array = npt.NDArray[np.int64]
 
-HEADER_WORDS, REGISTER_WORDS, FEATURE_WORDS, TABLE_WORDS, FIELD_WORDS = 16, 10, 3, 6, 2
-RECORDED = 9
-"""In a register, the context field that it records; 0 at a hook that answers pages is the page."""
+HEADER_WORDS, TABLE_WORDS = 16, 6
+(FIRST_ENTRY, LAST_INDEX, HISTORY, NEWEST, LENGTH, MOVES, RECORDED, N_KEY, KEY) = range(9)
+REGISTER_WORDS = KEY + 4
+"""Of a register: its entries, a mask; of its scratch where the newest value lies before a rollout, and the
+length; -1 if a rollout pushes into it, else 0; the context fields that it records and that are its key."""
 ACTION_KINDS = {"no_action": 0, "stop": 1, "predict": 2, "follow": 4, "count": 7, "classify": 8}
 """Beside those of packedmodels.py."""
 
@@ -47,8 +53,9 @@ class PackedProgram:
 
 
 def state_words(program: Program) -> int:
-    """Return the words of state that `program` needs: 8 bytes each."""
-    return _counters_at(program) + len(program.counters)
+    """Return the words of state that `program` needs, 8 bytes each; an executor may take room beyond them."""
+    room = sum(_room(program, r) for r in program.registers)
+    return _counters_at(program) + len(program.counters) - room
 
 
 def _counters_at(program: Program) -> int:
@@ -56,15 +63,25 @@ def _counters_at(program: Program) -> int:
 
 
 def _x_at(program: Program) -> int:
-    kept = sum(r.size * (2 + r.history) for r in program.registers)
-    return 1 + kept + sum(1 + r.history for r in program.registers)
+    return _scratch_at(program) + sum(1 + _room(program, r) + r.history for r in program.registers)
+
+
+def _scratch_at(program: Program) -> int:
+    return 1 + sum(r.size * (2 + r.history) for r in program.registers)
+
+
+def _room(program: Program, register: Register) -> int:
+    """Return how many pages a rollout may push into a register."""
+    return program.guards.degree_pages if register.records == PAGE else 0
 
 
 def pack(program: Program) -> PackedProgram:
     """Lay `program` out. It is assumed well-formed (`from_document` checks)."""
     words: list[int] = [0] * HEADER_WORDS
     registers = _append(words, _registers(program))
-    features = _append(words, _features(program))
+    of_context = pack_fields(words, program)
+    every, first = {f.name for f in program.features}, table_features(program)
+    plans = [pack_plan(words, program, each) for each in (first, model_features(program) - first, every)]
     models = pack_models(words, program.models, [f.name for f in program.features])
     tables = []
     for table in program.tables:
@@ -73,12 +90,14 @@ def pack(program: Program) -> PackedProgram:
         default = _action(program, table.default_action, models)
         tables += [len(table.match_fields), fields, len(table.entries), entries, *default]
     header = [
-        len(program.registers), registers, len(program.features), features, len(program.tables),
+        len(program.registers), registers, len(program.features), of_context, len(program.tables),
         _append(words, tables), program.guards.degree_pages, program.guards.delta_limit_pages,
         _x_at(program), _x_at(program) + len(program.features), _counters_at(program), *_answer(program),
+        *plans,
     ]  # fmt: skip
     words[: len(header)] = header
-    return PackedProgram(np.array(words, np.int64), state_words(program), program.counters)
+    n_words = _counters_at(program) + len(program.counters)
+    return PackedProgram(np.array(words, np.int64), n_words, program.counters)
 
 
 def _answer(program: Program) -> tuple[int, int]:
@@ -96,24 +115,15 @@ def _append(words: list[int], record: list[int]) -> int:
 def _registers(program: Program) -> list[int]:
     record: list[int] = []
     names = find_hook(program.hook).field_names
-    at = 1
-    scratch = 1 + sum(r.size * (2 + r.history) for r in program.registers)
+    at, scratch = 1, _scratch_at(program)
     for r in program.registers:
-        key = [names.index(name) for name in r.key]
-        record += [at, r.size, r.history, scratch, len(key), *key, *[0] * (REGISTER_WORDS - 6 - len(key))]
-        record.append(names.index(r.records))
+        room = _room(program, r)
+        record += [at, r.size - 1, r.history, scratch + 1 + room, scratch, -int(room > 0)]
+        record += [names.index(r.records), len(r.key), *(names.index(name) for name in r.key)]
+        record += [0] * (-len(record) % REGISTER_WORDS)
         at += r.size * (2 + r.history)
-        scratch += 1 + r.history
+        scratch += 1 + room + r.history
     return record
-
-
-def _features(program: Program) -> list[int]:
-    names, fields = [r.name for r in program.registers], find_hook(program.hook).field_names
-
-    def source(feature: Feature) -> int:
-        return fields.index(feature.field) if feature.field else names.index(feature.register)
-
-    return [w for f in program.features for w in (FEATURE_OPS.index(f.op), source(f), f.lag)]
 
 
 def _fields(program: Program, table: Table) -> list[int]:
