@@ -16,7 +16,7 @@ from typing import Any
 import numba
 from numba.core.types import unliteral
 
-from kdtool.rmt.jitcompiler import Compiler, PartCompiler
+from kdtool.rmt.jitcompiler import Compiler, Part, PartCompiler
 
 __all__ = ["addressed", "inline", "inner", "jit", "sources"]
 
@@ -42,10 +42,11 @@ def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that compiled ones call, and Python never, as a part of those.
 
     It is kept on disk with them, and nowhere else, and compiled once for all integers that it is given as
-    constants. Python must call `.py_func`: the function itself would be a jump to nowhere.
+    constants. Called by Python, it runs as Python.
     """
     options = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     part = _njit(pipeline_class=PartCompiler, **options)(function)
+    part.__class__ = Part
     fold = part._compiler.fold_argument_types
     part._compiler.fold_argument_types = lambda args, kws: fold(tuple(map(unliteral, args)), kws)
     return part

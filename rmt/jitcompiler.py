@@ -15,12 +15,14 @@ from numba.core import codegen as untyped_codegen
 from numba.core import compiler as untyped_compiler
 from numba.core import compiler_machinery as untyped_machinery
 from numba.core import cpu as untyped_cpu
+from numba.core import dispatcher as untyped_dispatcher
 from numba.core import typed_passes as untyped_passes
 
-__all__ = ["Compiler", "PartCompiler"]
+__all__ = ["Compiler", "Part", "PartCompiler"]
 
 codegen: Any = untyped_codegen
 compiler: Any = untyped_compiler
+dispatcher: Any = untyped_dispatcher
 make_function: Any = untyped_cpu._dynfunc.make_function  # type: ignore[attr-defined]
 passes: Any = untyped_passes
 register_pass: Any = untyped_machinery.register_pass
@@ -86,6 +88,14 @@ class _PartLowering(passes.NativeLowering):  # type: ignore[misc]
         state.targetctx.insert_user_function(name, lowered.fndesc, [state.library])
         state["cr"] = lowered._replace(cfunc=name)
         return True
+
+
+class Part(dispatcher.Dispatcher):  # type: ignore[misc]
+    """A function that is a part of others: it has no code of its own that Python could call."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it as Python."""
+        return self.py_func(*arguments)
 
 
 class PartCompiler(Compiler):
