@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from builders import write_refs
 from hand_traces import accel_trace, blockio_trace, faults_trace, refs_trace, sched_trace, write_trace
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_cli import kdtool, refused
 
@@ -129,6 +129,7 @@ def test_the_heat_is_the_rows_that_have_a_time(tmp_path_factory, rows):
 
 @settings(deadline=None)
 @given(stretches=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 99), st.integers(0, 99)), max_size=12))
+@example(stretches=[(0, 99, 99)])
 def test_stretches_lie_in_cells_to_the_nanosecond(stretches):
     stretches = [(y, min(ends), max(ends)) for y, *ends in stretches]
     grid = Grid(n_y=2, n_x=9, start=0, unit=11)

@@ -43,7 +43,7 @@ class Grid:
     def add_stretches(self, y: npt.NDArray[Any], start: Integers, end: Integers) -> None:
         """Add to each cell how much of the stretches from `start` to `end` in its row lies in it."""
         n_x, unit = self.cells.shape[1], self.unit
-        first = (start - self.start) // unit
+        first = np.minimum((start - self.start) // unit, n_x - 1)  # an empty one may begin at the end
         last = np.minimum((end - self.start) // unit, n_x - 1)
         alone = first == last
         np.add.at(self.cells, (y[alone], first[alone]), (end - start)[alone])
