@@ -97,15 +97,14 @@ def test_both_sources_decide_the_same_on_the_same_faults(strides, name):
 
 @pytest.mark.parametrize("source", ["bpf", "perf"])
 def test_either_source_covers_a_strided_program_and_accounts_for_its_events(strides, source):
-    request = DeployRequest(
-        command=(strides, str(PAGES), "7", str(PAGES)), memory_bytes=LIMIT, step_back=False, source=source
-    )
+    # What it works between two pages takes 16 of them longer than a call: they can come in time.
+    command = (strides, str(PAGES), "7", str(PAGES), "40000")
+    request = DeployRequest(command=command, memory_bytes=LIMIT, step_back=False, source=source)
     lines = []
     row = deploy(request, of_program(follow_program()), lambda *both: lines.append(live_text(*both)))
     assert all(re.search(rf", by {source}, [\d,]+ major, stalled \d+\.\d s, ", line) for line in lines)
     assert (row["source"], row["source_reason"]) == (source, "asked for")
-    # A page takes it 5 us, and 16 no longer than a call: how many come in time is a matter of the machine.
-    assert row["exit_code"] == 0 and row["coverage"] > 0.1 and row["accuracy"] > 0.9
+    assert row["exit_code"] == 0 and row["coverage"] > 0.5 and row["accuracy"] > 0.9
     assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]
     assert (
         row["prefetch_issued"] == row["prefetch_used"] + row["prefetch_wasted"] + row["prefetch_unresolved"]
