@@ -6,7 +6,6 @@ it scans lists by lengths that they no longer have, finds nothing to reclaim, an
 free. To read memory.stat flushes them; it changes nothing else.
 """
 
-from contextlib import suppress
 from pathlib import Path
 
 from kdtool.collect.living import memory_cgroup
@@ -24,10 +23,13 @@ class FreshStatistics:
         self._memory: MemoryCgroup | None = None
 
     def tick(self) -> None:
-        """Have them flushed, if there is such a cgroup by now."""
+        """Have them flushed, if there is such a cgroup by now; one that has ended is looked for again."""
         if self._memory is None:
             found = memory_cgroup(pids_in(self._cgroup))
-            self._memory = None if found is None else found[1]
-        if self._memory is not None:
-            with suppress(OSError):  # it has just ended
-                self._memory.refresh()
+            if found is None:
+                return
+            self._memory = found[1]
+        try:
+            self._memory.refresh()
+        except OSError:
+            self._memory = None

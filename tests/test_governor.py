@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from kdtool.deploy import statistics
 from kdtool.deploy.governor import ACTIVE, ASLEEP, BACK, TRYING, Floors, Governor, Progress
 from kdtool.deploy.processes import FaultCounter
 from kdtool.deploy.trial import GAINS, LOSES, NOTHING, Trial
@@ -241,3 +242,32 @@ def test_windows_in_which_faults_stall_longer_than_in_the_last_trial_lead_to_ano
     workload.until(ACTIVE)  # it gets on faster all the same
     assert workload.until(TRYING) == pytest.approx(4, abs=0.06)  # and these stalls are no news
     assert governor.steps_back == 0
+
+
+class Charged:
+    """Stands in for the files of a memory cgroup: counts how often they are read, until it ends."""
+
+    def __init__(self):
+        self.reads, self.ended = 0, False
+
+    def refresh(self):
+        if self.ended:
+            raise FileNotFoundError
+        self.reads += 1
+
+
+def test_statistics_are_those_of_the_cgroup_that_there_is(monkeypatch, tmp_path):
+    (tmp_path / "cgroup.procs").write_text("")
+    found = [None]
+    monkeypatch.setattr(statistics, "memory_cgroup", lambda pids: found[0])
+    fresh = statistics.FreshStatistics(tmp_path)
+    fresh.tick()  # nobody lives in it yet
+
+    first, second = Charged(), Charged()
+    found[0] = ("/first", first)
+    fresh.tick()
+    fresh.tick()
+    first.ended, found[0] = True, ("/second", second)
+    fresh.tick()  # finds it gone
+    fresh.tick()
+    assert (first.reads, second.reads) == (2, 1)
