@@ -9,7 +9,7 @@ from statistics import median_low
 from bench.fidelity.matrix import Plan, Say
 from bench.fidelity.store import Measured, Store
 from bench.fidelity.workloads import BenchProgram
-from kdtool.fidelity.footprint import limit_bytes, replay_pages
+from kdtool.fidelity.footprint import Footprint, limit_bytes, replay_pages
 from kdtool.fidelity.predict import CURRENT, Prediction, at_own_speed, replay_moments, starting_moments
 from kdtool.fidelity.score import Cell
 from kdtool.fidelity.settings import Setting, find_setting
@@ -37,8 +37,7 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
             trace = store.trace(program) if store.recorded(program) is not None else None
             keys = {(cell.memory_pages, cell.setting) for cell in some}
             footprint = store.footprint(program)
-            wall_ns = footprint.wall_ns if footprint is not None else 0
-            waiting.append((program, some, pool.submit(predict_program, trace, keys, device, wall_ns)))
+            waiting.append((program, some, pool.submit(predict_program, trace, keys, device, footprint)))
         for program, some, future in waiting:
             predicted = future.result()
             for cell in some:
@@ -49,16 +48,13 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
 
 
 def predict_program(
-    trace: Path | None, keys: set[Key], device: str, wall_ns: int
+    trace: Path | None, keys: set[Key], device: str, footprint: Footprint | None
 ) -> Mapping[Key, list[Prediction]]:
-    """Return the predictions for each memory and setting; a top-level function, for other processes.
-
-    wall_ns : of the run without a limit
-    """
-    if trace is None or not keys:
+    """Return the predictions for each memory and setting; a top-level function, for other processes."""
+    if trace is None or not keys or footprint is None:
         return {}
     workload = load_workload(Trace(trace))
-    profile = at_own_speed(workload, load_device(device), wall_ns)
+    profile = at_own_speed(workload, load_device(device), footprint.wall_ns)
     predicted: dict[Key, list[Prediction]] = {}
     by_run: dict[tuple[int, bool], list[Setting]] = {}
     for pages, name in sorted(keys):

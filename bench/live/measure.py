@@ -76,12 +76,12 @@ def choose_variants(names: Sequence[str] | None) -> list[Variant]:
 
 def learn(pair: Pair, store: LiveStore, say: Say) -> None:
     """Learn the pair's program from its recording, unless that was done: from all of it but 1 %."""
-    if store.learned(pair):
+    if store.learned(pair, DEGREE_PAGES):
         return
     say(f"{pair.name}: learning from {pair.learn.name}")
     request = TrainingRequest(part="99%", degree_pages=DEGREE_PAGES)
     summary = train_traces([store.trace(pair.learn)], store.program(pair), request, lambda *_: None)
-    store.keep_learned(pair, summary)
+    store.keep_learned(pair, {**summary, "degree_pages": DEGREE_PAGES})
 
 
 def limit_of(pair: Pair, store: LiveStore, percent: int) -> int:

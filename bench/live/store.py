@@ -27,10 +27,11 @@ class LiveStore(Store):
         """Return where the learned program is or will be."""
         return self._made("programs") / f"{pair.name}.rmt.json"
 
-    def learned(self, pair: Pair) -> bool:
-        """Tell whether it was learned from the present version of its input."""
+    def learned(self, pair: Pair, degree_pages: int) -> bool:
+        """Tell whether it was learned from the present version of its input, so many pages ahead."""
         file = self.program(pair)
-        return file.exists() and self._read(file.with_name(f"{pair.name}.json"), pair.learn) is not None
+        found = self._read(file.with_name(f"{pair.name}.json"), pair.learn)
+        return file.exists() and found is not None and found.get("degree_pages") == degree_pages
 
     def keep_learned(self, pair: Pair, facts: dict[str, Any]) -> None:
         """Note what learning it took."""

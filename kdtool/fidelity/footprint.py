@@ -55,11 +55,11 @@ def measure_footprint(name: str, command: tuple[str, ...]) -> Footprint:
     samples: list[Charges] = []
     run_once(command, None)
     facts, run = run_once(command, None, sample=lambda memory: samples.append(memory.charges()))
-    walls_ns = [run.wall_ns, *(run_once(command, None)[1].wall_ns for _ in range(RUNS - 1))]
     if facts.exit_code:
         raise CommandError(f"{name}: ended with {facts.exit_code} without any limit: run its command alone")
     if not samples:
         raise CommandError(f"{name}: ended within 5 ms, before its memory could be read: give it more to do")
+    walls_ns = [run.wall_ns, *(run_once(command, None)[1].wall_ns for _ in range(RUNS - 1))]
     most = max(samples, key=lambda charges: charges.usage_bytes)
     peak = facts.memory["peak_bytes"] or most.usage_bytes
     return Footprint(peak, most.anonymous_bytes, most.kernel_bytes, most.file_bytes, median_low(walls_ns))
