@@ -68,10 +68,10 @@ def follow_mappings(
 
     Return how many are kept, and the (row, page) pairs that were unmapped. A row here is one of those kept.
     """
-    _, first, last, _, _ = changes
+    _, first, last, *_ = changes
     # Unmapped is what was referenced: by a mapping change, or when it is first written after one.
     most = min(len(page), 2 * int(np.sum(last - first)))
-    free_row, free_page = np.empty(most, np.int64), np.empty(most, np.int64)
+    freed = np.empty(most, np.int64), np.empty(most, np.int64)
     n_pages = len(keys)
     state = (
         np.zeros(n_pages, np.uint8),
@@ -79,21 +79,21 @@ def follow_mappings(
         np.full(n_pages, NOT_MAPPED, np.int64),
         np.zeros(len(mapping_of), np.int32),
     )
-    n_kept, n_freed = _follow(
-        page, store, *changes, keys, mappings, mapping_of, keep, *state, free_row, free_page
-    )
-    return n_kept, free_row[:n_freed].copy(), free_page[:n_freed].copy()
+    n_kept, n_freed = _follow(page, store, changes, keys, (mappings, mapping_of), keep, state, freed)
+    free_row, free_page = (each[:n_freed].copy() for each in freed)
+    return n_kept, free_row, free_page
 
 
 @jit()
-def _follow(  # type: ignore[no-untyped-def]
-    page, store, row, first, last, flags, map_of, keys, mappings, mapping_of, keep, kind, live, mapping,
-    users, free_row, free_page,
-):  # fmt: skip
-    """Do so; kind, live and mapping are of each page, users of each of the files' pages.
+def _follow(page, store, changes, keys, files, keep, state, freed):  # type: ignore[no-untyped-def]
+    """Do so, and put what was unmapped into `freed`; return how many references are kept, and pages unmapped.
 
-    Return how many references are kept, and how many pages were unmapped.
+    state : kind, liveness and mapping of each page, users of each of the files' pages
     """
+    row, first, last, flags, map_of = changes
+    mappings, mapping_of = files
+    kind, live, mapping, users = state
+    free_row, free_page = freed
     n_pages, n_freed = len(keys), 0
     at, n_kept = 0, 0
     for i in range(len(page) + 1):

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def callable_part(part):
-    """Return a function that only compiled ones call as one that Python calls."""
+    """Return a function that only compiled ones call, compiled for Python to call."""
     return jit()(part.py_func)
 
 

@@ -136,7 +136,7 @@ def test_the_time_a_queued_page_takes_is_what_replay_would_add_for_it(
     scalars = np.zeros(N_SCALARS, np.int64)
     slots = np.arange(n) * (1 if merged else 5)
     now = 10**9  # the device has been idle
-    ends = [submit_io.py_func(int(slot), now, scalars, device) for slot in slots]
+    ends = [submit_io(int(slot), now, scalars, device) for slot in slots]
 
     found = queue_ns(reads(*((now, end, 1) for end in ends)), n, latency)
 
