@@ -9,7 +9,7 @@ from kdtool.errors import ParameterError, ProgramError, unknown_name
 from kdtool.features import FEATURE_SETS, Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
-from kdtool.replay import load_device, load_workload
+from kdtool.replay import compile_ahead, load_device, load_workload
 from kdtool.rmt import Network, Program, program_sha256, write_program
 from kdtool.traces import Trace, parse_fraction
 
@@ -48,6 +48,7 @@ def train_traces(
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
     learner, device = find_learner(request.learner), load_device(request.device)
+    compile_ahead()
     workloads = (load_workload(Trace(path), allow_loss=request.allow_loss) for path in traces)
     parts = [
         training_part(workload, request.memory, device, fraction, request.degree_pages)

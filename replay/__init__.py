@@ -1,5 +1,6 @@
 """What would have happened: engine, baselines, device and cost models, scoreboard."""
 
+from kdtool.replay.compiling import compile_ahead
 from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device, write_device
 from kdtool.replay.events import miss_events
 from kdtool.replay.filemaps import FILES
@@ -24,6 +25,7 @@ __all__ = [
     "Shadow",
     "Workload",
     "check_memory",
+    "compile_ahead",
     "device_names",
     "load_device",
     "load_policy",

@@ -5,12 +5,12 @@ An operation ends `latency_ns` after it was submitted, and at least `service_ns`
 """
 
 from kdtool.replay.memory import DEVICE_FREE_NS, LAST_SLOT, LATENCY_NS, SERVICE_NS, TRANSFER_NS
-from kdtool.rmt.jit import inline
+from kdtool.rmt.jit import inner
 
 __all__ = ["submit_io"]
 
 
-@inline
+@inner
 def submit_io(at_slot, now_ns, scalars, device):  # type: ignore[no-untyped-def]
     """Submit the read or write of a slot and return when it ends."""
     merged = at_slot == scalars[LAST_SLOT] + 1 and scalars[DEVICE_FREE_NS] > now_ns

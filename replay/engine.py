@@ -56,10 +56,10 @@ from kdtool.replay.memory import (
 )
 from kdtool.replay.reclaim import add_page, forget_page, make_room, touch
 from kdtool.replay.slots import free_slot
-from kdtool.rmt.jit import inline, inner, jit
+from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
-__all__ = ["replay_range"]
+__all__ = ["SIGNATURE", "replay_range"]
 
 FAR_ROWS, NEAR_ROWS = 32, 12
 """How many rows ahead records are asked for, and, once they have come, their neighbours on the LRU list."""
@@ -164,7 +164,7 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
     scalars[START_WAITED_NS] = scalars[WAITED_NS]
 
 
-@inline
+@inner
 def _look_ahead(row, page, is_lru, memory):  # type: ignore[no-untyped-def]
     """Have the records on their way that the rows to come need."""
     status, place, rings = memory[0], memory[2], memory[12]
@@ -209,12 +209,14 @@ def _next_due(row, stop, from_row, trace, memory):  # type: ignore[no-untyped-de
     return min(due, from_row) if from_row > row else due
 
 
-@jit(
-    types.void(
-        types.FunctionType(DECIDE), types.int64, types.int64, types.int64, types.int64,
-        _TRACE, _MEMORY, _POLICY, _I8, _FILES, _U1, _U1,
-    ),
+SIGNATURE = types.void(
+    types.FunctionType(DECIDE), types.int64, types.int64, types.int64, types.int64,
+    _TRACE, _MEMORY, _POLICY, _I8, _FILES, _U1, _U1,
 )  # fmt: skip
+"""Of replay_range(); to be compiled by compiling.py, before the first call."""
+
+
+@jit()
 def replay_range(  # type: ignore[no-untyped-def]
     decide, start, stop, from_row, capacity, trace, memory, policy, device, files, missed, shadow_missed
 ):

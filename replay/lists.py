@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.cacheline import prefetch_line
-from kdtool.rmt.jit import inline, inner
+from kdtool.rmt.jit import inner
 
 __all__ = [
     "ACTIVE_LIST",
@@ -65,7 +65,7 @@ def _move_together(which, memory):  # type: ignore[no-untyped-def]
     ends[which, NEWEST] = end
 
 
-@inline
+@inner
 def push_newest(which, page, memory):  # type: ignore[no-untyped-def]
     """Put a page that is on no list at the newest end: lruvec_add_folio()."""
     place, rings, ends = memory[2], memory[12], memory[13]
@@ -77,7 +77,7 @@ def push_newest(which, page, memory):  # type: ignore[no-untyped-def]
     place[page] = at
 
 
-@inline
+@inner
 def push_oldest(which, page, memory):  # type: ignore[no-untyped-def]
     """Put a page that is on no list at the oldest end: lruvec_add_folio_tail()."""
     place, rings, ends = memory[2], memory[12], memory[13]
@@ -89,13 +89,13 @@ def push_oldest(which, page, memory):  # type: ignore[no-untyped-def]
     place[page] = at
 
 
-@inline
+@inner
 def unlink(page, memory):  # type: ignore[no-untyped-def]
     """Take a page off its list."""
     memory[12][memory[2][page]] = NO_PAGE
 
 
-@inline
+@inner
 def oldest(which, memory):  # type: ignore[no-untyped-def]
     """Return the page at the oldest end of a list, NO_PAGE of an empty one."""
     rings, ends = memory[12], memory[13]

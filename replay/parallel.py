@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import ParameterError
+from kdtool.replay.compiling import compile_ahead, engine
 from kdtool.replay.display import Display
 from kdtool.replay.longarrays import new_array
 from kdtool.replay.policies import Policy
 from kdtool.replay.run import Progress, Result, Shadow
 from kdtool.replay.sweep import Cell, Sweep, load_cells, replay_cell
 from kdtool.replay.workers import Row, Workers
+from kdtool.rmt.numba_vm import compiled
 
 __all__ = ["available_cpus", "score_traces"]
 
@@ -46,6 +48,7 @@ def score_traces(paths: list[Path], sweep: Sweep, jobs: int = 1) -> list[Result]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ParameterError(f"{twice}: two traces of this name, and results go by it: rename one of them")
     with Display() as display:
+        _compile(sweep, display)
         if jobs > 1:
             return _Parallel(paths, sweep, display).run(jobs)
         return [
@@ -54,6 +57,17 @@ def score_traces(paths: list[Path], sweep: Sweep, jobs: int = 1) -> list[Result]
             for cell in load_cells(path, sweep, display)
             for result in replay_cell(cell, display)
         ]
+
+
+def _compile(sweep: Sweep, display: Display) -> None:
+    """Have compiled what is not on disk, before workers are forked, which would each do it."""
+    ahead = compile_ahead()
+    line = display.line("compiling, once after an install", None) if ahead else None
+    for policy in sweep.policies:
+        compiled(policy.decide)
+    if line is not None:
+        engine()
+        line.end()
 
 
 @dataclass(frozen=True)

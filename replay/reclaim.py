@@ -53,14 +53,14 @@ from kdtool.replay.memory import (
 from kdtool.replay.mglru import age_and_evict
 from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.writeout import drop_write
-from kdtool.rmt.jit import inline, inner
+from kdtool.rmt.jit import inner
 
 __all__ = ["add_page", "forget_page", "make_room", "touch", "try_room"]
 
 MAX_RECLAIM_RETRIES = 16
 
 
-@inline
+@inner
 def touch(page, store, memory):  # type: ignore[no-untyped-def]
     """Note an access to a mapped page: LRU order, or the bits that reclaim will see."""
     if memory[6][RECLAIM_KIND] & HAS_BITS:

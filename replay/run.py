@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
+from kdtool.replay.compiling import engine
 from kdtool.replay.devices import Device
-from kdtool.replay.engine import replay_range
 from kdtool.replay.hook import CTX_WORDS
 from kdtool.replay.lists import MOST_PAGES
 from kdtool.replay.longarrays import new_array
@@ -213,7 +213,7 @@ def _run_prepared(
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
     buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
-    decide = compiled(policy.decide)
+    decide, replay_range = compiled(policy.decide), engine()
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(

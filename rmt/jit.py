@@ -18,7 +18,7 @@ from numba.core.types import unliteral
 
 from kdtool.rmt.jitcompiler import Compiler, Part, PartCompiler
 
-__all__ = ["addressed", "inline", "inner", "jit", "sources"]
+__all__ = ["addressed", "inline", "inner", "jit", "on_disk", "sources"]
 
 _PACKAGE = Path(__file__).parent.parent
 _IMPORTED = re.compile(r"^\s*(?:from|import) (kdtool(?:\.\w+)*)", re.MULTILINE)
@@ -78,6 +78,11 @@ def _cached(function: Callable[..., Any], compile_it: Callable[[], Any]) -> Any:
         return compile_it()
     finally:
         _config.CACHE_DIR = before
+
+
+def on_disk(function: Any) -> bool:
+    """Tell whether a function of jit() was compiled before, by any process, from the sources as they are."""
+    return Path(function._cache._cache_file._index_path).exists()
 
 
 def sources(module: str) -> list[Path]:
