@@ -41,7 +41,10 @@ def test_only_what_was_compiled_is_on_disk():
 
 
 def test_a_process_compiles_and_the_engine_waits_for_it(nothing_compiled, monkeypatch, tmp_path):
-    monkeypatch.setattr(compiling, "_compile", lambda: (tmp_path / str(os.getpid())).touch())
+    def note():
+        (tmp_path / str(os.getpid())).touch()
+
+    monkeypatch.setattr(compiling, "_compile", note)
 
     assert compile_ahead()
     engine()
