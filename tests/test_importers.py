@@ -381,6 +381,11 @@ def test_what_is_no_csv_of_references_is_one_line(tmp_path: Path, text: str) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.in"]
 
 
+def test_csv_whose_header_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="not the CSV it should be"):
+        imported(tmp_path, "csv", b"vpn\xe9,kind\n1,load\n")
+
+
 def test_csv_with_windows_line_ends_is_read(tmp_path: Path) -> None:
     trace = imported(tmp_path, "csv", b"vpn,kind\r\n7,store\r\n8,load\r\n")
 

@@ -52,7 +52,7 @@ def _read(file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
                 rows += batch.num_rows
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error}") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # the latter of a header
         raise TraceError(f"{file}: not the CSV it should be ({str(error).splitlines()[0][:200]})") from None
 
 
