@@ -53,9 +53,8 @@ class PackedProgram:
 
 
 def state_words(program: Program) -> int:
-    """Return the words of state that `program` needs, 8 bytes each; an executor may take room beyond them."""
-    room = sum(_room(program, r) for r in program.registers)
-    return _counters_at(program) + len(program.counters) - room
+    """Return the words of state that `program` needs, 8 bytes each, the room for rollouts among them."""
+    return _counters_at(program) + len(program.counters)
 
 
 def _counters_at(program: Program) -> int:
@@ -96,8 +95,7 @@ def pack(program: Program) -> PackedProgram:
         *plans,
     ]  # fmt: skip
     words[: len(header)] = header
-    n_words = _counters_at(program) + len(program.counters)
-    return PackedProgram(np.array(words, np.int64), n_words, program.counters)
+    return PackedProgram(np.array(words, np.int64), state_words(program), program.counters)
 
 
 def _answer(program: Program) -> tuple[int, int]:

@@ -65,6 +65,13 @@ def test_the_worst_case_counts_a_model_for_each_table_that_infers():
     assert added == stride.guards.degree_pages * (depth + len(table.entries))
 
 
+def test_the_state_is_all_that_an_executor_is_given_the_room_of_a_rollout_too():
+    one, four = stride_program(degree_pages=1), stride_program(degree_pages=4)
+    for program in (one, four):
+        assert worst_case(program).state_bytes == pack(program).new_state().nbytes
+    assert worst_case(four).state_bytes == worst_case(one).state_bytes + 3 * 8  # of its one register of pages
+
+
 @settings(max_examples=100, deadline=None)
 @given(ANY_PROGRAMS, st.integers(0, 2**32))
 def test_numba_computes_the_features_of_the_reference(program, seed):
