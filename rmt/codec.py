@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +32,7 @@ ANSWER_KEYS = ("counters", "default_class")
 
 def to_document(program: Program) -> dict[str, Any]:
     """Return the JSON document of `program`, with its `sha256`."""
-    body = json.loads(json.dumps(asdict(program)))
+    body = json.loads(json.dumps(program, default=vars))  # of each dataclass
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **body}
     return {**document, "sha256": _sha256(document)}
 

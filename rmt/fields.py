@@ -61,17 +61,28 @@ class Node:
             self.refuse(f"expected 1 to 200 characters, got {len(self.value)}")
         return self.value
 
+    def length(self, most: int, least: int = 0) -> int:
+        """Return how many elements a list of `least` to `most` elements has."""
+        return len(self._elements(most, least))
+
     def items(self, most: int, least: int = 0) -> Iterator["Node"]:
         """Return the elements of a list of `least` to `most` elements; the length is checked first."""
+        return (Node(value, f"{self.path}[{i}]") for i, value in enumerate(self._elements(most, least)))
+
+    def integers(self, length: int, low: int, high: int) -> tuple[int, ...]:
+        """Return a list of exactly `length` integers in [low, high]."""
+        elements = self._elements(length, length)
+        numbers = [each for each in elements if type(each) is int]
+        if len(numbers) == length and low <= min(numbers, default=low) and max(numbers, default=high) <= high:
+            return tuple(numbers)
+        return tuple(item.integer(low, high) for item in self.items(length, length))  # names what is wrong
+
+    def _elements(self, most: int, least: int) -> list[Json]:
         if not isinstance(self.value, list):
             self.refuse(f"expected a list, got {_kind(self.value)}")
         if not least <= len(self.value) <= most:
             self.refuse(f"{len(self.value)} elements, allowed are {least} to {most}")
-        return (Node(value, f"{self.path}[{i}]") for i, value in enumerate(self.value))
-
-    def integers(self, length: int, low: int, high: int) -> tuple[int, ...]:
-        """Return a list of exactly `length` integers in [low, high]."""
-        return tuple(item.integer(low, high) for item in self.items(length, length))
+        return self.value
 
 
 def parse_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -35,7 +35,7 @@ def _inputs(node: Node, features: tuple[Feature, ...]) -> tuple[str, ...]:
 
 
 def _splits(node: Node, n_inputs: int, most_nodes: int) -> _Splits:
-    n_nodes = sum(1 for _ in node["feature"].items(most_nodes, 1))
+    n_nodes = node["feature"].length(most_nodes, 1)
     splits = _Splits(
         feature=node["feature"].integers(n_nodes, -1, n_inputs - 1),
         threshold=node["threshold"].integers(n_nodes, VALUE_MIN, VALUE_MAX),
@@ -47,8 +47,8 @@ def _splits(node: Node, n_inputs: int, most_nodes: int) -> _Splits:
 
 
 def _check_depth(node: Node, tree: Tree | ScoreTree, most: int) -> None:
-    if tree.depth > most:
-        node.refuse(f"depth {tree.depth}, allowed are {most}: train with a smaller max_depth")
+    if (depth := tree.depth) > most:
+        node.refuse(f"depth {depth}, allowed are {most}: train with a smaller max_depth")
 
 
 def _tree(node: Node, features: tuple[Feature, ...]) -> Tree:
@@ -64,7 +64,7 @@ def _tree(node: Node, features: tuple[Feature, ...]) -> Tree:
 def _forest(node: Node, features: tuple[Feature, ...]) -> Forest:
     node.keys("name", "inputs", "classes", "base_scores", "trees")
     inputs = _inputs(node["inputs"], features)
-    n_classes = sum(1 for _ in node["classes"].items(LIMITS.forest_classes, 1))
+    n_classes = node["classes"].length(LIMITS.forest_classes, 1)
     classes = node["classes"].integers(n_classes, VALUE_MIN, VALUE_MAX)
     base_scores = node["base_scores"].integers(n_classes, VALUE_MIN, VALUE_MAX)
     trees: list[ScoreTree] = []
@@ -79,7 +79,7 @@ def _forest(node: Node, features: tuple[Feature, ...]) -> Forest:
 def _score_tree(node: Node, n_inputs: int, n_classes: int, most_nodes: int, most_scores: int) -> ScoreTree:
     node.keys("feature", "threshold", "left", "right", "first", "score_class", "score")
     splits = _splits(node, n_inputs, most_nodes)
-    n_scores = sum(1 for _ in node["score"].items(most_scores))
+    n_scores = node["score"].length(most_scores)
     tree = ScoreTree(
         **vars(splits),
         first=node["first"].integers(len(splits.feature) + 1, 0, n_scores),
@@ -98,7 +98,9 @@ def _check_scores(node: Node, tree: ScoreTree) -> None:
             f"begins with {tree.first[0]} and ends with {tree.first[-1]}, not 0 and {len(tree.score)}"
         )
     for i, (first, last) in enumerate(pairwise(tree.first)):
-        if first > last or (tree.feature[i] >= 0 and first != last):
+        if first == last:
+            continue
+        if first > last or tree.feature[i] >= 0:
             node["first"].refuse(
                 f"node {i} has scores {first} to {last - 1}: a leaf's rise, a split has none"
             )
@@ -110,14 +112,16 @@ def _check_scores(node: Node, tree: ScoreTree) -> None:
 def _check_shape(node: Node, tree: _Splits) -> None:
     """A tree is one when children follow parents and each node but the root has exactly one parent."""
     parents = [0] * len(tree.feature)
-    for i, split in enumerate(tree.feature):
-        for side, child in (("left", tree.left[i]), ("right", tree.right[i])):
-            if split < 0 and child != -1:
-                node[side].refuse(f"node {i} is a leaf, its child must be -1, got {child}")
-            if split >= 0 and child <= i:
-                node[side].refuse(f"node {i} has child {child}: a cycle; children come after their parent")
-            if split >= 0:
-                parents[child] += 1
+    for i, (split, left, right) in enumerate(zip(tree.feature, tree.left, tree.right, strict=True)):
+        if split < 0 and (left != -1 or right != -1):
+            side, child = ("left", left) if left != -1 else ("right", right)
+            node[side].refuse(f"node {i} is a leaf, its child must be -1, got {child}")
+        if split >= 0 and (left <= i or right <= i):
+            side, child = ("left", left) if left <= i else ("right", right)
+            node[side].refuse(f"node {i} has child {child}: a cycle; children come after their parent")
+        if split >= 0:
+            parents[left] += 1
+            parents[right] += 1
     odd = [i for i, count in enumerate(parents) if count != (i > 0)]
     if odd:
         node.refuse(f"node {odd[0]} has {parents[odd[0]]} parents: not a tree")

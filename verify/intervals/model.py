@@ -51,24 +51,30 @@ def bound_model(model: Model, box: Box, claims: Claims) -> Answers:
 def reached_leaves(
     tree: Tree | ScoreTree, box: Box, claims: Claims, name: str = ""
 ) -> Iterator[tuple[int, Box]]:
-    """Yield each leaf that an input in `box` reaches, and the box that does; claim what is compared there."""
+    """Yield each leaf that an input in `box` reaches, and the box that does; then claim what was compared."""
     todo = [(0, 0, box)]
+    leaves: list[int] = []
+    depths: list[int] = []
+    differences: list[int] = []
     while todo:
         node, depth, box = todo.pop()
         split = tree.feature[node]
         if split < 0:
-            claims.add(f"{name}.leaf", (node, node))
-            claims.add(f"{name}.comparisons", (depth, depth))
+            leaves.append(node)
+            depths.append(depth)
             yield node, box
             continue
         (low, high), threshold = box[split], tree.threshold[node]
-        claims.add(f"{name}.difference", (low - threshold, high - threshold))
+        differences += [low - threshold, high - threshold]
         if high > threshold:
             right = (*box[:split], (max(low, threshold + 1), high), *box[split + 1 :])
             todo.append((tree.right[node], depth + 1, right))
         if low <= threshold:
             left = (*box[:split], (low, min(high, threshold)), *box[split + 1 :])
             todo.append((tree.left[node], depth + 1, left))
+    for what, seen in (("leaf", leaves), ("comparisons", depths), ("difference", differences)):
+        if seen:
+            claims.add(f"{name}.{what}", (min(seen), max(seen)))
 
 
 def _bound_tree(tree: Tree, box: Box, claims: Claims) -> Answers:

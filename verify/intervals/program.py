@@ -12,6 +12,7 @@ does not name cannot come to be. It relies on one thing: fields of events fit in
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from kdtool.rmt import Action, Feature, Hook, Program, Table, find_hook
 from kdtool.rmt.hooks import PAGE
@@ -56,7 +57,29 @@ def value_intervals(program: Program) -> Mapping[str, Interval]:
 
 
 def walk_program(program: Program) -> Walk:
-    """Follow every way through the tables at once, with a box around the values that come that way."""
+    """Follow every way through the tables at once, with a box around the values that come that way.
+
+    Several checks ask for the walk of one program: it is made once.
+    """
+    return _walk(_Itself(program))
+
+
+class _Itself:
+    """A program that is equal to itself alone: to compare two would take as long as a walk."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.program is self.program
+
+    def __hash__(self) -> int:
+        return id(self.program)
+
+
+@lru_cache(maxsize=1)
+def _walk(itself: _Itself) -> Walk:
+    program = itself.program
     walk, hook = Walk(), find_hook(program.hook)
     for register in program.registers:
         walk.claims.add(f"registers.{register.name}.slot", (0, register.size - 1))
