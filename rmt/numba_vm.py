@@ -19,6 +19,8 @@ from kdtool.rmt.packed import (
     KEY,
     LAST_INDEX,
     LENGTH,
+    LOOKED_AT,
+    LOOKED_AT_ALL,
     MOVES,
     N_KEY,
     NEWEST,
@@ -188,7 +190,10 @@ def _look_up(params, table, state, x_at, ctx):  # type: ignore[no-untyped-def]
 
 @inline
 def _apply(params, step, state, ctx):  # type: ignore[no-untyped-def]
-    """Return the predicted difference in pages, 0 for none; or the number of a class."""
+    """Return the predicted difference in pages, 0 for none, or the number of a class.
+
+    And where a register says how many of its differences were looked at.
+    """
     x_at, models = params[8], params[14]
     _features(params, params[13], step, state)
     state[0] += params[2]
@@ -213,8 +218,22 @@ def _apply(params, step, state, ctx):  # type: ignore[no-untyped-def]
         if kind == _STOP:
             break
         if answer != 0 or (params[11] and kind != _NO_ACTION):
-            return answer if abs(answer) <= params[7] else 0
-    return params[12]
+            answer = answer if abs(answer) <= params[7] else 0
+            return answer, LOOKED_AT if models else LOOKED_AT_ALL
+    return params[12], LOOKED_AT_ALL
+
+
+@inline
+def _repeats(params, looked_at, step, state, answer):  # type: ignore[no-untyped-def]
+    """Tell whether the next step answers the same: every difference that this one looked at is `answer`."""
+    for r in range(params[0]):
+        register = params[1] + r * REGISTER_WORDS
+        n = params[register + looked_at] & params[register + MOVES]
+        at = params[register + NEWEST] - step & LOW_32
+        run = state[params[register + LENGTH] & LOW_32] >> 32
+        if n and (run < n or state[at] - state[at + 1] != answer):
+            return False
+    return params[16] != 0
 
 
 @jit()
@@ -228,7 +247,8 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     _fields(params, state, ctx)
     page, n = ctx[0], 0
     while n < params[6]:
-        answer = _apply(params, n, state, ctx)
+        before = state[0]
+        answer, looked_at = _apply(params, n, state, ctx)
         if params[11]:
             out[0] = answer
             return 1
@@ -237,7 +257,23 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
             break
         out[n] = page
         n += 1
+        if _repeats(params, looked_at, n - 1, state, answer):
+            return _repeat(params, state, out, n, answer, state[0] - before)
         _push_page(params, state, n, page)
+    return n
+
+
+@inline
+def _repeat(params, state, out, n, answer, steps):  # type: ignore[no-untyped-def]
+    """Append pages `answer` apart to the n that `out` has, of `steps` each; return how many there are."""
+    page = out[n - 1]
+    while n < params[6]:
+        state[0] += steps
+        page += answer
+        if page < 0 or page >= VPN_LIMIT:
+            break
+        out[n] = page
+        n += 1
     return n
 
 

@@ -25,11 +25,13 @@ __all__ = ["PackedProgram", "pack", "state_words"]
 
 Int64Array = npt.NDArray[np.int64]
 
-HEADER_WORDS, TABLE_WORDS = 16, 6
-(FIRST_ENTRY, LAST_INDEX, HISTORY, NEWEST, LENGTH, MOVES, RECORDED, N_KEY, KEY) = range(9)
+HEADER_WORDS, TABLE_WORDS = 17, 6
+(FIRST_ENTRY, LAST_INDEX, HISTORY, NEWEST, LENGTH, MOVES, LOOKED_AT) = range(7)
+(LOOKED_AT_ALL, RECORDED, N_KEY, KEY) = range(7, 11)
 REGISTER_WORDS = KEY + 4
 """Of a register: its entries, a mask; of its scratch where the newest value lies before a rollout, and the
-length; -1 if a rollout pushes into it, else 0; the context fields that it records and that are its key."""
+length; -1 if a rollout pushes into it, else 0; how many of its differences tables look at, and tables and
+models; the context fields that it records and that are its key."""
 ACTION_KINDS = {"no_action": 0, "stop": 1, "predict": 2, "follow": 4, "count": 7, "classify": 8}
 """Beside those of packedmodels.py."""
 
@@ -92,7 +94,7 @@ def pack(program: Program) -> PackedProgram:
         len(program.registers), registers, len(program.features), of_context, len(program.tables),
         _append(words, tables), program.guards.degree_pages, program.guards.delta_limit_pages,
         _x_at(program), _x_at(program) + len(program.features), _counters_at(program), *_answer(program),
-        *plans,
+        *plans, int(not program.counters),
     ]  # fmt: skip
     words[: len(header)] = header
     return PackedProgram(np.array(words, np.int64), state_words(program), program.counters)
@@ -112,16 +114,24 @@ def _append(words: list[int], record: list[int]) -> int:
 
 def _registers(program: Program) -> list[int]:
     record: list[int] = []
-    names = find_hook(program.hook).field_names
+    fields = find_hook(program.hook).field_names
+    of_tables, of_models = table_features(program), model_features(program)
     at, scratch = 1, _scratch_at(program)
     for r in program.registers:
         room = _room(program, r)
         record += [at, r.size - 1, r.history, scratch + 1 + room, scratch, -int(room > 0)]
-        record += [names.index(r.records), len(r.key), *(names.index(name) for name in r.key)]
+        record += [_looked_at(program, r, names) for names in (of_tables, of_tables | of_models)]
+        record += [fields.index(r.records), len(r.key), *(fields.index(name) for name in r.key)]
         record += [0] * (-len(record) % REGISTER_WORDS)
         at += r.size * (2 + r.history)
         scratch += 1 + room + r.history
     return record
+
+
+def _looked_at(program: Program, register: Register, names: set[str]) -> int:
+    """Return how many of a register's differences the features with these names look at, at most."""
+    lags = (f.lag for f in program.features if f.register == register.name and f.name in names)
+    return max(lags, default=0)
 
 
 def _fields(program: Program, table: Table) -> list[int]:
