@@ -36,7 +36,7 @@ from kdtool.kernel.perf import PAGE_FAULTS_MAJ, PAGE_FAULTS_MIN, Event, OfCgroup
 from kdtool.kernel.sharedring import SharedRing
 from kdtool.rmt import Program, require_hook
 from kdtool.rmt.bpf import (
-    ASKED_SLOTS,
+    ASKED_BYTES,
     RECORD_WORDS,
     RING_DATA,
     RING_READ,
@@ -242,7 +242,7 @@ class FaultDecisions:
         sizes = {
             "state": self.layout.state_bytes,
             "scratch": self.layout.scratch_bytes,
-            "asked": 8 * ASKED_SLOTS,
+            "asked": ASKED_BYTES,
             "shared": SHARED_BYTES,
             "counters": self.layout.counter_bytes,
         }

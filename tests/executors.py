@@ -7,6 +7,7 @@ from kdtool.rmt.numba_vm import decide
 from kdtool.verify.kernelvm import KernelVm
 
 JUMPS = np.array([0, 1, 1, 1, 2, 3, 3, -1, -2, 5, -7, 1000, 2**31 - 1, 2**31, -(2**31), 2**32, 2**51])
+REPEATS = np.array([1, 1, 1, 2, 40])
 IPS = np.array([0, 7, 2**63 - 1])
 
 
@@ -42,7 +43,8 @@ def kernel_counted(program, contexts):
 
 
 def random_contexts(seed, n_events, hook="mm.swapin"):
-    """Return int64 (n_events, n_fields): positions at both ends and jumps that differences clamp, few keys.
+    """Return int64 (n_events, n_fields): positions at both ends, jumps that differences clamp, some
+    of them repeated, few keys.
 
     Values are small ones and the ends of their range, by turns.
     """
@@ -51,7 +53,8 @@ def random_contexts(seed, n_events, hook="mm.swapin"):
     for field in find_hook(hook).context:
         low, high = field.bounds
         if field.use == "address":
-            columns[field.name] = np.cumsum(rng.choice(JUMPS, n_events)) % (high + 1)
+            jumps = np.repeat(rng.choice(JUMPS, n_events), rng.choice(REPEATS, n_events))[:n_events]
+            columns[field.name] = np.cumsum(jumps) % (high + 1)
         elif field.use == "key":
             columns[field.name] = rng.integers(1, 3 if field.name == "tid" else 4, n_events)
         else:

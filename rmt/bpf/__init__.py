@@ -7,6 +7,7 @@ speak to the kernel.
 from kdtool.rmt.bpf.decision import emit_decision
 from kdtool.rmt.bpf.emitter import Emitter
 from kdtool.rmt.bpf.fault import (
+    ASKED_BYTES,
     ASKED_SLOTS,
     RING_DATA,
     RING_READ,
@@ -22,6 +23,7 @@ from kdtool.rmt.bpf.shape import Shape, TableShape, shape_of
 from kdtool.rmt.bpf.wrappers import decision_words, emit_batch, emit_packet, emit_policy
 
 __all__ = [
+    "ASKED_BYTES",
     "ASKED_SLOTS",
     "RECORD_WORDS",
     "RING_DATA",

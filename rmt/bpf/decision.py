@@ -1,20 +1,22 @@
 """Code that decides: the event in, features, tables, rollout. The one body of every BPF program of ours.
 
-R9 = scratch, with the context in it; R8 = policy  -->  pages in scratch, their number and the version in
-                                                        its record; R8 and R9 as before, others lost
+R9 = scratch, with the context in it; R8 = policy  -->  pages in scratch, their number and the version;
+                                                        R8 and R9 as before, others lost
 
 A class is one number in the place of the pages.
 """
 
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R6, R7, R8, R9, Emitter
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R5, R6, R7, R8, R9, Emitter
 from kdtool.rmt.bpf.features import emit_features, emit_move_on, emit_push
 from kdtool.rmt.bpf.layout import (
     ANSWER,
+    DECIDED_BY,
     DEFAULT_CLASS,
     DEGREE,
     DELTA_LIMIT,
-    RECORD_PAGES,
-    RECORD_VERSION,
+    LOOKED_AT,
+    N_PAGES,
+    RUN,
     STEP,
     VERSION,
     Layout,
@@ -41,9 +43,9 @@ def emit_decision(asm: Emitter, layout: Layout) -> None:
         _roll_out(asm, layout)
     asm.load(R1, R9, STEP)
     asm.alu("rsh", R1, 3)
-    asm.store(R9, RECORD_PAGES, R1)
+    asm.store(R9, N_PAGES, R1)
     asm.load(R1, R8, VERSION)
-    asm.store(R9, RECORD_VERSION, R1)
+    asm.store(R9, DECIDED_BY, R1)
 
 
 def _classify(asm: Emitter, layout: Layout) -> None:
@@ -64,7 +66,7 @@ def _roll_out(asm: Emitter, layout: Layout) -> None:
     The event's page lies where the first one's predecessor would: in the place of their number, for now.
     """
     asm.load(R1, R9, layout.context(PAGE))
-    asm.store(R9, RECORD_PAGES, R1)
+    asm.store(R9, N_PAGES, R1)
     asm.label("step")
     asm.may_goto("end")
     asm.load(R6, R9, STEP)
@@ -77,14 +79,28 @@ def _roll_out(asm: Emitter, layout: Layout) -> None:
     asm.jump("end")
     asm.label("predicted")
     _append_page(asm, layout)
-    asm.jump("step")
+    if layout.shape.counters:  # each step counts
+        asm.jump("step")
+    else:
+        _repeat(asm, layout)
     asm.label("end")
 
 
 def _apply_tables(asm: Emitter, layout: Layout, *, stop: str, decided: str) -> None:
     for number, table in enumerate(layout.shape.tables):
+        for i in _histories_of_pages(layout):
+            register, before = layout.shape.registers[i], number if number else -1
+            most = layout.shape.looked_at(register, number + 1)
+            if before < 0 or most != layout.shape.looked_at(register, before):
+                asm.store_constant(R9, layout.history(i, LOOKED_AT), most)
         emit_features(asm, layout, table.features)
         emit_table(asm, layout, number, stop=stop, decided=decided)
+
+
+def _histories_of_pages(layout: Layout) -> list[int]:
+    """Return the registers that a rollout changes, as far as features look at them."""
+    registers = enumerate(layout.shape.registers)
+    return [i for i, each in registers if each.records == PAGE and layout.history_depth[i] > 1]
 
 
 def _append_page(asm: Emitter, layout: Layout) -> None:
@@ -111,4 +127,31 @@ def _append_page(asm: Emitter, layout: Layout) -> None:
     asm.store(R7, layout.out, R2)
     emit_move_on(asm, layout)
     asm.alu("add", R6, 8)
+    asm.store(R9, STEP, R6)
+
+
+def _repeat(asm: Emitter, layout: Layout) -> None:
+    """Append all that are left where they are R0 apart, behind the page R2; else leave it to the steps.
+
+    They are when as many of the differences as the tables have looked at, and the one before those, are R0
+    each: what the tables see at the next step is what they saw at this one.
+    """
+    for i in _histories_of_pages(layout):
+        asm.load(R1, R9, layout.history(i, RUN))
+        asm.load(R3, R9, layout.history(i, LOOKED_AT))
+        asm.jump_if_register(R1, "<=", R3, "step")
+    asm.load(R5, R8, DEGREE)
+    asm.label("again")
+    asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "repeated")
+    asm.jump_if_register(R6, ">=", R5, "repeated")
+    asm.alu_register("add", R2, R0)
+    asm.alu_register("mov", R1, R2)
+    asm.alu("rsh", R1, VPN_BITS)
+    asm.jump_if(R1, "!=", 0, "repeated")
+    asm.alu_register("mov", R7, R9)
+    asm.alu_register("add", R7, R6)
+    asm.store(R7, layout.out, R2)
+    asm.alu("add", R6, 8)
+    asm.jump("again")
+    asm.label("repeated")
     asm.store(R9, STEP, R6)

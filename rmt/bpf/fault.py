@@ -3,8 +3,9 @@
 A major fault is one. A minor fault is one when the page is among those that the program asked for: it was
 prefetched, and this is its first touch. So that this is known, the pages of each decision leave their tag
 in `asked`, a direct-mapped table: a later page with the same slot takes it, and that first touch is not seen.
-A tag is the hash of the process plus the page's number, and its low bits are the slot: pages that lie side
-by side have slots that do, and a fault need not wait for memory (150 ns) as with a hash of both.
+The hash of the process plus the page's number has the slot in its low bits and the tag in the 32 above them:
+pages that lie side by side have slots that do, and a fault need not wait for memory (150 ns) as with a hash
+of both. Pages of two processes are taken for each other once in 2**32 times that they meet in a slot.
 
     software event page-faults-maj, -min --> one at a time, in order of time --> a record for each decision
 
@@ -17,24 +18,13 @@ visible before what was done ahead of it, and the addresses above are that machi
 from dataclasses import dataclass
 
 from kdtool.rmt.bpf.decision import emit_decision
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R9, R10, Emitter
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Emitter
 from kdtool.rmt.bpf.features import emit_hash
-from kdtool.rmt.bpf.layout import (
-    CONTEXT,
-    RECORD,
-    RECORD_EVENT,
-    RECORD_IP,
-    RECORD_PAGE,
-    RECORD_PAGES,
-    RECORD_TASK,
-    RECORD_TIME,
-    STEP,
-    Layout,
-)
+from kdtool.rmt.bpf.layout import DECIDED_BY, N_PAGES, RECORD_WORDS, Layout
 from kdtool.rmt.bpf.wrappers import emit_policy
-from kdtool.rmt.program import CONTEXT_FIELDS
 
 __all__ = [
+    "ASKED_BYTES",
     "ASKED_SLOTS",
     "RING_DATA",
     "RING_READ",
@@ -48,16 +38,19 @@ __all__ = [
 KTIME_GET_NS, GET_CURRENT_PID_TGID = 5, 14
 """enum bpf_func_id. bpf_ktime_get_ns is CLOCK_MONOTONIC."""
 PAGE_SHIFT, REGION_SHIFT = 12, 13
-ASKED_SLOTS = 1 << 16
+SLOT_BITS, TAG_BYTES = 16, 4
+ASKED_SLOTS = 1 << SLOT_BITS
+ASKED_BYTES = TAG_BYTES * ASKED_SLOTS
 SPINS = 2048
 LOCK = 0
 SHARED_COUNTERS = ("minor_events", "major_events", "decisions", "lost", "minor_contended", "major_contended")
 """The words of the map `shared` after the lock."""
 SHARED_BYTES = 8 * (1 + len(SHARED_COUNTERS))
-RING_READ, RING_WRITTEN, RING_DATA = 0, 64, 4096
-"""In the map `ring`: how far the reader is, how far records were written, in bytes, and the first of them."""
-TASK, PID, VPN, IP, PROCESS = range(-64, -24, 8)
-"""On the stack; PROCESS: the hash of the PID."""
+RING_READ, RING_WRITTEN, RING_SPARE, RING_DATA = 0, 64, 128, 4096
+"""In the map `ring`: how far the reader is, how far records were written, in bytes; room for one that finds
+none; the first of them."""
+TASK, PID, VPN, IP, PROCESS, TIME, WRITTEN = range(-64, -8, 8)
+"""On the stack; PROCESS: the hash of the PID; WRITTEN: how far records are written after this one."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +75,10 @@ def emit_fault(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
     _note_fault(asm, wrapper)
     _find_slot(asm, is_event_if_free=wrapper.is_major)
     _lock(asm, _counter("major_contended" if wrapper.is_major else "minor_contended"))
-    _fill_context(asm, wrapper)
+    _fill_context(asm, layout, is_major=wrapper.is_major)
     emit_policy(asm, "unlock")
     emit_decision(asm, layout)
-    _count(asm, _counter("major_events" if wrapper.is_major else "minor_events"))
-    _number(asm)
-    _remember_pages(asm, layout)
+    _count_event(asm, wrapper)
     _send(asm, layout, wrapper)
     asm.label("unlock")
     asm.map_value(R2, "shared", LOCK)
@@ -99,14 +90,6 @@ def emit_fault(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
 
 def _counter(name: str) -> int:
     return 8 * (1 + SHARED_COUNTERS.index(name))
-
-
-def _count(asm: Emitter, counter: int) -> None:
-    """Add 1 to a counter of `shared`, under the lock."""
-    asm.map_value(R1, "shared", counter)
-    asm.load(R2, R1, 0)
-    asm.alu("add", R2, 1)
-    asm.store(R1, 0, R2)
 
 
 def _note_fault(asm: Emitter, wrapper: FaultWrapper) -> None:
@@ -129,7 +112,7 @@ def _find_slot(asm: Emitter, *, is_event_if_free: bool) -> None:
     if not is_event_if_free:
         asm.load(R1, R10, VPN)
         _to_slot(asm)
-        asm.load(R2, R4, 0)
+        asm.load(R2, R4, 0, TAG_BYTES)
         asm.jump_if_register(R2, "!=", R1, "out")
 
 
@@ -139,9 +122,11 @@ def _to_slot(asm: Emitter) -> None:
     asm.alu_register("add", R1, R3)
     asm.alu_register("mov", R3, R1)
     asm.alu("and", R3, ASKED_SLOTS - 1)
-    asm.alu("lsh", R3, 3)
+    asm.alu("lsh", R3, TAG_BYTES.bit_length() - 1)
     asm.map_value(R4, "asked", 0)
     asm.alu_register("add", R4, R3)
+    asm.alu("lsh", R1, 64 - SLOT_BITS - 8 * TAG_BYTES)
+    asm.alu("rsh", R1, 64 - 8 * TAG_BYTES)
 
 
 def _lock(asm: Emitter, contended: int) -> None:
@@ -161,91 +146,118 @@ def _lock(asm: Emitter, contended: int) -> None:
     asm.label("locked")
 
 
-def _fill_context(asm: Emitter, wrapper: FaultWrapper) -> None:
-    """Free the page's slot; fill context and record. The time is taken here, so that records are in order."""
-    asm.load(R1, R10, VPN)
-    _to_slot(asm)
-    asm.load(R2, R4, 0)
-    asm.jump_if_register(R2, "!=", R1, "another's")
-    asm.store_constant(R4, 0, 0)
-    asm.label("another's")
+def _fill_context(asm: Emitter, layout: Layout, *, is_major: bool) -> None:
+    """Free the page's slot; fill the context. The time is taken here, so that records are in order.
+
+    And before all else: the clock is not read before every load has come that was begun.
+    """
     asm.call(KTIME_GET_NS)
+    asm.store(R10, TIME, R0)
     asm.map_value(R9, "scratch", 0)
-    asm.store(R9, RECORD_TIME, R0)
-    asm.load(R1, R10, TASK)
-    asm.store(R9, RECORD_TASK, R1)
-    asm.alu("and", R1, 0x7FFF_FFFF)  # a thread's number, never as large
-    asm.store(R9, _field("tid"), R1)
-    asm.load(R1, R10, PID)
-    asm.store(R9, _field("pid"), R1)
-    asm.load(R1, R10, IP)
-    asm.store(R9, RECORD_IP, R1)
-    asm.store(R9, _field("ip"), R1)
     asm.load(R1, R10, VPN)
-    asm.store(R9, _field("vpn"), R1)
-    asm.alu_register("mov", R2, R1)
-    asm.alu("rsh", R2, REGION_SHIFT)
-    asm.store(R9, _field("region"), R2)
-    asm.alu("lsh", R1, 1)
-    asm.alu("or", R1, int(wrapper.is_major))
-    asm.store(R9, RECORD_PAGE, R1)
-    asm.store_constant(R9, _field("major"), int(wrapper.is_major))
-
-
-def _field(name: str) -> int:
-    return CONTEXT + 8 * CONTEXT_FIELDS.index(name)
-
-
-def _number(asm: Emitter) -> None:
-    """Put the event's number, from 1 on, into the record."""
-    asm.map_value(R1, "shared", _counter("minor_events"))
-    asm.load(R2, R1, 0)
-    asm.load(R1, R1, 8)
-    asm.alu_register("add", R1, R2)
-    asm.store(R9, RECORD_EVENT, R1)
-
-
-def _remember_pages(asm: Emitter, layout: Layout) -> None:
-    """Leave the tag of each page in its slot of `asked`, from the last page to the first."""
-    asm.load(R6, R9, STEP)
-    asm.jump_if(R6, ">", 8 * layout.shape.degree_pages, "remembered")  # never: the bound of the loop
-    asm.label("remember")
-    asm.alu("add", R6, -8)
-    asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "remembered")
-    asm.alu_register("mov", R7, R9)
-    asm.alu_register("add", R7, R6)
-    asm.load(R1, R7, layout.out)
     _to_slot(asm)
-    asm.store(R4, 0, R1)
-    asm.jump("remember")
-    asm.label("remembered")
+    asm.load(R2, R4, 0, TAG_BYTES)
+    asm.jump_if_register(R2, "!=", R1, "another's")
+    asm.store_constant(R4, 0, 0, TAG_BYTES)
+    asm.label("another's")
+    asm.load(R1, R10, TASK)
+    asm.alu("and", R1, 0x7FFF_FFFF)  # a thread's number, never as large
+    asm.store(R9, layout.context("tid"), R1)
+    asm.load(R1, R10, PID)
+    asm.store(R9, layout.context("pid"), R1)
+    asm.load(R1, R10, IP)
+    asm.store(R9, layout.context("ip"), R1)
+    asm.load(R1, R10, VPN)
+    asm.store(R9, layout.context("vpn"), R1)
+    asm.alu("rsh", R1, REGION_SHIFT)
+    asm.store(R9, layout.context("region"), R1)
+    asm.store_constant(R9, layout.context("major"), int(is_major))
 
 
-def _send(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
-    """Put the record into the ring, if it has room, and then say that it is there.
+def _count_event(asm: Emitter, wrapper: FaultWrapper) -> None:
+    """R6 = the number of pages, R7 = the event's number, from 1 on; leave if there is nothing to send."""
+    asm.load(R6, R9, N_PAGES)
+    asm.map_value(R1, "shared", 0)
+    asm.load(R7, R1, _counter("minor_events"))
+    asm.load(R2, R1, _counter("major_events"))
+    asm.alu_register("add", R7, R2)
+    asm.alu("add", R7, 1)
+    _count(asm, "major_events" if wrapper.is_major else "minor_events")
+    if not wrapper.every:
+        asm.jump_if(R6, "==", 0, "unlock")
+
+
+def _count(asm: Emitter, counter: str) -> None:
+    """Add 1 to a counter of `shared`, which is R1, under the lock."""
+    asm.load(R2, R1, _counter(counter))
+    asm.alu("add", R2, 1)
+    asm.store(R1, _counter(counter), R2)
+
+
+def _find_record(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
+    """R8 = where the record goes, in the ring, if it has room; and on the stack what will then be written.
 
     A ring of our own, under our own lock: bpf_ringbuf_output() takes 200 ns.
     """
-    asm.load(R6, R9, RECORD_PAGES)
-    if not wrapper.every:
-        asm.jump_if(R6, "==", 0, "unlock")
-    asm.map_value(R1, "ring", 0)
-    asm.load(R3, R1, RING_WRITTEN)
-    asm.load(R2, R1, RING_READ)
+    asm.map_value(R5, "ring", 0)
+    asm.load(R3, R5, RING_WRITTEN)
+    asm.load(R2, R5, RING_READ)
+    asm.alu_register("mov", R8, R3)
     asm.alu_register("mov", R4, R3)
     asm.alu_register("sub", R4, R2)
     asm.jump_if(R4, "<", wrapper.ring_bytes, "room")
-    _count(asm, _counter("lost"))
-    asm.jump("sent")
+    _count(asm, "lost")
+    asm.store(R10, WRITTEN, R3)
+    asm.alu("mov", R8, RING_SPARE)
+    asm.jump("found")
     asm.label("room")
-    asm.alu_register("mov", R4, R3)
-    asm.alu("and", R4, wrapper.ring_bytes - layout.record_stride)
-    asm.alu_register("add", R4, R1)
-    for at in range(0, layout.record_bytes, 8):
-        asm.load(R5, R9, RECORD + at)
-        asm.store(R4, RING_DATA + at, R5)
     asm.alu("add", R3, layout.record_stride)
-    asm.store(R1, RING_WRITTEN, R3)
+    asm.store(R10, WRITTEN, R3)
+    asm.alu("and", R8, wrapper.ring_bytes - layout.record_stride)
+    asm.alu("add", R8, RING_DATA)
+    asm.label("found")
+    asm.alu_register("add", R8, R5)
+
+
+def _write_head(asm: Emitter, wrapper: FaultWrapper) -> None:
+    """Write all of a record but its pages: time, task, page, ip, event, version, number of pages."""
+    asm.load(R3, R10, VPN)
+    asm.alu("lsh", R3, 1)
+    asm.alu("or", R3, int(wrapper.is_major))
+    asm.load(R1, R10, TIME)
+    asm.load(R2, R10, TASK)
+    asm.load(R4, R10, IP)
+    asm.load(R5, R9, DECIDED_BY)
+    for at, source in enumerate((R1, R2, R3, R4, R7, R5, R6)):
+        asm.store(R8, 8 * at, source)
+
+
+def _send(asm: Emitter, layout: Layout, wrapper: FaultWrapper) -> None:
+    """Write the record, and then say that it is there; leave the tag of each page in its slot of `asked`.
+
+    From the last page to the first: of two with the same slot the earlier one stays.
+    """
+    last = 8 * (layout.shape.degree_pages - 1)
+    asm.jump_if(R6, "==", 0, "none")
+    _count(asm, "decisions")
+    asm.label("none")
+    _find_record(asm, layout, wrapper)
+    _write_head(asm, wrapper)
+    asm.alu("lsh", R6, 3)
+    asm.jump_if(R6, ">", last + 8, "sent")  # never: the bound of the loop
+    asm.label("page")
+    asm.alu("add", R6, -8)
+    asm.jump_if(R6, ">", last, "sent")
+    asm.alu_register("mov", R2, R9)
+    asm.alu_register("add", R2, R6)
+    asm.load(R1, R2, layout.out)
+    asm.alu_register("mov", R2, R8)
+    asm.alu_register("add", R2, R6)
+    asm.store(R2, 8 * RECORD_WORDS, R1)
+    _to_slot(asm)
+    asm.store(R4, 0, R1, TAG_BYTES)
+    asm.jump("page")
     asm.label("sent")
-    asm.jump_if(R6, "==", 0, "unlock")
-    _count(asm, _counter("decisions"))
+    asm.load(R3, R10, WRITTEN)
+    asm.map_value(R1, "ring", 0)
+    asm.store(R1, RING_WRITTEN, R3)

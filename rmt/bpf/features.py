@@ -1,8 +1,9 @@
 """Code that pushes an event into the registers, and computes features from it and the histories in scratch.
 
 Registers throughout the back end: R9 scratch, R8 policy, R7 scratch moved on by the rollout's steps, R6 that
-distance; R0 to R5 are free. Lengths of histories and runs are loaded anew for each comparison: what the
-kernel's verifier would learn from one about the next would make it follow every combination.
+distance; R0 to R5 are free. Where each history has slid to lies on the stack. Lengths of histories and runs
+are loaded anew for each comparison: what the kernel's verifier would learn from one about the next would make
+it follow every combination.
 
 Features are computed in groups, before the first table that looks at them: most rollouts are decided by an
 early one. NEAR says how many of the newest values lie in one region of 2**31: where a group looks no further
@@ -11,20 +12,31 @@ back, its differences are neither too long nor too large, and need no test each.
 
 from collections.abc import Iterable, Sequence
 
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R9, Emitter
-from kdtool.rmt.bpf.layout import COUNTS, HISTORY, NEAR, RUNS, Layout
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R9, R10, Emitter
+from kdtool.rmt.bpf.layout import (
+    COUNT_BYTES,
+    COUNT_OF_KEY,
+    NEAR,
+    NEAR_OF_KEY,
+    RUN,
+    RUN_OF_KEY,
+    SLID,
+    Layout,
+)
 from kdtool.rmt.hooks import PAGE
-from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Feature, Register
+from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Feature
 from kdtool.rmt.vm import MULTIPLIER
 
 __all__ = ["emit_features", "emit_hash", "emit_move_on", "emit_push"]
 
 REGION_BITS = 31
 """Two values of one region differ by at most VALUE_MAX."""
+HISTORIES = -88
+"""On the stack, below what others put there: of each register its entry, moved on by what it has slid."""
 
 
 def emit_push(asm: Emitter, layout: Layout) -> None:
-    """Push what each register records of the context in scratch into it; copy the histories to scratch."""
+    """Push what each register records of the context in scratch into it, and find its history."""
     for i, register in enumerate(layout.shape.registers):
         emit_hash(asm, R9, [layout.context(name) for name in register.key])
         asm.alu_register("mov", R3, R1)
@@ -33,7 +45,7 @@ def emit_push(asm: Emitter, layout: Layout) -> None:
         asm.map_value(R4, "state", layout.state[i])
         asm.alu_register("add", R4, R3)
         _take_entry(asm, layout, i)
-        _shift(asm, layout, i)
+        _append(asm, layout, i)
 
 
 def emit_hash(asm: Emitter, base: int, offsets: Sequence[int]) -> None:
@@ -51,21 +63,22 @@ def emit_hash(asm: Emitter, base: int, offsets: Sequence[int]) -> None:
 
 def _take_entry(asm: Emitter, layout: Layout, i: int) -> None:
     """Take the entry at R4 for the key of hash R1: begin anew if it was another's, and count this event."""
-    depth, longest = layout.history_depth[i], layout.longest_runs[i]
+    depth = layout.history_depth[i]
     asm.load(R2, R4, 0)
     asm.store(R4, 0, R1)
     asm.jump_if_register(R2, "==", R1, f"same{i}")
-    for count in (8, 16, 24):
-        asm.store_constant(R4, count, 0)
+    for word in (COUNT_OF_KEY, NEAR_OF_KEY, RUN_OF_KEY, SLID):
+        asm.store_constant(R4, word, 0)
     asm.label(f"same{i}")
+    _find_newest(asm, layout, i, R0)
+    asm.load(R3, R0, layout.newest(i))
     asm.load(R5, R9, layout.context(layout.shape.registers[i].records))
-    asm.load(R3, R4, HISTORY)
-    asm.load(R1, R4, 8)
+    asm.load(R1, R4, COUNT_OF_KEY)
     _count(asm, f"length{i}", depth)
-    asm.store(R4, 8, R1)
+    asm.store(R4, COUNT_OF_KEY, R1)
     asm.alu("lsh", R1, 3)
-    asm.store(R9, COUNTS + 8 * i, R1)
-    asm.load(R1, R4, 16)
+    asm.store(R9, layout.history(i, COUNT_BYTES), R1)
+    asm.load(R1, R4, NEAR_OF_KEY)
     asm.alu_register("mov", R2, R5)
     asm.alu_register("xor", R2, R3)
     asm.alu("rsh", R2, REGION_BITS)
@@ -73,10 +86,17 @@ def _take_entry(asm: Emitter, layout: Layout, i: int) -> None:
     asm.alu("mov", R1, 0)
     asm.label(f"near{i}")
     _count(asm, f"nearer{i}", depth)
-    asm.store(R4, 16, R1)
-    asm.store(R9, NEAR + 8 * i, R1)
-    if longest:
+    asm.store(R4, NEAR_OF_KEY, R1)
+    asm.store(R9, layout.history(i, NEAR), R1)
+    if depth > 1 and layout.longest_runs[i]:
         _count_run(asm, layout, i)
+
+
+def _find_newest(asm: Emitter, layout: Layout, i: int, to: int) -> None:
+    """Make `to` the entry at R4 moved on by as much as its history has slid."""
+    asm.load(to, R4, SLID)
+    asm.alu("and", to, layout.slide_masks[i])
+    asm.alu_register("add", to, R4)
 
 
 def _count(asm: Emitter, label: str, most: int) -> None:
@@ -90,12 +110,14 @@ def _count(asm: Emitter, label: str, most: int) -> None:
 def _count_run(asm: Emitter, layout: Layout, i: int) -> None:
     """Count how many of the newest differences of the entry at R4 are equal, R5 - R3 being the newest.
 
+    R0 is where it has slid to.
+
     A first value has none; that of the second is the first, whatever lies beyond.
     """
-    asm.load(R1, R4, 24)
-    asm.load(R2, R4, 8)
+    asm.load(R1, R4, RUN_OF_KEY)
+    asm.load(R2, R4, COUNT_OF_KEY)
     asm.jump_if(R2, "==", 1, f"ran{i}")
-    asm.load(R0, R4, HISTORY + 8)
+    asm.load(R0, R0, layout.newest(i) - 8)
     asm.alu_register("mov", R2, R3)
     asm.alu_register("sub", R2, R0)
     asm.alu_register("sub", R5, R3)
@@ -103,19 +125,26 @@ def _count_run(asm: Emitter, layout: Layout, i: int) -> None:
     asm.alu("mov", R1, 0)
     asm.label(f"runs{i}")
     _count(asm, f"ran{i}", layout.longest_runs[i])
-    asm.store(R4, 24, R1)
-    asm.store(R9, RUNS + 8 * i, R1)
+    asm.store(R4, RUN_OF_KEY, R1)
+    asm.store(R9, layout.history(i, RUN), R1)
 
 
-def _shift(asm: Emitter, layout: Layout, i: int) -> None:
-    newest = layout.newest(i)
-    for lag in range(layout.history_depth[i] - 1, 0, -1):
-        asm.load(R1, R4, HISTORY + 8 * (lag - 1))
-        asm.store(R4, HISTORY + 8 * lag, R1)
-        asm.store(R9, newest - 8 * lag, R1)
+def _append(asm: Emitter, layout: Layout, i: int) -> None:
+    """Append what is recorded to the history of the entry at R4, and put where it then is on the stack."""
+    newest, end = layout.newest(i), layout.slide_masks[i]
+    asm.load(R1, R4, SLID)
+    asm.alu("add", R1, 8)
+    asm.jump_if(R1, "<=", end, f"slides{i}")
+    for lag in range(layout.history_depth[i] - 1, 0, -1):  # the oldest first, for both places may overlap
+        asm.load(R1, R4, newest + end - 8 * (lag - 1))
+        asm.store(R4, newest - 8 * lag, R1)
+    asm.alu("mov", R1, 0)
+    asm.label(f"slides{i}")
+    asm.store(R4, SLID, R1)
+    _find_newest(asm, layout, i, R3)
     asm.load(R1, R9, layout.context(layout.shape.registers[i].records))
-    asm.store(R4, HISTORY, R1)
-    asm.store(R9, newest, R1)
+    asm.store(R3, newest, R1)
+    asm.store(R10, HISTORIES - 8 * i, R3)
 
 
 def emit_features(asm: Emitter, layout: Layout, numbers: Iterable[int]) -> None:
@@ -141,61 +170,65 @@ def emit_move_on(asm: Emitter, layout: Layout) -> None:
     pages = [i for i, register in enumerate(layout.shape.registers) if register.records == PAGE]
     asm.jump_if(R3, "==", 0, "near")
     for i in pages:
-        asm.store_constant(R9, NEAR + 8 * i, 0)
+        asm.store_constant(R9, layout.history(i, NEAR), 0)
     asm.label("near")
     for i in pages:
         newest = layout.newest(i)
-        asm.store(R7, newest + 8, R2)
-        if layout.longest_runs[i]:
-            asm.load(R3, R7, newest)
-            asm.load(R4, R7, newest - 8)
+        _load_history(asm, layout, i, R5)
+        asm.store(R5, newest + 8, R2)
+        if layout.history_depth[i] > 1 and layout.longest_runs[i]:
+            asm.load(R3, R5, newest)
+            asm.load(R4, R5, newest - 8)
             asm.alu_register("sub", R3, R4)
-            asm.load(R1, R9, RUNS + 8 * i)
+            asm.load(R1, R9, layout.history(i, RUN))
             asm.jump_if_register(R3, "==", R0, f"goes.on{i}")
             asm.alu("mov", R1, 0)
             asm.label(f"goes.on{i}")
             _count(asm, f"went.on{i}", layout.longest_runs[i])
-            asm.store(R9, RUNS + 8 * i, R1)
+            asm.store(R9, layout.history(i, RUN), R1)
 
 
-def _base_of(register: Register) -> int:
-    """Return R7 for a register that a rollout pushes its pages into, R9 for one that stays."""
-    return R7 if register.records == PAGE else R9
+def _load_history(asm: Emitter, layout: Layout, i: int, to: int) -> None:
+    """Make `to` the entry of register i, moved on by what it has slid and the rollout's steps."""
+    asm.load(to, R10, HISTORIES - 8 * i)
+    if layout.shape.registers[i].records == PAGE:
+        asm.alu_register("add", to, R6)
 
 
 def _of_history(asm: Emitter, layout: Layout, i: int, features: dict[int, Feature]) -> None:
     """Compute values and differences of register i."""
     if not features:
         return
-    base, newest, label = _base_of(layout.shape.registers[i]), layout.newest(i), f"f{min(features)}.of"
-    asm.load(R2, R9, NEAR + 8 * i)
+    newest, label = layout.newest(i), f"f{min(features)}.of"
+    _load_history(asm, layout, i, R3)
+    asm.load(R2, R9, layout.history(i, NEAR))
     asm.jump_if(R2, "<=", max(feature.lag for feature in features.values()), f"{label}.short")
     for f, feature in features.items():
-        _value(asm, feature, base, newest)
+        _value(asm, feature, newest)
         if feature.op == "value":
             _clamp(asm, f"f{f}.near")
         asm.store(R9, layout.x + 8 * f, R1)
     asm.jump(f"{label}.end")
     asm.label(f"{label}.short")
     for f, feature in features.items():
-        asm.load(R2, R9, COUNTS + 8 * i)
-        if base == R7:
+        asm.load(R2, R9, layout.history(i, COUNT_BYTES))
+        if layout.shape.registers[i].records == PAGE:
             asm.alu_register("add", R2, R6)
         asm.alu("mov", R1, 0)
         asm.jump_if(R2, "<=", 8 * feature.lag, f"f{f}.done")
-        _value(asm, feature, base, newest)
+        _value(asm, feature, newest)
         _clamp(asm, f"f{f}")
         asm.store(R9, layout.x + 8 * f, R1)
     asm.label(f"{label}.end")
 
 
-def _value(asm: Emitter, feature: Feature, base: int, newest: int) -> None:
-    """R1 = a value or a difference of two, whatever lies there; R2 is lost."""
+def _value(asm: Emitter, feature: Feature, newest: int) -> None:
+    """R1 = a value or a difference of two of the history at R3, whatever lies there; R2 is lost."""
     if feature.op == "value":
-        asm.load(R1, base, newest - 8 * feature.lag)
+        asm.load(R1, R3, newest - 8 * feature.lag)
     else:
-        asm.load(R1, base, newest - 8 * (0 if feature.op == "span" else feature.lag - 1))
-        asm.load(R2, base, newest - 8 * feature.lag)
+        asm.load(R1, R3, newest - 8 * (0 if feature.op == "span" else feature.lag - 1))
+        asm.load(R2, R3, newest - 8 * feature.lag)
         asm.alu_register("sub", R1, R2)
 
 
@@ -211,7 +244,7 @@ def _clamp(asm: Emitter, label: str) -> None:
 def _of_runs(asm: Emitter, layout: Layout, i: int, lags: dict[int, int]) -> None:
     """Compute the runs of register i: the longest that is counted, each cut off at its lag."""
     for f, lag in lags.items():
-        asm.load(R1, R9, RUNS + 8 * i)
+        asm.load(R1, R9, layout.history(i, RUN))
         asm.jump_if(R1, "<=", lag, f"f{f}.done")
         asm.alu("mov", R1, lag)
         asm.label(f"f{f}.done")

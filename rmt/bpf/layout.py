@@ -14,15 +14,17 @@
              row     of a network, an input or two sums: 8 words (ROW_...)
              weight  two units' (networkdata.py) s64, in blocks, with 0 at the end of a row
              network first row, end of inputs, end of rows, the last layer, first answer, end of answers
-    state    per register: size x (tag | count | near | run | history, newest first); near: how many of the
-             newest values lie in one region (features.py), run: how many of the newest differences are equal
+    state    per register: size x (tag | count | near | run | at | history, oldest first); near: how many of
+             the newest values lie in one region (features.py), run: how many of the newest differences are
+             equal, at: how far the history has slid, in bytes
     counters u64 each
-    scratch  loop variables | counts in bytes, near, runs | context | record (7 words) | pages out, or a
-             class | x | less than any threshold | a model's loop variables | a forest's sums | a network's
-             values | a history a register, oldest first | as much room as u16 may point to from x on
+    scratch  loop variables | version, number of pages, pages, or a class | context | per register: count
+             in bytes, near, run, differences looked at | x | less than any threshold | a model's loop
+             variables | a forest's sums | a network's values | as much as u16 may point to from x on
 
-A history in scratch has room for the pages that a rollout appends: the newest page of step i lies i words
-further, so that a rollout moves nothing.
+A history slides: an event's value goes behind the one before it, and only where the room ends are those
+that features look at moved back to its front. Behind all that there is room for the pages of a rollout, which
+the next event writes over.
 """
 
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from dataclasses import dataclass
 from kdtool.errors import ProgramError
 from kdtool.rmt.blocks import NEXT_BYTES
 from kdtool.rmt.bpf.shape import TREES_A_WALK, WEIGHTS_A_BLOCK, Shape, TableShape
-from kdtool.rmt.hooks import HOOKS
+from kdtool.rmt.hooks import PAGE
 
 __all__ = ["Layout", "TableLayout"]
 
@@ -43,16 +45,13 @@ ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, WEIGHT_BLOCK_BYTES = 64, 64, 8, 8 * WEIG
 ROW_SOURCE, ROW_TARGET, ROW_BIASES, ROW_WEIGHTS, ROW_END, ROW_MULTIPLIER, ROW_SHIFT, ROW_HALF = range(
     0, 64, 8
 )
-STEP, CURSOR, ANSWER, COUNTS, NEAR, RUNS, CONTEXT = 0, 8, 16, 24, 88, 152, 216
-HISTORY = 32
-"""Where an entry of `state` has it."""
-CONTEXT_WORDS = max(len(hook.context) for hook in HOOKS)
-RECORD = CONTEXT + 8 * CONTEXT_WORDS
-RECORD_TIME, RECORD_TASK, RECORD_PAGE, RECORD_IP, RECORD_EVENT, RECORD_VERSION, RECORD_PAGES = range(
-    RECORD, RECORD + 56, 8
-)
+STEP, CURSOR, ANSWER, DECIDED_BY, N_PAGES, OUT = range(0, 48, 8)
+COUNT_BYTES, NEAR, RUN, LOOKED_AT, HISTORY_BYTES = range(0, 40, 8)
+"""Of a register in scratch."""
+COUNT_OF_KEY, NEAR_OF_KEY, RUN_OF_KEY, SLID, HISTORY = range(8, 48, 8)
+"""Where an entry of `state` has them."""
 RECORD_WORDS = 7
-OUT = RECORD + 8 * RECORD_WORDS
+"""Of a record in a ring (fault.py), before its pages."""
 UNROLLED_FIELDS = 8
 """Up to so many match fields, four entries are tested between two looks at the loop's variable; else one."""
 PLACES_END = (1 << 16) + 8
@@ -85,7 +84,9 @@ class Layout:
         self.shape = shape
         degree = shape.degree_pages
         self.out = OUT
-        self.x = OUT + 8 * degree
+        self.event = OUT + 8 * degree
+        self.histories = self.event + 8 * self.event_words
+        self.x = self.histories + HISTORY_BYTES * len(shape.registers)
         self.x_mask = 8 * (_power_of_two(len(shape.features)) - 1)
         self.least = self.x + self.x_mask + 8
         self.loop = self.least + 8
@@ -99,11 +100,8 @@ class Layout:
             at = self.network_values + 8 * n_values + WEIGHT_BLOCK_BYTES
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
         self.longest_runs = tuple(shape.longest_run(r) for r in shape.registers)
-        histories = []
-        for depth in self.history_depth:
-            histories.append(at)
-            at += 8 * (depth + degree)
-        self.histories, self.scratch_bytes = tuple(histories), max(at, self.x + PLACES_END)
+        self.slide_masks = tuple(8 * ((1 << depth.bit_length() - 1) - 1) for depth in self.history_depth)
+        self.scratch_bytes = max(at, self.x + PLACES_END)
         self._lay_state()
         self._lay_policy()
 
@@ -114,7 +112,7 @@ class Layout:
 
     def context(self, name: str) -> int:
         """Return where in scratch a context field lies."""
-        return CONTEXT + 8 * self.shape.hook.field_names.index(name)
+        return self.event + 8 * self.shape.hook.field_names.index(name)
 
     @property
     def record_bytes(self) -> int:
@@ -126,13 +124,19 @@ class Layout:
         """Return how far apart records lie in a ring, a power of two."""
         return _power_of_two(self.record_bytes)
 
+    def history(self, register: int, word: int) -> int:
+        """Return where in scratch one of the words of a register lies: COUNT_BYTES to LOOKED_AT."""
+        return self.histories + HISTORY_BYTES * register + word
+
     def newest(self, register: int) -> int:
-        """Return where in scratch the newest page of a register lies before the rollout."""
-        return self.histories[register] + 8 * (self.history_depth[register] - 1)
+        """Return where in an entry of `state` the newest value of a history lies that has not slid."""
+        return HISTORY + 8 * (self.history_depth[register] - 1)
 
     def state_entry_bytes(self, register: int) -> int:
         """Return the bytes that one key of a register takes."""
-        return HISTORY + 8 * self.history_depth[register]
+        is_page = self.shape.registers[register].records == PAGE
+        room = 8 * self.shape.degree_pages if is_page else 0
+        return self.newest(register) + 8 + self.slide_masks[register] + room
 
     def _lay_state(self) -> None:
         at, offsets = 0, []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
 from kdtool.rmt.blocks import BLOCK_BYTES, tree_blocks
-from kdtool.rmt.hooks import Hook, find_hook
+from kdtool.rmt.hooks import PAGE, Hook, find_hook
 from kdtool.rmt.models import Forest, Model, Tree
 from kdtool.rmt.networks import Layer, Network
 from kdtool.rmt.program import Feature, MatchField, Program, Register, Table
@@ -103,9 +103,20 @@ class Shape:
         return 1 + max((f.lag for f in self.features if f.register == register.name), default=0)
 
     def longest_run(self, register: Register) -> int:
-        """Return how many equal differences of a register any feature counts."""
+        """Return how many equal differences of a register are counted.
+
+        As many as any feature counts; of pages as many as any looks at and one more (decision.py).
+        """
+        if register.records == PAGE and not self.counters:
+            return self.depth_of(register)
         runs = (f.lag for f in self.features if f.register == register.name and f.op == "run")
         return max(runs, default=0)
+
+    def looked_at(self, register: Register, tables: int) -> int:
+        """Return how many of a register's differences the first so many tables' features look at, at most."""
+        numbers = {f for table in self.tables[:tables] for f in table.features}
+        lags = (self.features[f].lag for f in numbers if self.features[f].register == register.name)
+        return max(lags, default=0)
 
 
 def shape_of(program: Program, *others: Program) -> Shape:

@@ -6,7 +6,7 @@ runs, or a map's value itself, for objects that are loaded by others.
 
 from kdtool.rmt.bpf.decision import emit_decision
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R6, R8, R9, R10, Emitter
-from kdtool.rmt.bpf.layout import CONTEXT, RECORD_PAGES, RECORD_VERSION, Layout
+from kdtool.rmt.bpf.layout import DECIDED_BY, N_PAGES, Layout
 
 __all__ = ["decision_words", "emit_batch", "emit_packet", "emit_policy"]
 
@@ -58,7 +58,7 @@ def emit_batch(asm: Emitter, layout: Layout, batch: int, *, decide: bool = True)
     asm.alu_register("add", R1, R2)
     for i in range(layout.event_words):
         asm.load(R3, R1, 8 + 8 * i)
-        asm.store(R9, CONTEXT + 8 * i, R3)
+        asm.store(R9, layout.event + 8 * i, R3)
     if decide:
         emit_decision(asm, layout)
     asm.map_value(R1, "events", 0)
@@ -70,9 +70,9 @@ def emit_batch(asm: Emitter, layout: Layout, batch: int, *, decide: bool = True)
     asm.alu("mul", R2, 8 * words)
     asm.map_value(R4, "decisions", 0)
     asm.alu_register("add", R4, R2)
-    asm.load(R0, R9, RECORD_VERSION)
+    asm.load(R0, R9, DECIDED_BY)
     asm.store(R4, 0, R0)
-    asm.load(R0, R9, RECORD_PAGES)
+    asm.load(R0, R9, N_PAGES)
     asm.store(R4, 8, R0)
     _copy_pages(asm, layout, R4, 16)
     asm.exit()
@@ -95,14 +95,14 @@ def emit_packet(asm: Emitter, layout: Layout) -> None:
     asm.map_value(R8, "policy", 0)
     for i in range(layout.event_words):
         asm.load(R3, R2, 8 * i)
-        asm.store(R9, CONTEXT + 8 * i, R3)
+        asm.store(R9, layout.event + 8 * i, R3)
     asm.store(R10, -8, R6)
     emit_decision(asm, layout)
     asm.load(R6, R10, -8)
     asm.load(R2, R6, XDP_DATA, 4)
     asm.load(R3, R6, XDP_DATA_END, 4)
     _check_packet(asm, layout)
-    asm.load(R0, R9, RECORD_PAGES)
+    asm.load(R0, R9, N_PAGES)
     _copy_pages(asm, layout, R2, 8 * layout.event_words)
     asm.exit()
     asm.label("short")
@@ -117,11 +117,11 @@ def _check_packet(asm: Emitter, layout: Layout) -> None:
 
 
 def _copy_pages(asm: Emitter, layout: Layout, to: int, offset: int) -> None:
-    """Copy the R0 pages from scratch; R0 is the record's number again afterwards."""
+    """Copy the R0 pages from scratch; R0 is their number again afterwards."""
     for i in range(layout.shape.degree_pages):
-        asm.load(R0, R9, RECORD_PAGES)
+        asm.load(R0, R9, N_PAGES)
         asm.jump_if(R0, "<=", i, "copied")
         asm.load(R3, R9, layout.out + 8 * i)
         asm.store(to, offset + 8 * i, R3)
     asm.label("copied")
-    asm.load(R0, R9, RECORD_PAGES)
+    asm.load(R0, R9, N_PAGES)
