@@ -1,7 +1,8 @@
 """The one swap device of a replay: a queue that serves reads and writes in the order in which they come.
 
 An operation ends `latency_ns` after it was submitted, and at least `service_ns` after the one before it, or
-`transfer_ns` when it is merged with that: the next slot, while the device is busy.
+`transfer_ns` when it is merged with that: the next slot, while the device is busy. That pages of one request
+come together is the caller's matter, who knows what was submitted together (hook.py).
 """
 
 from kdtool.replay.memory import DEVICE_FREE_NS, LAST_SLOT, LATENCY_NS, SERVICE_NS, TRANSFER_NS

@@ -21,14 +21,15 @@ from kdtool.replay.memory import N_DEVICE
 __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_device"]
 
 DEVICE_FIELDS = (
-    "latency_ns", "service_ns", "transfer_ns", "synchronous", "major_ns", "minor_ns", "cold_ns",
+    "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
     "prefetch_ns", "reclaim_ns", "step_ps", "insn_ps",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
 latency_ns: a 4 KiB random read on the idle device · service_ns: between the ends of two queued random
 reads · transfer_ns: the same for a read merged with its neighbour · synchronous: 1 when the faulting
-thread does the read itself · major_ns, minor_ns, cold_ns: the kernel's own work at a fault on a swapped,
+thread does the read itself · batched: 1 when reads that were submitted together
+end together, with the last · major_ns, minor_ns, cold_ns: the kernel's own work at a fault on a swapped,
 a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch · reclaim_ns: to unmap and
 write out one page · step_ps: one step of a program, in picoseconds · insn_ps: one instruction of the
 workload, in picoseconds.

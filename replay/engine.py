@@ -4,15 +4,15 @@ Exact: integers only, deterministic, and resumable after any reference, so that 
 chunks gives what it gives in one go. Time is the workload's own instructions plus what it waited plus
 what the kernel worked for it; threads are taken one after another.
 
-At a major fault the demand read goes to the device first, then the policy's pages, and the workload
-waits for its own page while they follow: as Linux submits a readahead window before it waits. This
-favours no policy. `mm.swapin` is asked at a major fault and at the first touch of a prefetched page.
+At a major fault room is made for the policy's pages, then all reads go to the device, the demand read first
+unless the policy says where among them, and the workload waits for its own page: as Linux submits a readahead
+window before it waits. This favours no policy. `mm.swapin` is asked at a major fault and at the first touch
+of a prefetched page.
 """
 
 import numpy as np
 from numba import types
 
-from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault, unmap_file_page
@@ -113,7 +113,7 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns[page] > now_ns:
         counters[LATE] += 1
-    ask(decide, row, page, np.int64(0), now_ns, capacity, trace, memory, policy, device)
+    ask(decide, row, page, np.int64(0), compute_ns, capacity, trace, memory, policy, device)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns[page] > now_ns:
         scalars[WAITED_NS] += ready_ns[page] - now_ns
@@ -123,20 +123,17 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
 
 @inner
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
-    """A page comes from the device: submit its read, ask the policy, then wait."""
-    status, slot, scalars, counters = memory[0], memory[3], memory[6], memory[7]
-    counters[MAJOR] += 1
+    """A page comes from the device: ask the policy, submit the reads, then wait for its own."""
+    status, slot, ready_ns, scalars = memory[0], memory[3], memory[5], memory[6]
+    memory[7][MAJOR] += 1
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
-    now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    done = submit_io(slot[page], now_ns, scalars, device)
-    # Being read already: a policy that asks for the page itself gets nothing.
-    status[page] = RESIDENT
-    ask(decide, row, page, np.int64(1), now_ns, capacity, trace, memory, policy, device)
+    status[page] = RESIDENT  # being read already: a policy that names it says when, no more
+    ask(decide, row, page, np.int64(1), compute_ns, capacity, trace, memory, policy, device)
     add_page(page, np.uint8(1), trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if done > now_ns:
-        scalars[WAITED_NS] += done - now_ns
+    if ready_ns[page] > now_ns:
+        scalars[WAITED_NS] += ready_ns[page] - now_ns
     if trace[2][row] or device[SYNCHRONOUS]:
         free_slot(page, slot, memory[4], memory[1])
 

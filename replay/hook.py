@@ -1,10 +1,15 @@
-"""The hook `mm.swapin`: what a policy is told at an event, and what becomes of the pages that it names."""
+"""The hook `mm.swapin`: what a policy is told at an event, and what becomes of the pages that it names.
+
+At a major fault all reads go to the device together, once room is made for the last of them: as Linux holds a
+window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18).
+"""
 
 import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.memory import (
+    BATCHED,
     DECISIONS,
     ISSUED,
     LATENCY_NS,
@@ -14,6 +19,7 @@ from kdtool.replay.memory import (
     STEP_PS,
     SWAPPED,
     SYNCHRONOUS,
+    WAITED_NS,
     WORKED_NS,
 )
 from kdtool.replay.reclaim import add_page, make_room
@@ -44,6 +50,9 @@ CTX_WORDS = _CTX_BASE + 7
 NAMED_PAGE, NAMED_SLOT = -1, -(1 << 50)
 """A policy names a page of the faulting process by vpn; the oracle names a dense id p as NAMED_PAGE - p,
 cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
+
+NOT_SENT = 1 << 62
+"""When a page is ready whose read still waits for those after it."""
 
 _VPN_BITS = 52
 _VPN_MASK = (1 << _VPN_BITS) - 1
@@ -119,37 +128,70 @@ def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _prefetch(n, now_ns, capacity, out, memory, device):  # type: ignore[no-untyped-def]
-    """Start reading those of the n pages in `out` that are swapped out; the others cost nothing."""
-    status, slot, ready_ns, scalars, counters = memory[0], memory[3], memory[5], memory[6], memory[7]
+def _bring_in(n, missing, capacity, out, memory, device):  # type: ignore[no-untyped-def]
+    """Make room for those of the n pages in `out` that are swapped out; the others cost nothing.
+
+    Leaves in `out` what is to be read, in order, and returns how many: with the page `missing` that a fault
+    waits for, -1 for none, where the policy named it, or first.
+    """
+    status, ready_ns, scalars, counters = memory[0], memory[5], memory[6], memory[7]
+    m, named = 0, missing < 0
     for i in range(n):
         page = _page_of(out[i], memory[4])
-        if page < 0 or status[page] != SWAPPED:
+        if page >= 0 and status[page] == SWAPPED:
+            make_room(capacity, memory, device)
+            scalars[WORKED_NS] += device[PREFETCH_NS]
+            ready_ns[page] = NOT_SENT
+            status[page] = PREFETCHED
+            add_page(page, np.uint8(0), np.uint8(0), memory)
+            scalars[PREFETCHED_NOW] += 1
+            counters[ISSUED] += 1
+        elif page != missing or named:
             continue
-        make_room(capacity, memory, device)
-        done = submit_io(slot[page], now_ns, scalars, device)
-        scalars[WORKED_NS] += device[PREFETCH_NS]
-        if device[SYNCHRONOUS]:
-            # The faulting thread itself does the work of a synchronous device.
-            scalars[WORKED_NS] += device[LATENCY_NS]
-            done = now_ns
-        ready_ns[page] = done
-        status[page] = PREFETCHED
-        add_page(page, np.uint8(0), np.uint8(0), memory)
-        scalars[PREFETCHED_NOW] += 1
-        counters[ISSUED] += 1
+        else:
+            named = True
+        out[m] = page
+        m += 1
+    if not named:
+        for i in range(m, 0, -1):
+            out[i] = out[i - 1]
+        out[0] = missing
+        m += 1
+    return m
 
 
 @inner
-def ask(decide, row, page, major, now_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Ask the policy at one event of the hook and start its prefetches."""
+def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyped-def]
+    """Submit the m reads in `out` together; pages of one request come together, on some devices all."""
+    slot, ready_ns, scalars = memory[3], memory[5], memory[6]
+    if device[SYNCHRONOUS]:
+        # The faulting thread itself does the work of a synchronous device.
+        scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]
+    now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    for i in range(m):
+        ready_ns[out[i]] = submit_io(slot[out[i]], now_ns, scalars, device)
+        if device[SYNCHRONOUS] and out[i] != missing:
+            ready_ns[out[i]] = now_ns
+    for i in range(m - 2, -1, -1):
+        if device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1:
+            ready_ns[out[i]] = ready_ns[out[i + 1]]
+
+
+@inner
+def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Ask the policy at one event of the hook; start its prefetches, and at a `major` fault its own read."""
     params, state, ctx, out = policy[0], policy[1], policy[2], policy[3]
+    scalars, missing = memory[6], page if major else np.int64(-1)
     memory[7][DECISIONS] += 1
-    if len(out) == 0:
-        return  # a policy that never asks for a page is not worth the context's cache misses
+    now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
+        if major:
+            memory[5][page] = submit_io(memory[3][page], now_ns, scalars, device)
+        return
     _context(ctx, row, page, major, now_ns, trace, memory[3])
     state[0] = 0
     n = decide(params, state, ctx, out)
-    memory[6][WORKED_NS] += state[0] * device[STEP_PS] // 1000
+    scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
     _find_pages(n, page, trace[5], out, memory)
-    _prefetch(n, now_ns, capacity, out, memory, device)
+    m = _bring_in(n, missing, capacity, out, memory, device)
+    _read(m, missing, compute_ns, out, memory, device)

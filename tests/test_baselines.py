@@ -40,13 +40,14 @@ class Asker:
         self.ctx[CTX_VMA] = 0
 
     def ask(self, page, major, ip=0, process=0, now_ns=0):
-        """Return the pages that the policy asks for at one event."""
+        """Return the pages that the policy asks for at one event besides its own."""
         self.ctx[0] = self.ctx[CTX_SLOT] = page
         self.ctx[3], self.ctx[5] = ip, major
         self.ctx[CTX_PROCESS], self.ctx[CTX_NOW_NS] = process, now_ns
         n = self.policy.decide(self.prepared.params, self.prepared.state, self.ctx, self.out)
         assert n <= self.policy.degree_pages
-        return [NAMED_SLOT - p if p < 0 else p for p in self.out[:n].tolist()]
+        named = [NAMED_SLOT - p if p < 0 else p for p in self.out[:n].tolist()]
+        return [p for p in named if p != page]
 
 
 def golden_cases():

@@ -16,7 +16,7 @@ from kdtool.calibrate import plan, rounds
 from kdtool.calibrate.model import numbers_of
 from kdtool.calibrate.numbers import summarize
 from kdtool.calibrate.plan import LAYOUT, Plan, choose_swap, make_plan
-from kdtool.calibrate.rounds import Round, device_ns, queue_ns
+from kdtool.calibrate.rounds import Round, come_together, device_ns, queue_ns
 from kdtool.collect import pageprobe
 from kdtool.collect.base import Request
 from kdtool.collect.blockreads import Reads, pair_reads
@@ -28,7 +28,7 @@ from kdtool.kernel.host import real_time
 from kdtool.kernel.swap import Disk, SwapDevice
 from kdtool.replay import DEVICE_FIELDS
 from kdtool.replay.blockqueue import submit_io
-from kdtool.replay.memory import N_SCALARS
+from kdtool.replay.memory import N_DEVICE, N_SCALARS
 from kdtool.rmt import Vm, worst_case
 from kdtool.rmt.codec import from_document, to_document
 from kdtool.rmt.packed import pack
@@ -39,8 +39,8 @@ INSTANCES = Path("/sys/kernel/tracing/instances")
 MIB = 1 << 20
 ROUND = Round(
     latency_ns=40_000, fault_ns=61_000, major_faults=128, sleeps=128, service_ns=9_000, transfer_ns=2_000,
-    merged_pages=85, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, reclaim_ns=3_000, step_ps=17_000,
-    insn_ps=250,
+    merged_pages=85, batched=1, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, reclaim_ns=3_000,
+    step_ps=17_000, insn_ps=250,
 )  # fmt: skip
 SWAP = SwapDevice("/dev/kdtool-none", "disk", None, False, False, 1024 * MIB, 0, -2)
 
@@ -76,7 +76,7 @@ def test_numbers_of_a_device_with_a_queue() -> None:
     numbers = numbers_of(found, "a disk, a CPU, Linux 9", queued=True)
 
     assert tuple(numbers) == DEVICE_FIELDS
-    values = [40_000, 9_000, 2_000, 0, 21_000, 1_500, 1_700, 2_400, 3_000, 17_000, 250]
+    values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 3_000, 17_000, 250]
     assert [number.value for number in numbers.values()] == values
     assert numbers["major_ns"].quartiles == (20_500, 9_021_000)
     assert "block_rq_issue" in numbers["latency_ns"].source
@@ -91,7 +91,7 @@ def test_numbers_of_a_device_that_the_faulting_thread_reads_itself() -> None:
     numbers = numbers_of(found, "zram", queued=False)
 
     assert numbers["synchronous"].value == 1
-    assert numbers["service_ns"].value == numbers["transfer_ns"].value == 0
+    assert numbers["service_ns"].value == numbers["transfer_ns"].value == numbers["batched"].value == 0
     assert (numbers["major_ns"].value, numbers["prefetch_ns"].value) == (3_100, 2_200)
     assert "block_bio_queue" in numbers["latency_ns"].source
 
@@ -116,9 +116,9 @@ def test_a_sector_read_twice_is_two_reads_and_halves_are_left_out() -> None:
 def test_a_touchs_read_is_the_only_one_in_its_time() -> None:
     begin = np.array([0, 100, 200, 300])
     touches = Touches(begin, begin + 90, Spent(0, 0, 4, 4))
-    seen = [(10, 50, 1), (110, 160, 1), (210, 250, 1), (220, 260, 1), (310, 340, 2)]
+    seen = [(10, 50, 1), (110, 170, 1), (210, 250, 1), (220, 260, 1), (310, 340, 2)]
 
-    assert device_ns(touches, reads(*seen)) == 40  # the third touch had two, the fourth one of two pages
+    assert device_ns(touches, reads(*seen)) == 50  # the third touch had two, the fourth one of two pages
     assert device_ns(touches, reads(*seen[1:])) is None
 
 
@@ -132,7 +132,7 @@ def test_a_touchs_read_is_the_only_one_in_its_time() -> None:
 def test_the_time_a_queued_page_takes_is_what_replay_would_add_for_it(
     latency: int, service: int, transfer: int, n: int, merged: bool
 ) -> None:
-    device = np.array([latency, service, transfer, 0, 0, 0, 0, 0, 0, 0, 0], np.int64)
+    device = np.array([latency, service, transfer, *[0] * (N_DEVICE - 3)], np.int64)
     scalars = np.zeros(N_SCALARS, np.int64)
     slots = np.arange(n) * (1 if merged else 5)
     now = 10**9  # the device has been idle
@@ -141,6 +141,14 @@ def test_the_time_a_queued_page_takes_is_what_replay_would_add_for_it(
     found = queue_ns(reads(*((now, end, 1) for end in ends)), n, latency)
 
     assert found == (transfer if merged else service)
+
+
+@pytest.mark.parametrize(("ends", "together"), [((60, 70, 80), 1), ((30, 60, 90), 0), ((90, 91, 31), 0)])
+def test_reads_come_together_when_the_first_of_them_ends_late(ends: tuple[int, ...], together: int) -> None:
+    windows = [(at, at + end, 1) for at in (0, 100, 200) for end in ends]
+
+    assert come_together(reads(*windows), 3, 3) == together
+    assert come_together(reads(*windows, (300, 301, 1)), 3, 3) is None
 
 
 def test_a_queue_with_others_reads_is_not_counted() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kdtool.errors import CapabilityError, KdtoolError, ParameterError, TraceError
 from kdtool.replay import (
+    DEVICE_FIELDS,
     POLICIES,
     ProgramPolicy,
     Setting,
@@ -67,6 +68,31 @@ def test_a_hand_worked_case():
     # Pages 1 2 3 in a memory of 2: 1 goes out for 3, comes back for 2, and then 3 is hit.
     result = score(workload([1, 2, 3, 1, 3, 3]), load_policy("none"), 2)
     assert (result.cold_faults, result.major_faults, result.hits) == (3, 1, 2)
+
+
+def test_pages_of_one_request_come_together():
+    # 12 pages get slots 1 to 12; the fault in slot 4 reads slots 1 to 7, which are neighbours.
+    w = workload([*range(12), *range(100, 112), 3, *range(7)])
+    latency_ns, _, transfer_ns = ssd().values[:3].tolist()
+
+    result = score(w, load_policy("linux-cluster"), 12)
+
+    assert (result.major_faults, result.minor_faults, result.late_hits) == (1, 6, 0)
+    assert result.stall_ns == latency_ns + 6 * transfer_ns
+
+
+@pytest.mark.parametrize("batched", [0, 1])
+def test_requests_of_one_window_come_together_where_the_device_is_batched(batched):
+    # No neighbours of the window, pages 2 to 9, have neighbouring slots; page 5 is the fourth of eight.
+    w = workload([*(i * 5 % 12 for i in range(12)), *range(100, 112), 5])
+    values = ssd().values.copy()
+    values[DEVICE_FIELDS.index("batched")] = batched
+    latency_ns, service_ns = values[:2].tolist()
+
+    result = score(w, load_policy("linux-vma"), 12, replace(ssd(), values=values))
+
+    assert (result.major_faults, result.prefetch_issued) == (1, 7)
+    assert result.stall_ns == latency_ns + (7 if batched else 3) * service_ns
 
 
 @pytest.mark.parametrize("reclaim", RECLAIMS)

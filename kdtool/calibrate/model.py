@@ -30,6 +30,7 @@ def _samples(rounds: list[Round], synchronous: bool) -> dict[str, list[int | Non
         "service_ns": zeros if synchronous else [r.service_ns for r in rounds],
         "transfer_ns": zeros if synchronous else [r.transfer_ns for r in rounds],
         "synchronous": [int(synchronous)] * len(rounds),
+        "batched": zeros if synchronous else [r.batched for r in rounds],
         "major_ns": [_less(r.fault_ns, r.latency_ns) for r in rounds],
         "minor_ns": [r.minor_ns for r in rounds],
         "cold_ns": [r.cold_ns for r in rounds],
@@ -49,13 +50,17 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
     merged = reads[len(reads) // 2] if reads else 0
     behind = "from the first read's issue to the last one's completion, less latency_ns, a page"
     return {
-        "latency_ns": f"{pair} of the reads of {layout.touches} major faults in random order, median",
+        "latency_ns": f"{pair} of the reads of {layout.touches} major faults in random order, mean",
         "service_ns": NONE if synchronous else f"MADV_WILLNEED of {layout.burst} scattered pages: {behind}",
         "transfer_ns": NONE
         if synchronous
         else f"MADV_WILLNEED of {layout.merged_burst} neighbours, {merged} pages a read: {behind}",
         "synchronous": f"the faulting thread slept in {slept} of {major} major faults",
-        "major_ns": f"{layout.touches} other major faults in random order, median, less latency_ns",
+        "batched": NONE
+        if synchronous
+        else f"MADV_WILLNEED of {layout.window} scattered pages, {layout.batches} times: whether the first "
+        "read ends in the later half of their time",
+        "major_ns": f"{layout.touches} other major faults in random order, mean, less latency_ns",
         "minor_ns": f"CPU time of first touches of {layout.burst} pages that MADV_WILLNEED had brought in",
         "cold_ns": f"CPU time of first stores to {layout.fresh} new pages of 4 KiB",
         "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "

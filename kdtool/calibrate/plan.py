@@ -27,6 +27,7 @@ class Layout:
     merged_burst: int = 256
     batch: int = 16
     batches: int = 16
+    window: int = 8
 
     @property
     def pages(self) -> int:

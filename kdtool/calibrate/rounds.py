@@ -1,13 +1,14 @@
 """One round of measuring: each number of the cost model once, in the units of replay/devices.py.
 
-Rounds are repeated and their medians taken, so that noise of the machine hits all numbers alike. A round's
+Rounds are repeated and their medians taken, so that noise of the machine hits all numbers alike; within a
+round it is means, for a program waits for the sum of its reads, the slow ones too. A round's
 faults and reads are counted: where a touch was no major fault, or the device read more than was asked for,
 somebody else swapped, and that part of the round counts as not measured (None).
 """
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from statistics import median_low
+from statistics import mean
 from typing import Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from kdtool.kernel.swap import Disk
 from kdtool.rmt.packed import pack
 from kdtool.rmt.steptime import step_program, time_steps
 
-__all__ = ["Bench", "Round", "device_ns", "queue_ns"]
+__all__ = ["Bench", "Round", "come_together", "device_ns", "queue_ns"]
 
 SEED = 1
 
@@ -33,7 +34,10 @@ DECISIONS = 1000
 
 @dataclass(frozen=True)
 class Round:
-    """What one round found; None where others came between. `sleeps` counts those of `major_faults`."""
+    """What one round found; None where others came between. `sleeps` counts those of `major_faults`.
+
+    batched : 1 where of reads that were submitted together the first ended in the later half of their time
+    """
 
     latency_ns: int | None
     fault_ns: int | None
@@ -42,6 +46,7 @@ class Round:
     service_ns: int | None
     transfer_ns: int | None
     merged_pages: int | None
+    batched: int | None
     minor_ns: int | None
     cold_ns: int
     batch_ns: int
@@ -96,8 +101,8 @@ class Bench:
         batch = self._batches()
         cold, reclaim = self._fresh()
         return Round(
-            latency, fault, major, sleeps, service, transfer, merged, minor, cold, batch, reclaim,
-            self._step(), self._instruction(),
+            latency, fault, major, sleeps, service, transfer, merged, self._window(), minor, cold, batch,
+            reclaim, self._step(), self._instruction(),
         )  # fmt: skip
 
     def _faults(self) -> tuple[int | None, int | None, int, int]:
@@ -112,7 +117,7 @@ class Bench:
         plain = self._scattered.time_touches(chosen[LAYOUT.touches :])
         spent = plain.spent
         all_major = spent.major_faults == LAYOUT.touches
-        fault = median_low((plain.end_ns - plain.begin_ns).tolist()) if all_major else None
+        fault = int((plain.end_ns - plain.begin_ns).mean()) if all_major else None
         return device_ns(traced, recorded[0]), fault, spent.major_faults, spent.sleeps
 
     def _burst(
@@ -131,6 +136,17 @@ class Bench:
         minor = touched.cpu_ns // n if not touched.major_faults else None
         gap = None if latency_ns is None else queue_ns(recorded[0], n, latency_ns)
         return gap, n // max(len(recorded[0].pages), 1), minor
+
+    def _window(self) -> int | None:
+        """Return whether the reads of windows, each window read by one call, come together."""
+        self._scattered.swap_out()
+        n, windows = LAYOUT.window, LAYOUT.batches
+        places = self._rng.permutation(LAYOUT.scattered // n)[:windows] * n
+        with self._tracer.record() as recorded:
+            for place in places.tolist():
+                self._scattered.read_ahead([place], n)
+                self._scattered.wait_for(place, n)
+        return come_together(recorded[0], n, windows)
 
     def _batches(self) -> int:
         """Return the thread's time for each page that one call reads ahead more than another."""
@@ -167,7 +183,7 @@ class Bench:
 
 
 def device_ns(touches: Touches, reads: Reads) -> int | None:
-    """Return the median time of the reads of touches that had exactly one, of one page, to themselves.
+    """Return the mean time of the reads of touches that had exactly one, of one page, to themselves.
 
     None if that is less than half of the touches: others read then, or not all touches were major faults.
     """
@@ -176,7 +192,19 @@ def device_ns(touches: Touches, reads: Reads) -> int | None:
         inside = reads.within(begin_ns, end_ns)
         if inside.pages.tolist() == [1]:
             times.append(int(inside.complete_ns[0] - inside.issue_ns[0]))
-    return median_low(times) if 2 * len(times) >= len(touches.begin_ns) else None
+    return int(mean(times)) if 2 * len(times) >= len(touches.begin_ns) else None
+
+
+def come_together(reads: Reads, n: int, windows: int) -> int | None:
+    """Return 1 if most windows of `n` reads have the first end in the later half of their time, else 0.
+
+    None if these are not the windows' reads alone, each of one page.
+    """
+    if reads.pages.tolist() != [1] * (n * windows):
+        return None
+    issue, complete = reads.issue_ns.reshape(windows, n).min(1), reads.complete_ns.reshape(windows, n)
+    late = 2 * (complete.min(1) - issue) > complete.max(1) - issue
+    return int(2 * int(late.sum()) > windows)
 
 
 def queue_ns(reads: Reads, n: int, latency_ns: int) -> int | None:

@@ -34,20 +34,19 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
         return 0
     start, n = offset & ~(pages - 1), 0
     for slot in range(max(start, 1), start + pages):  # slot 0 is the header
-        if slot != offset:
-            out[n] = NAMED_SLOT - slot
-            n += 1
+        out[n] = NAMED_SLOT - slot
+        n += 1
     return n
 
 
 @dataclass(frozen=True)
 class LinuxCluster:
-    """Read the aligned group of swap slots around the fault's.
+    """Read the aligned group of swap slots that the fault's is in, in order.
 
     State: three words for the whole machine. Kernel counterpart: swap_cluster_readahead() and
     swapin_nr_pages() (mm/swap_state.c, v6.18). A synchronous device reads nothing ahead. What lies
     around a slot is replay/slots.py's matter. Versions: 6.18; 6.18-2 with Linux's slots, before that
-    slots were handed out in rising order.
+    slots were handed out in rising order; 6.18-3 reads the fault's own page in its place, not first.
 
     initial_hits : swapin_readahead_hits at the start. They and the window are the machine's, so that earlier
         programs leave them: as at boot by default, 0 after one whose readahead was of no use
@@ -56,7 +55,7 @@ class LinuxCluster:
     initial_hits: int = INITIAL_HITS
 
     name: ClassVar[str] = "linux-cluster"
-    version: ClassVar[str] = "6.18-2"
+    version: ClassVar[str] = "6.18-3"
     degree_pages: ClassVar[int] = WINDOW_MAX
     decide = staticmethod(decide)
 

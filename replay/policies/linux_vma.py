@@ -47,9 +47,8 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     right = min(right, ctx[CTX_VMA_END], pmd + PMD_PAGES)
     n = 0
     for candidate in range(left, right):
-        if candidate != page:
-            out[n] = candidate
-            n += 1
+        out[n] = candidate
+        n += 1
     return n
 
 
@@ -60,11 +59,12 @@ class LinuxVma:
     (mm/swap_state.c, v6.18). Differs: a VMA's bounds are its largest extent over the trace. Hits on
     pages that were read on demand and are still in the swap cache, which move the stored address in
     the kernel, are not seen: replay's pages are mapped as soon as they are read on demand.
-    A synchronous device reads nothing ahead. Versions: 1 (6.18).
+    A synchronous device reads nothing ahead. Versions: 6.18; 6.18-2 reads the fault's own page in its
+    place, not first.
     """
 
     name = "linux-vma"
-    version = "6.18"
+    version = "6.18-2"
     degree_pages = WINDOW_MAX
     decide = staticmethod(decide)
 
