@@ -157,17 +157,18 @@ def run_in(
     *,
     duration_s: float | None = None,
     tick: Tick = _go_on,
+    tick_s: Callable[[], float] = lambda: TICK_S,
 ) -> RunFacts:
     """Release a launched command, wait until all that it started has ended, and return what it did.
 
-    `tick` is called every TICK_S seconds; what it raises, or a reason that it returns, ends the command.
+    `tick` is called every `tick_s` seconds; what it raises, or a reason that it returns, ends the command.
     """
     memory = memory_of(own)
     swap, stat = _host_swap(), {} if memory is None else memory.stat()
     with lend_terminal(launched.pid):
         launched.release()
         deadline = None if duration_s is None else time.monotonic() + duration_s
-        ended_by = _wait(own, launched, stop, deadline, tick)
+        ended_by = _wait(own, launched, stop, deadline, tick, tick_s)
         if ended_by != "command":
             _end(own, launched, signal.SIGINT if ended_by == "signal" else signal.SIGTERM, tick)
     ending = launched.ending
@@ -213,9 +214,16 @@ def _how(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _wait(own: Household, launched: Launched, stop: Stop, deadline: float | None, tick: Tick) -> str:
+def _wait(
+    own: Household,
+    launched: Launched,
+    stop: Stop,
+    deadline: float | None,
+    tick: Tick,
+    tick_s: Callable[[], float],
+) -> str:
     """Wait until the command and all that it left in the cgroup have ended; return what ended the wait."""
-    while not launched.wait(TICK_S) or own.processes():
+    while not launched.wait(tick_s()) or own.processes():
         if (reason := tick()) is not None:
             return reason
         if stop:
@@ -223,7 +231,7 @@ def _wait(own: Household, launched: Launched, stop: Stop, deadline: float | None
         if deadline is not None and time.monotonic() >= deadline:
             return "duration"
         if launched.ending is not None:
-            time.sleep(TICK_S)
+            time.sleep(tick_s())
     return "command"
 
 

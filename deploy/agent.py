@@ -135,11 +135,15 @@ class Agent:
                 self.processes.take(pid)
         self._thread.start()
 
-    def set_active(self, on: bool, degree_pages: int) -> None:
-        """Let the program prefetch, or step back: then faults cost the workload nothing, and nobody looks."""
-        self.source.sampling(on)
+    def set_active(self, watching: bool, degree_pages: int) -> None:
+        """Let the program prefetch, or only decide (`degree_pages` 0), or step back.
+
+        Then faults cost the workload nothing, and nobody looks.
+        """
         self.arrays.settings[DEGREE] = degree_pages
-        self.arrays.settings[ACTIVE] = int(on)
+        if bool(self.arrays.settings[ACTIVE]) != watching:
+            self.source.sampling(watching)
+            self.arrays.settings[ACTIVE] = int(watching)
 
     @property
     def cpu_ns(self) -> int:

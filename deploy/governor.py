@@ -24,9 +24,12 @@ WINDOW_EVENTS = 128
 """Swap-ins (major faults and first touches) by which a window is judged, and ..."""
 WINDOW_S = 0.1
 """... the least time it takes: fates come after their decisions."""
+TRIAL_EVENTS = 256
+"""Swap-ins by which the program's windows of a trial are judged together."""
 IDLE_S = 0.5
 WAKE_MAJORS = 4
-"""Major faults between two ticks (0.05 s) that wake it: 80 a second, 1 % of the time at 0.1 ms each."""
+"""Major faults between two ticks that wake it: 80 a second, 1 % of the time at 0.1 ms each."""
+TICK_S = 0.05
 BAD_WINDOWS = 2
 FIRST_BACK_S, LAST_BACK_S = 0.5, 32.0
 NO_USE_BACK_S = 8.0
@@ -56,6 +59,10 @@ class Progress:
     def since(self, before: "Progress") -> "Progress":
         """Return what came after `before`."""
         return Progress(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
+
+    def and_(self, other: "Progress") -> "Progress":
+        """Return both together."""
+        return Progress(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def pace(self) -> int:
@@ -108,6 +115,7 @@ class Governor:
         self._back_s, self._trust_s = FIRST_BACK_S, FIRST_TRUST_S
         self._bad = 0
         self._trial: Trial | None = None
+        self._tried = Progress(0, 0, 0, 0, 0)
         self._stall_tried: float | None = None
 
     @property
@@ -115,8 +123,18 @@ class Governor:
         """Return whether the program may act."""
         return self.state == ACTIVE or (self._trial is not None and self._trial.on)
 
+    @property
+    def watching(self) -> bool:
+        """Return whether faults are to be looked at; in a trial they are all the time."""
+        return self.state in (TRYING, ACTIVE)
+
+    @property
+    def tick_s(self) -> float:
+        """Return how long to wait before the next tick, in seconds."""
+        return TICK_S if self._trial is None else self._trial.window_s
+
     def tick(self, now_s: float, progress: Progress) -> None:
-        """Take in what was counted up to `now_s`; called every 0.05 s or so."""
+        """Take in what was counted up to `now_s`; called every `tick_s` or so."""
         if self.active:
             self.active_s += now_s - self._last_s
         if self._trial is not None:
@@ -137,20 +155,20 @@ class Governor:
 
     def _begin_trial(self, now_s: float, progress: Progress) -> None:
         self._stall_tried = None  # of the last trial; now it is measured again
-        self.state, self._trial = TRYING, Trial(now_s, progress.pace, progress.stall_ns)
-        self._since, self._since_s, self._bad = progress, now_s, 0
+        self._trial = Trial(now_s, progress.pace, progress.stall_ns, acted=self.state == ACTIVE)
+        self.state, self._since, self._bad = TRYING, progress, 0
+        self._tried = Progress(0, 0, 0, 0, 0)
         self.trials += 1
 
     def _try(self, trial: Trial, now_s: float, progress: Progress) -> None:
         """Go on comparing; step back at once where what it brings in is of no use."""
         was_on = trial.on
         verdict = trial.tick(now_s, progress.pace, progress.stall_ns)
-        if trial.on and not was_on:
-            self._since, self._since_s = progress, now_s
-        elif was_on and self._floors is not None:
-            window = progress.since(self._since)
-            if window.used + window.majors >= WINDOW_EVENTS:
-                self._bad = self._bad + 1 if _is_below(window, self._floors) else 0
+        if was_on and self._floors is not None:
+            self._tried = self._tried.and_(progress.since(self._last))
+            if self._tried.used + self._tried.majors >= TRIAL_EVENTS:
+                self._bad = self._bad + 1 if _is_below(self._tried, self._floors) else 0
+                self._tried = Progress(0, 0, 0, 0, 0)
             if self._bad >= BAD_WINDOWS:
                 self._back_s = max(self._back_s, NO_USE_BACK_S)
                 verdict = LOSES

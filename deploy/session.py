@@ -12,7 +12,7 @@ from kdtool.collect.limited import own_cgroup, run_in
 from kdtool.collect.living import Living, find_living
 from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.deploy.agent import Agent
-from kdtool.deploy.governor import ASLEEP, Governor
+from kdtool.deploy.governor import ACTIVE, Governor
 from kdtool.deploy.guard import guarded
 from kdtool.deploy.request import Bounds, DeployRequest, bounds_of, check_request
 from kdtool.deploy.result import Run, progress_of, to_row
@@ -27,10 +27,9 @@ from kdtool.traces import PAGE_BYTES
 
 __all__ = ["Show", "deploy"]
 
-TICK_S = 0.05
 SAY_S = 1.0
 Show = Callable[[Agent, Governor], None]
-"""Called every 50 ms while it runs."""
+"""Called every 10 to 100 ms while it runs."""
 
 
 def show_nothing(agent: Agent, governor: Governor) -> None:
@@ -64,7 +63,14 @@ def _of_command(
         work = stack.enter_context(_at_work(request, decider, bounds, own.events, own.name, pages))
         launched = stack.enter_context(Launched(request.command, own, quiet_stdout=request.quiet_stdout))
         work.begin()
-        facts = run_in(own, launched, stop, duration_s=request.duration_s, tick=lambda: work.tick(show))
+        facts = run_in(
+            own,
+            launched,
+            stop,
+            duration_s=request.duration_s,
+            tick=lambda: work.tick(show),
+            tick_s=lambda: work.tick_s,
+        )
         kernel = {
             "major_faults": facts.major_faults,
             "minor_faults": facts.minor_faults,
@@ -93,19 +99,19 @@ def _of_living(
         _at_work(request, decider, bounds, living.events, living.name, pages) as work,
     ):
         work.begin()
-        ended_by = _wait(living, request.duration_s, stop, lambda: work.tick(show))
+        ended_by = _wait(living, request.duration_s, stop, work, show)
         return work.finish(living.name, pages, time.monotonic_ns() - began_ns, ended_by, None, {})
 
 
-def _wait(living: Living, duration_s: float | None, stop: Stop, tick: Callable[[], None]) -> str:
+def _wait(living: Living, duration_s: float | None, stop: Stop, work: "_Work", show: Show) -> str:
     deadline = None if duration_s is None else time.monotonic() + duration_s
     while living.lives():
-        tick()
+        work.tick(show)
         if stop:
             return "signal"
         if deadline is not None and time.monotonic() >= deadline:
             return "duration"
-        time.sleep(TICK_S)
+        time.sleep(work.tick_s)
     return "cgroup"
 
 
@@ -121,17 +127,19 @@ class _Work:
         """Begin to work for what lives in the cgroup, and what will."""
         self._agent.begin()
 
+    @property
+    def tick_s(self) -> float:
+        """Return how long to wait before the next tick, in seconds."""
+        return self._governor.tick_s
+
     def tick(self, show: Show) -> None:
         """Let the guards look, act on what they say, and show it."""
         self._agent.check()
         now_s = time.monotonic()
         governor, agent = self._governor, self._agent
-        was = governor.active, governor.degree
         governor.tick(now_s, progress_of(agent))
-        if governor.state != ASLEEP:
-            self._statistics.tick()
-        if (governor.active, governor.degree) != was:
-            agent.set_active(governor.active, governor.degree)
+        self._statistics.tick(now_s, governor.state == ACTIVE)
+        agent.set_active(governor.watching, governor.degree if governor.active else 0)
         if now_s - self._said_s >= SAY_S:
             self._said_s = now_s
             made = progress_of(agent)
