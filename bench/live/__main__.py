@@ -9,22 +9,27 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from bench.fidelity.machine import forbid_huge_pages
 from bench.fidelity.matrix import Plan, measure_footprints, record_references
-from bench.live.measure import VARIANTS, choose_variants, learn, measure
+from bench.live.measure import VARIANTS, Say, choose_variants, learn, limit_of, measure
 from bench.live.picture import plot_cells
+from bench.live.replayed import predict_pair
 from bench.live.soak import soak
 from bench.live.store import LiveStore
-from bench.live.table import make_cells, print_cells
 from bench.live.workloads import PAIRS, choose_pairs
 from kdtool.deploy.bpfsource import SOURCES
 from kdtool.errors import KdtoolError
+from kdtool.live.table import Cell, make_cells, print_cells
+from kdtool.replay import load_device
 
 PLAIN_COLUMNS = 120
+K = 256
+"""Reduction window of the recordings, in pages."""
 
 
 def main() -> int:
@@ -36,30 +41,11 @@ def main() -> int:
         print(f"[{time.monotonic() - begin_s:6.0f} s] {text}", file=sys.stderr, flush=True)
 
     try:
-        pairs, variants = choose_pairs(arguments.programs), choose_variants(arguments.variants)
         store = LiveStore(arguments.work, loop=arguments.loop)
         if arguments.soak is not None:
             print(json.dumps(soak(arguments.soak, arguments.source, store, arguments.swap_size, say)))
             return 0
-        if not arguments.show_only:
-            forbid_huge_pages()
-            learned = Plan([p.learn for p in pairs], [], [], 0, 256, 600.0, arguments.swap_size)
-            record_references(learned, store, say)
-            for pair in pairs:
-                learn(pair, store, say)
-            plan = Plan([p.run for p in pairs], [], [], 0, 256, 600.0, arguments.swap_size)
-            measure_footprints(plan, store, say)
-            measure(
-                pairs,
-                variants,
-                store,
-                runs=arguments.runs,
-                percent=arguments.limit,
-                real_time=arguments.real_time,
-                swap_size=arguments.swap_size,
-                say=say,
-            )
-        cells = make_cells(pairs, variants, store, arguments.limit)
+        cells = _cells(arguments, store, say)
     except KdtoolError as error:
         print(f"live: error: {error}", file=sys.stderr)
         return 1
@@ -73,6 +59,40 @@ def main() -> int:
     else:
         print_cells(cells, Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS))
     return 0
+
+
+def _cells(arguments: argparse.Namespace, store: LiveStore, say: Say) -> list[Cell]:
+    """Measure what is missing, replay if that was asked for, and return the table's cells."""
+    pairs, variants = choose_pairs(arguments.programs), choose_variants(arguments.variants)
+    device = None if arguments.replay is None else load_device(arguments.replay)
+    plan = Plan([pair.run for pair in pairs], [], [], 0, K, 600.0, arguments.swap_size)
+    if not arguments.show_only:
+        forbid_huge_pages()
+        record_references(replace(plan, programs=[pair.learn for pair in pairs]), store, say)
+        for pair in pairs:
+            learn(pair, store, say)
+        measure_footprints(plan, store, say)
+        measure(
+            pairs,
+            variants,
+            store,
+            runs=arguments.runs,
+            percent=arguments.limit,
+            real_time=arguments.real_time,
+            swap_size=arguments.swap_size,
+            say=say,
+        )
+    predicted = {}
+    if device is not None:
+        record_references(plan, store, say)
+        for pair in pairs:
+            predicted[pair.name] = predict_pair(pair, variants, store, arguments.limit, device)
+            say(f"{pair.name}: replayed")
+    measured = {}
+    for pair in pairs:
+        limit = limit_of(pair, store, arguments.limit)
+        measured[pair.name] = {v.name: store.runs(pair, v.name, limit) for v in variants}
+    return make_cells(measured, [v.name for v in variants if v.policy is None], predicted)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -94,6 +114,12 @@ def _parse_arguments() -> argparse.Namespace:
     add("--show-only", action="store_true", help="print what was measured; measure nothing")
     add("--soak", type=float, metavar="SECONDS", help="only this: a full rate of faults for so long")
     add("--source", choices=SOURCES, default="auto", help="who decides in the soak (auto)")
+    add(
+        "--replay",
+        metavar="DEVICE",
+        help="what replay says beside what was measured, by the numbers of this device: best what kdtool "
+        "calibrate wrote of such a swap",
+    )
     add("--json", action="store_true", help="print one JSON document")
     add("--plot", type=Path, metavar="FILE.png", help="draw the run times")
     arguments = parser.parse_args()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.live.table import Cell
+from kdtool.live.table import Cell
 
 __all__ = ["plot_cells"]
 

@@ -1,0 +1,54 @@
+"""What replay says of live runs: each policy in the same memory, on this host's swap device.
+
+    references of the input that is measured ─► replay, by what `kdtool calibrate` wrote ─► run time, coverage
+
+Replay has one prefetcher: an agent's policy is replayed without the kernel's own readahead, also where the
+agent runs beside it. Where the agent acts it keeps the kernel's statistics up to date; else they are so every
+2 s, from a moment on that is chance: the median of a few is said.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from kdtool.fidelity.predict import CURRENT, at_own_speed, replay_moments, starting_moments
+from kdtool.replay import Device, Policy, Result, Workload
+
+__all__ = ["Predicted", "predict"]
+
+MOMENTS = 3
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What replay says of a program under a policy; coverage None for Linux's own settings."""
+
+    wall_s: float
+    coverage: float | None
+
+
+def predict(
+    workload: Workload,
+    memory_pages: int,
+    device: Device,
+    wall_ns: int,
+    *,
+    alone: Mapping[str, Policy],
+    acting: Mapping[str, Policy],
+) -> dict[str, Predicted]:
+    """Return what replay says, by the names of `alone`, Linux's own settings, and `acting`, the agent's.
+
+    wall_ns : what the program took without a limit: its instructions take as long as makes it so
+    """
+    profile = at_own_speed(workload, device, wall_ns)
+    predicted: dict[str, Predicted] = {}
+    for policies, moments in ((alone, starting_moments(MOMENTS)), (acting, CURRENT)):
+        replayed = replay_moments(workload, list(policies.values()), memory_pages, profile, moments)
+        for name, results in zip(policies, replayed, strict=True):
+            predicted[name] = _of(results, acts=policies is acting)
+    return predicted
+
+
+def _of(results: Sequence[Result], *, acts: bool) -> Predicted:
+    wall_s = median(result.runtime_ns for result in results) / 1e9
+    return Predicted(wall_s, median(result.coverage or 0.0 for result in results) if acts else None)

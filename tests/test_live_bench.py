@@ -1,0 +1,63 @@
+"""Replay beside live: what it says of a strided program, and the table of both."""
+
+from io import StringIO
+
+import pytest
+from builders import ssd, strided_trace
+from rich.console import Console
+
+from kdtool.live.predict import Predicted, predict
+from kdtool.live.table import make_cells, print_cells
+from kdtool.replay import load_policy, load_workload
+
+PAGES = 3000
+
+
+def run_of(wall_s, agent=True):
+    run = {"wall_ns": int(wall_s * 1e9), "major_faults": 100, "load": 0.5, "steps_back": 0}
+    return run | (
+        {"coverage": 0.9, "accuracy": 1.0, "agent_cpu_ns": 10**8} if agent else {"agent_cpu_ns": None}
+    )
+
+
+MEASURED = {
+    "toy": {"linux-0": [run_of(2.0, False)], "linux-vma": [run_of(1.8, False)], "stride": [run_of(1.2)]},
+    "other": {"linux-0": [run_of(2.0, False)], "linux-vma": [], "stride": [run_of(1.2)]},
+}
+
+
+def test_replay_says_that_a_policy_covers_and_is_faster(tmp_path):
+    workload = load_workload(strided_trace(tmp_path / "toy.kdt", PAGES))
+    alone = {"linux-0": load_policy("none"), "linux-vma": load_policy("linux-vma")}
+
+    said = predict(
+        workload, PAGES // 2, ssd(), 200_000_000, alone=alone, acting={"stride": load_policy("stride")}
+    )
+
+    assert said["stride"].coverage > 0.9
+    assert 0.2 < said["stride"].wall_s < said["linux-0"].wall_s
+    assert said["linux-vma"].coverage is None
+
+
+def test_the_table_has_replay_beside_live_where_it_was_asked():
+    predicted = {"toy": {"linux-0": Predicted(3.0, None), "linux-vma": Predicted(2.8, None)}}
+    predicted["toy"]["stride"] = Predicted(2.0, 0.8)
+
+    cells = make_cells(MEASURED, ["linux-0", "linux-vma"], predicted)
+
+    stride, other = cells[2], cells[-1]
+    assert (stride.program, stride.speedup) == ("toy", pytest.approx(1.5))
+    assert (stride.predicted_speedup, stride.predicted_coverage) == (pytest.approx(1.4), 0.8)
+    assert (other.program, other.to_row()["predicted_speedup"]) == ("other", None)
+    row = next(line for line in printed(cells).splitlines() if "stride" in line)
+    assert row.split()[-4:] == ["1.50", "90.0%", "1.40", "80.0%"]
+
+
+def test_the_table_has_no_columns_of_replay_where_it_was_not_asked():
+    assert "(r)" not in printed(make_cells(MEASURED, ["linux-0", "linux-vma"], {}))
+
+
+def printed(cells):
+    out = StringIO()
+    print_cells(cells, Console(file=out, width=140))
+    return out.getvalue()
