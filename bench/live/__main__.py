@@ -27,7 +27,7 @@ from kdtool.errors import KdtoolError
 from kdtool.live.table import Cell, make_cells, print_cells
 from kdtool.replay import load_device
 
-PLAIN_COLUMNS = 120
+PLAIN_COLUMNS = 132
 K = 256
 """Reduction window of the recordings, in pages."""
 
