@@ -111,7 +111,7 @@ class Agent:
         self.arrays: Arrays = new_arrays(decider.context_words, log_events)
         followed = MAX_FOLLOWED if limit_pages is None else limit_pages // FOLLOWED_SHARE
         settings = self.arrays.settings
-        settings[DEGREE] = decider.degree_pages
+        settings[DEGREE], settings[ACTIVE] = decider.degree_pages, 0
         settings[BATCH_PAGES], settings[NAP_NS] = BATCH_DEFAULT_PAGES, NAP_DEFAULT_NS
         settings[RATE_PAGES] = max(rate_pages // RATE_WINDOWS_PER_S, 1)
         settings[ASKED_PAGES] = min(max(followed, MIN_FOLLOWED), MAX_FOLLOWED)
