@@ -35,7 +35,7 @@ DEGREE_PAGES = 16
 WARM_SHARE = 0.2
 """Of the time, in which memory may still grow: Python and Numba load what they use."""
 GROWTH_KIB = 4096
-FATES = ("UNMAPPED", "KNOWN", "DROPPED", "LIMITED", "NOT_SWAPPED", "FORGOTTEN", "REFUSED", "ISSUED")
+FATES = ("UNMAPPED", "KNOWN", "DROPPED", "LIMITED", "NOT_SWAPPED", "FORGOTTEN", "LATE", "REFUSED", "ISSUED")
 Say = Callable[[str], None]
 
 
