@@ -163,18 +163,23 @@ def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Pr
                     f"give --target bpf or train with --learner tree"
                 )
             leaves = tree_to_table(model, table.name, max_entries, find_hook(program.hook))
-            table = _stack(table, leaves)  # noqa: PLW2901 - the table that goes on
+            table = _stack(table, leaves, find_hook(program.hook))  # noqa: PLW2901 - the table that goes on
         tables.append(table)
     return replace(program, name=f"{program.name}-tables", models=(), tables=tuple(tables))
 
 
-def _stack(upper: Table, lower: Table) -> Table:
-    """Put the entries of `upper` above those of `lower` in one table; the default is `lower`'s."""
+def _stack(upper: Table, lower: Table, hook: Hook) -> Table:
+    """Put the entries of `upper` above those of `lower` in one table; the default is `lower`'s.
+
+    Features are clamped to [VALUE_MIN, VALUE_MAX]; a field of the hook may be one less.
+    """
+    least = {field.name: min(field.bounds[0], VALUE_MIN) for field in hook.context}
     fields = tuple(
         replace(f, match_type="RANGE") if f.match_type == "EXACT" else f for f in upper.match_fields
     )
-    wildcard = {"RANGE": (VALUE_MIN, VALUE_MAX), "TERNARY": (0, 0), "LPM": (0, 0)}
-    above: Box = tuple(wildcard[f.match_type] for f in fields)
+    above: Box = tuple(
+        (least.get(f.name, VALUE_MIN), VALUE_MAX) if f.match_type == "RANGE" else (0, 0) for f in fields
+    )
     below: Box = ((VALUE_MIN, VALUE_MAX),) * len(lower.match_fields)
     entries = [replace(e, match=e.match + below, priority=e.priority + 1) for e in upper.entries]
     entries += [replace(e, match=above + e.match) for e in lower.entries]

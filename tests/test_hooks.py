@@ -21,6 +21,7 @@ from kdtool.rmt import (
     Action,
     Dense,
     Forest,
+    MatchField,
     Network,
     ScoreTree,
     Table,
@@ -227,6 +228,16 @@ def test_a_tree_of_classes_becomes_a_table_of_them(tmp_path):
     ]
     with pytest.raises(ProgramError, match=r"a model answers 2, hook sched.migrate has classes 0 to 1"):
         program_to_tables(inferring(tree(0, 2)))
+
+
+@pytest.mark.parametrize("match_type", ["EXACT", "RANGE"])
+def test_a_built_table_takes_every_value_of_a_field(match_type):
+    program = inferring(tree(0, 1))
+    keyed = replace(program.tables[0], match_fields=(MatchField("extra_fails", match_type),))
+    built = program_to_tables(replace(program, tables=(keyed,), default_class="migrate"))
+    context = dict.fromkeys(MIGRATE.field_names, 0)
+    for extra_fails in (-(2**31), -(2**31) + 1, 2**31 - 1):
+        assert Vm(built).decide({**context, "extra_fails": extra_fails}) == [0]
 
 
 def test_a_counter_is_printed():

@@ -150,7 +150,9 @@ def format_table(table: Table) -> str:
     for entry in table.entries:
         cells = zip(table.match_fields, entry.match, strict=True)
         shown = [
-            _format_cell(f.name, f.match_type, pair) for f, pair in cells if pair != (VALUE_MIN, VALUE_MAX)
+            _format_cell(f.name, f.match_type, (low, high))
+            for f, (low, high) in cells
+            if low > VALUE_MIN or high < VALUE_MAX
         ]
         matched = ", ".join(shown) or "everything"
         lines.append(f"  priority {entry.priority}: {matched} -> {_format_action(entry.action)}")
@@ -165,7 +167,7 @@ def _format_cell(name: str, match_type: str, pair: tuple[int, int]) -> str:
         return f"{name} = {low:#x}/{high}"
     if low == high:
         return f"{name} = {low}"
-    if low == VALUE_MIN:
+    if low <= VALUE_MIN:
         return f"{name} <= {high}"
     return f"{name} >= {low}" if high == VALUE_MAX else f"{name} in {low}..{high}"
 
