@@ -141,7 +141,7 @@ def test_a_leaf_of_a_v2_cgroup_is_worked_for_and_its_neighbour_is_not(strides):
         workers = []
         for leaf in leaves:
             leaf.mkdir()
-            joins = "".join(f"echo $$ > {path}/cgroup.procs; " for path in (leaf, own.memory))
+            joins = "".join(f"echo $$ > {path}/cgroup.procs; " for path in (own.memory, leaf))
             script = f"{joins} for i in 1 2 3; do {strides} {PAGES} 7 {PAGES}; done"
             workers.append(subprocess.Popen(["sh", "-c", script]))
         inside: set[int] = set()
