@@ -60,13 +60,12 @@ def score_traces(paths: list[Path], sweep: Sweep, jobs: int = 1) -> list[Result]
 
 
 def _compile(sweep: Sweep, display: Display) -> None:
-    """Have compiled what is not on disk, before workers are forked, which would each do it."""
-    ahead = compile_ahead()
-    line = display.line("compiling, once after an install", None) if ahead else None
+    """Have the engine and the policies ready before workers are forked, which would each see to it."""
+    line = display.line("compiling, once after an install") if compile_ahead() else None
     for policy in sweep.policies:
         compiled(policy.decide)
+    engine()
     if line is not None:
-        engine()
         line.end()
 
 
