@@ -15,7 +15,7 @@ or never used, halve the degree.
 
 from dataclasses import astuple, dataclass
 
-from kdtool.deploy.trial import GAINS, LOSES, STALL_LOSS, Trial
+from kdtool.deploy.trial import GAINS, LOSES, Trial
 
 __all__ = ["ACTIVE", "ASLEEP", "BACK", "TRYING", "Floors", "Governor", "Progress"]
 
@@ -31,6 +31,8 @@ WAKE_MAJORS = 4
 """Major faults between two ticks that wake it: 80 a second, 1 % of the time at 0.1 ms each."""
 TICK_S = 0.05
 BAD_WINDOWS = 2
+STALL_LOSS = 1.25
+"""So many times the stall a fault in the last trial, for another trial."""
 FIRST_BACK_S, LAST_BACK_S = 0.5, 32.0
 NO_USE_BACK_S = 8.0
 """The least where windows were bad: what it does not know it will not know in a second."""
@@ -60,8 +62,7 @@ class Progress:
         """Return what came after `before`."""
         return Progress(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
-    def and_(self, other: "Progress") -> "Progress":
-        """Return both together."""
+    def __add__(self, other: "Progress") -> "Progress":
         return Progress(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
     @property
@@ -165,7 +166,7 @@ class Governor:
         was_on = trial.on
         verdict = trial.tick(now_s, progress.pace, progress.stall_ns)
         if was_on and self._floors is not None:
-            self._tried = self._tried.and_(progress.since(self._last))
+            self._tried += progress.since(self._last)
             if self._tried.used + self._tried.majors >= TRIAL_EVENTS:
                 self._bad = self._bad + 1 if _is_below(self._tried, self._floors) else 0
                 self._tried = Progress(0, 0, 0, 0, 0)

@@ -16,7 +16,7 @@ side.
 
 from dataclasses import dataclass
 
-__all__ = ["GAINS", "LOSES", "NOTHING", "STALL_LOSS", "WINDOW_S", "Trial", "window_for"]
+__all__ = ["GAINS", "LOSES", "NOTHING", "Trial"]
 
 GAINS, LOSES, NOTHING = "gains", "loses", "nothing"
 """Verdicts; NOTHING: there are too few faults to tell."""
@@ -34,8 +34,6 @@ GAIN_AFTER = {4: 1.5, 8: 1.2}
 """The gain from which it acts after so many pairs already; that it loses is known at the end only."""
 GAIN, GAIN_TO_STAY = 1.05, 0.9
 """At the end: for a program that is new, and for one that has acted until now."""
-STALL_LOSS = 1.25
-"""So many times the stall a fault in the trial, for another trial."""
 
 
 @dataclass
