@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool.errors import ParameterError, ProgramError, unknown_name
-from kdtool.features import FEATURE_SETS, Dataset, write_dataset
+from kdtool.features import Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
 from kdtool.replay import compile_ahead, load_device, load_workload
@@ -54,14 +54,8 @@ def train_traces(
         training_part(workload, request.memory, device, fraction, request.degree_pages)
         for workload in workloads
     ]
-    n_candidates = len(FEATURE_SETS) * len(learner.candidates())
     program, best = train(
-        parts,
-        learner,
-        device,
-        degree_pages=request.degree_pages,
-        seed=request.seed,
-        progress=lambda candidate: report(candidate, n_candidates),
+        parts, learner, device, degree_pages=request.degree_pages, seed=request.seed, progress=report
     )
     samples: Dataset = part_dataset(parts, best.features, whole=True)
     if request.dataset is not None:

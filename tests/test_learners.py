@@ -7,8 +7,10 @@ import pytest
 from builders import ssd, strided_trace, workload, write_refs
 
 from kdtool.errors import KdtoolError, TraceError
-from kdtool.learners import LEARNERS, find_learner, train, training_part
+from kdtool.features import FEATURE_SETS
+from kdtool.learners import LEARNERS, Candidate, find_learner, train, training_part
 from kdtool.learners.session import TrainingRequest, train_traces
+from kdtool.learners.training import best_candidate
 from kdtool.replay import ProgramPolicy, load_policy, replay, run_shadow
 from kdtool.rmt import from_document, read_program, to_document
 from kdtool.verify import verify_program
@@ -58,6 +60,33 @@ def test_the_same_seed_gives_the_same_program(part):
     first, _ = train([training], learner, ssd(), degree_pages=8, seed=3)
     second, _ = train([training], learner, ssd(), degree_pages=8, seed=3)
     assert to_document(first) == to_document(second)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        ([(1000, 90), (1050, 20), (1051, 10)], (1050, 20)),  # 5 % of the 1000 that the first saves
+        ([(1000, 90), (1005, 20), (1003, 20)], (1003, 20)),
+        ([(2100, 50), (2050, 90)], (2050, 90)),  # nothing saves anything
+    ],
+)
+def test_the_smallest_of_those_that_save_as_much_is_taken(candidates, chosen):
+    best = best_candidate([Candidate(FEATURE_SETS[0], {}, *each) for each in candidates], none_ns=2000)
+    assert (best.runtime_ns, best.size) == chosen
+
+
+def test_threads_that_are_the_process_are_not_tried_again(part):
+    w, training = part
+    tried = []
+    train(
+        [training], find_learner("tree"), ssd(), degree_pages=8, seed=0,
+        progress=lambda candidate, total: tried.append((candidate.features.name, total)),
+    )  # fmt: skip
+    assert w.pids.tolist() == [1]
+    names = [name for name, _ in tried]
+    assert "process" in names
+    assert "thread" not in names
+    assert {total for _, total in tried} == {len(tried)}
 
 
 def test_the_training_part_ends_with_its_last_swap_in(part):
