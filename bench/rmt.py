@@ -71,18 +71,24 @@ PAGES = 1 << 22
 """Differences of pages below 2^22 are the same number as float32, which the others compute with."""
 
 WALK_C = """
+#define COMPARE \\
+    long children = block[1], right = (block[0] >> 32) - X[pairs >> 6 & 63] >> 63; \\
+    long left_child = (int)children - X[pairs & 63], right_child = (children >> 32) - X[rights & 63]; \\
+    long child = (left_child ^ (left_child ^ right_child) & right) >> 63; \\
+    const long *following = params + (unsigned)block[0];
+
 void walk(const long *params, const long *X, long *out, long tree, long n_rows, long n_features) {
     for (long row = 0; row < n_rows; row++, X += n_features) {
-        const long *block = params + tree + 1;
-        for (long step = 0; step < params[tree]; step++) {
-            long features = block[1], children = block[2];
-            long right = X[features & 0xFFFF] > block[0] >> 32;
-            long left_child = X[features >> 16 & 0xFFFF] > (int)children;
-            long right_child = X[features >> 32 & 0xFFFF] > children >> 32;
-            long child = left_child ^ ((left_child ^ right_child) & -right);
-            block = params + (unsigned)block[0] + 4 * (2 * right + child);
+        const long *block = params + tree + 5;
+        long pairs = params[tree + 3], rights = params[tree + 4];
+        for (long step = 1; step < params[tree]; step++) {
+            COMPARE
+            pairs = block[2] >> (right & 31) >> (child & 15);
+            rights = block[3] >> (right & 31) >> (child & 15);
+            block = following + (right & 8) + (child & 4);
         }
-        out[row] = block[3] >> 32;
+        COMPARE
+        out[row] = following[2 - right] << (child & 32) >> 32;
     }
 }
 """

@@ -8,40 +8,81 @@ x_at and sums_at : where in `state` the features lie, and the words in which a f
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kdtool.rmt.blocks import (
+    BLOCK_WORDS,
+    CHILD_SHIFT,
+    CHILDREN,
+    FEATURE_BITS,
+    NODE,
+    OWN_BITS,
+    PAIRS,
+    RIGHT_SHIFT,
+    RIGHTS,
+    STEPS_BITS,
+)
 from kdtool.rmt.jit import inline, inner
-from kdtool.rmt.packedmodels import BLOCK_WORDS, CLASS_BITS, LOW_32, TREES_A_WALK
+from kdtool.rmt.packedmodels import CLASS_BITS, LOW_32, TREES_A_WALK
 
 __all__ = ["call_model", "sum_forest", "walk_tree"]
 
 
-CLASS_MASK = (1 << CLASS_BITS) - 1
+NODE_BIT, LEFT_BIT, RIGHT_BIT = OWN_BITS
+CLASS_MASK, FEATURE = (1 << CLASS_BITS) - 1, (1 << FEATURE_BITS) - 1
+STEPS = (1 << STEPS_BITS) - 1
+
+
+@inline
+def _compare(params, block, x, features):  # type: ignore[no-untyped-def]
+    """Return where the next four blocks begin, and -1 or 0: whether the walk goes right, and at the child.
+
+    No branch depends on x.
+    """
+    at_node, at_left, at_right = features
+    node, children = params[block + NODE], params[block + CHILDREN]
+    right = (node >> 32) - x[at_node] >> 63
+    left_child = (children << 32 >> 32) - x[at_left]
+    right_child = (children >> 32) - x[at_right]
+    return node & LOW_32, right, (left_child ^ ((left_child ^ right_child) & right)) >> 63
+
+
+@inline
+def _own_features(params, block):  # type: ignore[no-untyped-def]
+    word = params[block + RIGHTS]
+    return word >> NODE_BIT & FEATURE, word >> LEFT_BIT & FEATURE, word >> RIGHT_BIT & FEATURE
 
 
 @inline
 def _step(params, block, x):  # type: ignore[no-untyped-def]
-    """Return the block that comes next. No branch depends on x."""
-    node, features, children = params[block], params[block + 1], params[block + 2]
-    right = np.int64(x[features & 0xFFFF] > node >> 32)
-    left_child = np.int64(x[features >> 16 & 0xFFFF] > children << 32 >> 32)
-    right_child = np.int64(x[features >> 32 & 0xFFFF] > children >> 32)
-    child = left_child ^ ((left_child ^ right_child) & -right)
-    return (node & LOW_32) + BLOCK_WORDS * (2 * right + child)
+    """Return the block that comes next. One walk alone would wait for its features, which walk_tree knows."""
+    following, right, child = _compare(params, block, x, _own_features(params, block))
+    return following + (right & 2 * BLOCK_WORDS) + (child & BLOCK_WORDS)
+
+
+@inline
+def _last_step(params, compared, state):  # type: ignore[no-untyped-def]
+    """Return a leaf's value, and count its steps."""
+    following, right, child = compared
+    state[0] += params[following + CHILDREN] >> 32 + (right & 2 * STEPS_BITS) + (child & STEPS_BITS) & STEPS
+    return params[following + PAIRS - right] << (child & 32) >> 32
 
 
 @inline
 def walk_tree(params, tree, state, x_at):  # type: ignore[no-untyped-def]
     """Return the value of the leaf that x falls into."""
-    x, block = state[x_at:], (tree + 1) & LOW_32
-    for _ in range(params[tree]):
-        block = _step(params, block, x)
-    leaf = params[block + 3]
-    state[0] += leaf & LOW_32
-    return leaf >> 32
+    x, entry = state[x_at:], (tree + 1) & LOW_32
+    block, pairs, rights = entry + BLOCK_WORDS, params[entry + PAIRS], params[entry + RIGHTS]
+    for _ in range(params[tree] - 1):
+        features = pairs >> FEATURE_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
+        following, right, child = _compare(params, block, x, features)
+        pairs = params[block + PAIRS] >> (right & RIGHT_SHIFT) >> (child & CHILD_SHIFT)
+        rights = params[block + RIGHTS] >> (right & RIGHT_SHIFT) >> (child & CHILD_SHIFT)
+        block = following + (right & 2 * BLOCK_WORDS) + (child & BLOCK_WORDS)
+    features = pairs >> FEATURE_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
+    return _last_step(params, _compare(params, block, x, features), state)
 
 
 @inner
@@ -58,13 +99,13 @@ def sum_forest(params, forest, state, x_at, sums_at):  # type: ignore[no-untyped
     for t in range(roots, roots + n_trees, TREES_A_WALK):
         first, second = params[t] & LOW_32, params[t + 1] & LOW_32
         third, fourth = params[t + 2] & LOW_32, params[t + 3] & LOW_32
-        for _ in range(steps):
+        for _ in range(steps - 1):
             first, second = _step(params, first, x), _step(params, second, x)
             third, fourth = _step(params, third, x), _step(params, fourth, x)
         for block in (first, second, third, fourth):
-            leaf = params[block + 3]
-            state[0] += leaf & LOW_32
-            _add_scores(params, leaf >> 32, params[forest + 3], sums)
+            compared = _compare(params, block, x, _own_features(params, block))
+            scores = _last_step(params, compared, state)
+            _add_scores(params, scores, params[forest + 3], sums)
     state[0] += n_classes
     best = 0
     for c in range(1, n_classes):

@@ -1,33 +1,26 @@
 """Models as words of `params` (packed.py). What an action says of one is its kind and where it begins.
 
-    tree    steps of a walk | the root's block and the others (blocks.py), 4 words each:
-            where the first of the next four lies, from bit 32 on the threshold | the features of the node
-            and its children, 16 bits each | the children's thresholds, 32 bits each | of a leaf the steps
-            that are counted, from bit 32 on its value
+    tree    steps of a walk | its blocks (blocks.py)
     forest  classes | trees | steps of a walk | scores of a leaf | per class (base score, answer) | per tree
-            where its root's block lies: one of a tree whose leaf's value is where its scores lie, the number
-            of a class, from bit 8 on the score, and 0s up to the most that a leaf has
+            where its first block behind the entry lies: of a tree whose leaf's value is where its scores
+            lie, the number of a class, from bit 8 on the score, and 0s up to the most that a leaf has
     network address of its code (numba_network.py) | inputs | layers | widest layer's values | per input
             (feature, shift) | layers | per class its answer
             layer: units | weights of one | positions | step | multiplier | shift | biases | weights
 
-A split names the program's feature, not the model's input. Where a block has no split it compares with
-VALUE_MAX, which no feature exceeds.
+A split names the program's feature, not the model's input.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from kdtool.rmt.blocks import BLOCK_BYTES, tree_blocks, walk_steps
-from kdtool.rmt.models import Forest, Model, ScoreTree, Tree, node_depths
+from kdtool.rmt.blocks import BLOCK_WORDS, NO_TREE, Place, tree_words, walk_steps
+from kdtool.rmt.models import Forest, Model, ScoreTree, node_depths
 from kdtool.rmt.networks import Conv1d, Network
-from kdtool.rmt.program import VALUE_MAX
 
 __all__ = ["INFER_FOREST", "INFER_NETWORK", "INFER_TREE", "TREES_A_WALK", "model_words", "pack_models"]
 
-BLOCK_WORDS = BLOCK_BYTES // 8
 TREES_A_WALK = 4
-"""So many trees of a forest are walked at once; the last ones may be a leaf that scores nothing."""
-NO_TREE = ScoreTree((-1,), (0,), (-1,), (-1,), (0, 0), (), ())
+"""So many trees of a forest are walked at once."""
 CLASS_BITS, LOW_32 = 8, 2**32 - 1
 INFER_TREE, INFER_FOREST, INFER_NETWORK = 3, 5, 6
 """Kinds of action, among those of packed.py."""
@@ -53,53 +46,35 @@ def pack_models(
             packed[model.name] = INFER_NETWORK, _pack_network(words, model, source)
         else:
             packed[model.name] = INFER_TREE, len(words)
-            words.append(walk_steps(model))
-            _pack_blocks(
-                words, model, source, dict(enumerate(zip(model.value, node_depths(model), strict=True)))
-            )
+            steps = walk_steps(model.depth)
+            words.append(steps)
+            leaves = dict(enumerate(zip(model.value, node_depths(model), strict=True)))
+            words += tree_words(model, Place(steps, source, leaves, len(words), 1))
     return packed
 
 
 def _pack_forest(words: list[int], forest: Forest, source: list[int]) -> int:
     n_scores = max(tree.most_scores for tree in forest.trees)
     trees = forest.trees + (NO_TREE,) * (-len(forest.trees) % TREES_A_WALK)
-    roots = [_pack_score_tree(words, tree, source, n_scores) for tree in trees]
+    steps = walk_steps(forest.depth)
+    roots = [_pack_score_tree(words, tree, source, n_scores, steps) for tree in trees]
     at = len(words)
-    words += [len(forest.classes), len(trees), max(map(walk_steps, trees)), n_scores]
+    words += [len(forest.classes), len(trees), steps, n_scores]
     words += [word for pair in zip(forest.base_scores, forest.classes, strict=True) for word in pair]
     words += roots
     return at
 
 
-def _pack_score_tree(words: list[int], tree: ScoreTree, source: list[int], n_scores: int) -> int:
+def _pack_score_tree(words: list[int], tree: ScoreTree, source: list[int], n_scores: int, steps: int) -> int:
     leaves = {}
     for node, depth in enumerate(node_depths(tree)):
         if tree.feature[node] < 0:
             scores = [score << CLASS_BITS | c for c, score in tree.scores(node)]
             leaves[node] = len(words), depth + len(scores)
             words += scores + [0] * (n_scores - len(scores))
-    return _pack_blocks(words, tree, source, leaves)
-
-
-def _pack_blocks(
-    words: list[int], tree: Tree | ScoreTree, source: list[int], leaves: Mapping[int, tuple[int, int]]
-) -> int:
-    """Append a tree's blocks; return where the root's lies. `leaves`: by node its value and steps."""
-    root = len(words)
-    blocks, size_bytes = tree_blocks(tree)
-    words += [0] * (size_bytes // 8)
-    for block in blocks:
-        features = [0 if split is None else source[tree.feature[split]] for split in block.splits]
-        node, left, right = (VALUE_MAX if split is None else tree.threshold[split] for split in block.splits)
-        value, steps = (0, 0) if block.leaf is None else leaves[block.leaf]
-        at = root + block.at // 8
-        words[at : at + BLOCK_WORDS] = [
-            node << 32 | root + block.following // 8,
-            features[0] | features[1] << 16 | features[2] << 32,
-            right << 32 | left & LOW_32,
-            value << 32 | steps,
-        ]
-    return root
+    entry = len(words)
+    words += tree_words(tree, Place(steps, source, leaves, entry, 1))
+    return entry + BLOCK_WORDS
 
 
 def _pack_network(words: list[int], network: Network, source: list[int]) -> int:

@@ -327,7 +327,7 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
         (lambda p: replace(p, guards=Guards(5)), "5 pages a decision, .* room for 4"),
         (
             lambda p: replace(p, models=(chain("next_delta", ("d1",), 3),)),
-            "288 bytes of tree nodes, .* room for 160",
+            "256 bytes of tree nodes, .* room for 96",
         ),
         (
             lambda p: replace(p, models=(one_leaf_forest(3),)),

@@ -9,19 +9,19 @@ from collections import Counter
 
 from conformance_cases import read_cases
 
-from kdtool.rmt.blocks import BLOCK_BYTES, LEVELS
+from kdtool.rmt.blocks import BLOCK_WORDS, CHILDREN, NODE, PAIRS
 from kdtool.rmt.bpf import Layout, pack_policy, shape_of
 from kdtool.rmt.bpf.layout import (
     ANSWER_BYTES,
-    NEXT_BLOCKS,
-    NODE_PLACES,
     ROOT_BYTES,
     ROW_BYTES,
     SCORE_BYTES,
     WEIGHT_BLOCK_BYTES,
+    X_BYTES,
 )
 from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
 from kdtool.rmt.bpf.policy import COUNT, FOLLOW
+from kdtool.rmt.program import VALUE_MAX
 
 
 class Policy:
@@ -49,34 +49,39 @@ class Policy:
 
     def follow(self, kind, argument):
         if kind == FOLLOW:
-            self.index("x", argument, self.layout.x_mask, 8 * self.n_features)
+            self.index("x", argument, self.layout.x_mask, X_BYTES * self.n_features)
         elif kind == COUNT:
             self.index("counters", argument, self.layout.counter_mask, 8 * self.n_counters)
         elif kind == INFER:
-            self.walk(argument, self.layout.shape.depth)
+            self.walk(argument + 8 * BLOCK_WORDS, self.layout.shape.steps)
         elif kind == INFER_FOREST:
             self.forest(argument)
         elif kind == INFER_NETWORK:
             self.network(argument)
 
-    def walk(self, root, depth):
-        """Return the values of the leaves that a walk of so many comparisons can end at."""
-        reached = {root}
-        for _ in range(-(-depth // LEVELS)):
-            reached = {following for block in reached for following in self.step(block)}
-        return [self.read("i", self.layout.blocks + block)[0] for block in reached]
+    def walk(self, block, steps):
+        """Return the values that a walk of so many steps can end at."""
+        reached = {self.index("blocks", block, self.layout.block_mask, self.layout.shape.tree_bytes)}
+        for _ in range(steps - 1):
+            reached = {
+                first + 8 * BLOCK_WORDS * number
+                for first, numbers in map(self.step, reached)
+                for number in numbers
+            }
+        ends = [
+            first + 8 * PAIRS + 4 * (number ^ 1)
+            for first, numbers in map(self.step, reached)
+            for number in numbers
+        ]
+        return [self.read("i", self.layout.blocks + end)[0] for end in ends]
 
     def step(self, block):
-        """A block goes on to four; without a split, which compares with what is below all, to the left."""
+        """Return where the next four begin, and to which a block goes on: to the left, for VALUE_MAX."""
         at, layout = self.layout.blocks + block, self.layout
-        first = self.index(
-            "blocks", self.read("I", at + NEXT_BLOCKS)[0], layout.block_mask, layout.shape.tree_bytes
-        )
-        splits = [place != layout.least - layout.x for place in self.read("3H", at + NODE_PLACES)]
-        ways = [
-            (right, child) for right in (0, 1)[: 1 + splits[0]] for child in (0, 1)[: 1 + splits[1 + right]]
-        ]
-        return {first + BLOCK_BYTES * (2 * right + child) for right, child in ways}
+        first, node = self.read("Ii", at + 8 * NODE)
+        left, right = (threshold != VALUE_MAX for threshold in self.read("2i", at + 8 * CHILDREN))
+        ways = [0, 1][: 1 + left] + [2, 3][: 1 + right] * (node != VALUE_MAX)
+        return self.index("blocks", first, layout.block_mask, layout.shape.tree_bytes), ways
 
     def forest(self, argument):
         layout, room = self.layout, self.layout.shape.forests
@@ -84,9 +89,7 @@ class Policy:
         for tree in range(*self.read("QQ", layout.forests + argument), ROOT_BYTES):
             self.index("forest trees", tree, layout.tree_mask, ROOT_BYTES * room.trees)
             (root,) = self.read("Q", layout.forest_trees + tree)
-            for leaf in self.walk(
-                self.index("blocks", root, layout.block_mask, layout.shape.tree_bytes), room.depth
-            ):
+            for leaf in self.walk(root, room.steps):
                 for at in range(leaf, leaf + SCORE_BYTES * room.leaf_scores, SCORE_BYTES):
                     end = SCORE_BYTES * room.leaf_scores * room.leaves
                     self.index("scores", at, layout.score_mask, end)
@@ -103,7 +106,7 @@ class Policy:
             source, target, _, start, end = self.read("2Qq2Q", layout.rows + at)
             self.index("values", target, layout.value_mask, 8 * room.values)
             if at < inputs_end:
-                self.index("x", source, layout.x_mask, 8 * self.n_features)
+                self.index("x", source, layout.x_mask, X_BYTES * self.n_features)
             for moved in range(0, end - start, WEIGHT_BLOCK_BYTES):
                 self.index("weights", start + moved, layout.weight_mask, WEIGHT_BLOCK_BYTES * room.blocks)
                 self.index("values", source + moved, layout.value_mask, 8 * room.values)

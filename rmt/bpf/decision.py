@@ -23,7 +23,6 @@ from kdtool.rmt.bpf.layout import (
 )
 from kdtool.rmt.bpf.tables import emit_table
 from kdtool.rmt.hooks import PAGE
-from kdtool.rmt.program import VALUE_MIN
 from kdtool.rmt.vm import VPN_LIMIT
 
 __all__ = ["emit_decision"]
@@ -34,7 +33,6 @@ VPN_BITS = VPN_LIMIT.bit_length() - 1
 def emit_decision(asm: Emitter, layout: Layout) -> None:
     """Emit the counterpart of `Vm.decide`. It uses labels without a prefix, so once a program."""
     emit_push(asm, layout)
-    asm.store_constant(R9, layout.least, VALUE_MIN - 1)
     asm.store_constant(R9, STEP, 0)
     asm.store_constant(R9, ANSWER, 0)
     if layout.shape.hook.classes:

@@ -21,6 +21,7 @@ from kdtool.rmt.bpf.layout import (
     RUN,
     RUN_OF_KEY,
     SLID,
+    X_BYTES,
     Layout,
 )
 from kdtool.rmt.hooks import PAGE
@@ -154,7 +155,7 @@ def emit_features(asm: Emitter, layout: Layout, numbers: Iterable[int]) -> None:
         if feature.op == "field":
             asm.load(R1, R9, layout.context(feature.field))
             _clamp(asm, f"f{f}")
-            asm.store(R9, layout.x + 8 * f, R1)
+            asm.store(R9, layout.x + X_BYTES * f, R1, X_BYTES)
     for i, register in enumerate(layout.shape.registers):
         own = {f: each for f, each in features.items() if each.register == register.name}
         _of_history(asm, layout, i, {f: each for f, each in own.items() if each.op != "run"})
@@ -203,11 +204,7 @@ def _of_history(asm: Emitter, layout: Layout, i: int, features: dict[int, Featur
     _load_history(asm, layout, i, R3)
     asm.load(R2, R9, layout.history(i, NEAR))
     asm.jump_if(R2, "<=", max(feature.lag for feature in features.values()), f"{label}.short")
-    for f, feature in features.items():
-        _value(asm, feature, newest)
-        if feature.op == "value":
-            _clamp(asm, f"f{f}.near")
-        asm.store(R9, layout.x + 8 * f, R1)
+    _near_values(asm, layout, features, newest)
     asm.jump(f"{label}.end")
     asm.label(f"{label}.short")
     for f, feature in features.items():
@@ -218,8 +215,28 @@ def _of_history(asm: Emitter, layout: Layout, i: int, features: dict[int, Featur
         asm.jump_if(R2, "<=", 8 * feature.lag, f"f{f}.done")
         _value(asm, feature, newest)
         _clamp(asm, f"f{f}")
-        asm.store(R9, layout.x + 8 * f, R1)
+        asm.store(R9, layout.x + X_BYTES * f, R1, X_BYTES)
     asm.label(f"{label}.end")
+
+
+def _near_values(asm: Emitter, layout: Layout, features: dict[int, Feature], newest: int) -> None:
+    """Compute values and differences of the history at R3 that need no test but values."""
+    kept, first, second = -1, R1, R2
+    for f, feature in features.items():
+        if feature.op == "value":
+            asm.load(first, R3, newest - 8 * feature.lag)
+            _clamp(asm, f"f{f}.near", first)
+            kept = -1
+        else:
+            newer = 0 if feature.op == "span" else feature.lag - 1
+            if newer == kept:  # of the difference before this one
+                first, second = second, first
+            else:
+                asm.load(first, R3, newest - 8 * newer)
+            asm.load(second, R3, newest - 8 * feature.lag)
+            asm.alu_register("sub", first, second)
+            kept = feature.lag
+        asm.store(R9, layout.x + X_BYTES * f, first, X_BYTES)
 
 
 def _value(asm: Emitter, feature: Feature, newest: int) -> None:
@@ -232,12 +249,12 @@ def _value(asm: Emitter, feature: Feature, newest: int) -> None:
         asm.alu_register("sub", R1, R2)
 
 
-def _clamp(asm: Emitter, label: str) -> None:
-    asm.jump_if(R1, "s<=", VALUE_MAX, f"{label}.below")
-    asm.alu("mov", R1, VALUE_MAX)
+def _clamp(asm: Emitter, label: str, register: int = R1) -> None:
+    asm.jump_if(register, "s<=", VALUE_MAX, f"{label}.below")
+    asm.alu("mov", register, VALUE_MAX)
     asm.label(f"{label}.below")
-    asm.jump_if(R1, "s>=", VALUE_MIN, f"{label}.done")
-    asm.alu("mov", R1, VALUE_MIN)
+    asm.jump_if(register, "s>=", VALUE_MIN, f"{label}.done")
+    asm.alu("mov", register, VALUE_MIN)
     asm.label(f"{label}.done")
 
 
@@ -248,4 +265,4 @@ def _of_runs(asm: Emitter, layout: Layout, i: int, lags: dict[int, int]) -> None
         asm.jump_if(R1, "<=", lag, f"f{f}.done")
         asm.alu("mov", R1, lag)
         asm.label(f"f{f}.done")
-        asm.store(R9, layout.x + 8 * f, R1)
+        asm.store(R9, layout.x + X_BYTES * f, R1, X_BYTES)

@@ -4,12 +4,10 @@
              rows | weights | answers | networks | a region a table
              table   entries, then the default action as entries that match everything
              entry   action (delta s64, kind u32, argument u32) | two words a match field
-             block   of a tree (blocks.py): threshold s32, of a leaf its value | where among the blocks the
-                     first of the next four lies u32 | where in x the features of the node and its children
-                     lie, u16 each | the children's thresholds s32
+             blocks  of trees (blocks.py); features are where in x they lie, a byte
              score   where among the sums its class lies u32 | score s32; those of a leaf side by side, and 0s
                      up to the most that a leaf has. A forest's leaf has for a value where they lie
-             tree    of a forest: its root's offset among the blocks, 8 bytes
+             tree    of a forest: the offset of its first block behind the entry, 8 bytes
              forest  first tree, end of trees (offsets) | per class base score s64, answer s64
              row     of a network, an input or two sums: 8 words (ROW_...)
              weight  two units' (networkdata.py) s64, in blocks, with 0 at the end of a row
@@ -19,8 +17,8 @@
              equal, at: how far the history has slid, in bytes
     counters u64 each
     scratch  loop variables | version, number of pages, pages, or a class | context | per register: count
-             in bytes, near, run, differences looked at | x | less than any threshold | a model's loop
-             variables | a forest's sums | a network's values | as much as u16 may point to from x on
+             in bytes, near, run, differences looked at | x, s32 each | a model's loop variables | a forest's
+             sums | a network's values | as much as a feature of a block may point to from x on
 
 A history slides: an event's value goes behind the one before it, and only where the room ends are those
 that features look at moved back to its front. Behind all that there is room for the pages of a rollout, which
@@ -30,15 +28,14 @@ the next event writes over.
 from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
-from kdtool.rmt.blocks import NEXT_BYTES
+from kdtool.rmt.blocks import BLOCK_WORDS, FEATURE_BITS, LEVELS
 from kdtool.rmt.bpf.shape import TREES_A_WALK, WEIGHTS_A_BLOCK, Shape, TableShape
 from kdtool.rmt.hooks import PAGE
 
 __all__ = ["Layout", "TableLayout"]
 
 VERSION, DEGREE, DELTA_LIMIT, DEFAULT_CLASS, POLICY_HEADER_BYTES = 0, 8, 16, 24, 32
-ACTION_BYTES = 16
-NODE_THRESHOLD, NEXT_BLOCKS, NODE_PLACES, CHILD_THRESHOLDS = 0, 4, 8, 16
+ACTION_BYTES, X_BYTES = 16, 4
 SCORE_BYTES, SUM_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 8, 16, 16
 LOOP_BYTES = 48
 ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, WEIGHT_BLOCK_BYTES = 64, 64, 8, 8 * WEIGHTS_A_BLOCK
@@ -54,7 +51,6 @@ RECORD_WORDS = 7
 """Of a record in a ring (fault.py), before its pages."""
 UNROLLED_FIELDS = 8
 """Up to so many match fields, four entries are tested between two looks at the loop's variable; else one."""
-PLACES_END = (1 << 16) + 8
 MAX_MAP_BYTES = 1 << 28
 """Half of what the kernel allows a variable offset to be (BPF_MAX_VAR_OFF)."""
 
@@ -87,9 +83,8 @@ class Layout:
         self.event = OUT + 8 * degree
         self.histories = self.event + 8 * self.event_words
         self.x = self.histories + HISTORY_BYTES * len(shape.registers)
-        self.x_mask = 8 * (_power_of_two(len(shape.features)) - 1)
-        self.least = self.x + self.x_mask + 8
-        self.loop = self.least + 8
+        self.x_mask = X_BYTES * (_power_of_two(len(shape.features)) - 1)
+        self.loop = self.x + max(8, self.x_mask + X_BYTES)
         self.sums = self.loop + LOOP_BYTES
         self.sum_mask = 8 * (_power_of_two(shape.forests.classes) - 1)
         self.network_values = self.sums + (self.sum_mask + 8 if shape.forests.forests else 0)
@@ -101,7 +96,7 @@ class Layout:
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
         self.longest_runs = tuple(shape.longest_run(r) for r in shape.registers)
         self.slide_masks = tuple(8 * ((1 << depth.bit_length() - 1) - 1) for depth in self.history_depth)
-        self.scratch_bytes = max(at, self.x + PLACES_END)
+        self.scratch_bytes = max(at, self.x + (X_BYTES << FEATURE_BITS) + X_BYTES)
         self._lay_state()
         self._lay_policy()
 
@@ -151,7 +146,7 @@ class Layout:
         self.blocks = at = POLICY_HEADER_BYTES
         self.block_mask = _word_mask(self.shape.tree_bytes)
         if self.shape.tree_bytes:
-            at += self.block_mask + 8 + NEXT_BYTES
+            at += self.block_mask + (8 * BLOCK_WORDS << LEVELS)
         at, tables = self._lay_networks(self._lay_forests(at)), []
         for table in self.shape.tables:
             tables.append(_table_layout(at, table))

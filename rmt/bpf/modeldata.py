@@ -1,21 +1,19 @@
 """A program's models as data of a policy (layout.py), and what an action says of each.
 
-A leaf's block compares with what is below every threshold and goes on to itself: a walk of more steps than
-the leaf is deep ends there. Forests' trees lie among the others. Classes that a forest has no use for win
-against none.
+Forests' trees lie among the others. Classes that a forest has no use for win against none.
 """
 
 import struct
 from collections.abc import Sequence
 
-from kdtool.rmt.blocks import tree_blocks
+from kdtool.rmt.blocks import BLOCK_WORDS, NO_TREE, Place, tree_words
 from kdtool.rmt.bpf.layout import (
-    CHILD_THRESHOLDS,
     CLASS_BYTES,
     FOREST_HEADER_BYTES,
     ROOT_BYTES,
     SCORE_BYTES,
     SUM_BYTES,
+    X_BYTES,
     Layout,
 )
 from kdtool.rmt.bpf.networkdata import Networks
@@ -28,12 +26,10 @@ __all__ = ["INFER", "INFER_FOREST", "INFER_NETWORK", "Models", "pack_models"]
 
 INFER, INFER_FOREST, INFER_NETWORK = 3, 4, 5
 """Kinds of action, after those of policy.py."""
-NO_TREE = Tree("", (), (-1,), (0,), (-1,), (-1,), (0,))
-"""Block and leaf 0, which scores nothing: a forest has such trees until TREES_A_WALK divides their number."""
 NEVER = -(2**62)
 """Below every sum: 256 trees add less than 2**40."""
 
-_NODE, _SCORE = struct.Struct("<iI3H"), struct.Struct("<Ii")
+_SCORE = struct.Struct("<Ii")
 
 Models = dict[str, tuple[int, int]]
 """Of each model its kind of action and the argument: where it begins, in bytes."""
@@ -50,7 +46,7 @@ def pack_models(value: bytearray, layout: Layout, program: Program) -> Models:
         elif isinstance(model, Network):
             models[model.name] = INFER_NETWORK, networks.add(model)
         else:
-            models[model.name] = INFER, trees.add(model, model.inputs, model.value)
+            models[model.name] = INFER, trees.add_tree(model)
     return models
 
 
@@ -61,36 +57,31 @@ class _Trees:
         self._value, self._layout, self._features = value, layout, features
         self._bytes = self._leaves = self._trees = self._forests = 0
         if layout.shape.forests.forests:
-            self.add(NO_TREE, (), (0,))
+            self._no_tree = self._add(NO_TREE, layout.shape.forests.steps, (), (0,))
             self._leaves += 1
 
-    def add(self, tree: Tree | ScoreTree, inputs: tuple[str, ...], values: Sequence[int]) -> int:
-        """Add blocks with the values of leaves, by node; return the offset of the root."""
-        layout, root = self._layout, self._bytes
-        place: dict[int | None, int] = {None: layout.least - layout.x}
-        for node, split in enumerate(tree.feature):
-            if split >= 0:
-                place[node] = 8 * self._features.index(inputs[split])
-        blocks, size = tree_blocks(tree, half_leaves=True)
-        for block in blocks:
-            at = layout.blocks + root + block.at
-            first, *others = (0 if split is None else tree.threshold[split] for split in block.splits)
-            if block.leaf is not None:
-                first = values[block.leaf]
-            _NODE.pack_into(self._value, at, first, root + block.following, *map(place.get, block.splits))
-            if block.leaf is None:
-                struct.pack_into("<2i", self._value, at + CHILD_THRESHOLDS, *others)
-        self._bytes += size
-        return root
+    def add_tree(self, tree: Tree) -> int:
+        """Add a tree; return the offset of its entry."""
+        return self._add(tree, self._layout.shape.steps, tree.inputs, tree.value)
+
+    def _add(self, tree: Tree | ScoreTree, steps: int, inputs: tuple[str, ...], values: Sequence[int]) -> int:
+        """Add blocks, with the values of leaves by node."""
+        entry, features = self._bytes, [X_BYTES * self._features.index(name) for name in inputs]
+        leaves = {node: (value, 0) for node, value in enumerate(values)}
+        words = tree_words(tree, Place(steps, features, leaves, entry, 8))
+        struct.pack_into(f"<{len(words)}q", self._value, self._layout.blocks + entry, *words)
+        self._bytes += 8 * len(words)
+        return entry
 
     def add_forest(self, forest: Forest) -> int:
         """Add a forest's trees and their scores; return the offset of the forest."""
         layout, first = self._layout, self._trees
-        for tree in forest.trees:
-            root = self.add(tree, forest.inputs, self._add_scores(tree))
-            struct.pack_into("<Q", self._value, layout.forest_trees + ROOT_BYTES * self._trees, root)
-            self._trees += 1
-        self._trees += -len(forest.trees) % TREES_A_WALK
+        steps = layout.shape.forests.steps
+        entries = [self._add(tree, steps, forest.inputs, self._add_scores(tree)) for tree in forest.trees]
+        entries += [self._no_tree] * (-len(entries) % TREES_A_WALK)
+        at = layout.forest_trees + ROOT_BYTES * first
+        struct.pack_into(f"<{len(entries)}Q", self._value, at, *(e + 8 * BLOCK_WORDS for e in entries))
+        self._trees += len(entries)
         offset = layout.forest_bytes * self._forests
         self._forests += 1
         at = layout.forests + offset

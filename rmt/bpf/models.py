@@ -2,69 +2,137 @@
 
 No branch depends on what a tree decides, or on a sum. A forest's loops keep their positions in memory, as the
 scan of a table does (tables.py).
+
+A step of one tree waits for the step before: it takes its features from the block before, and then that is a
+load, a comparison, a choice and two shifts, 13 cycles. Walks of a forest wait beside each other: what counts
+is how many instructions they take, and a step takes its features from its own block.
 """
 
-from collections.abc import Sequence
-
-from kdtool.rmt.blocks import BLOCK_BYTES, LEVELS
-from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Emitter
-from kdtool.rmt.bpf.layout import (
-    CHILD_THRESHOLDS,
-    CLASS_BYTES,
-    FOREST_HEADER_BYTES,
-    NEXT_BLOCKS,
-    NODE_PLACES,
-    NODE_THRESHOLD,
-    ROOT_BYTES,
-    SCORE_BYTES,
-    Layout,
+from kdtool.rmt.blocks import (
+    BLOCK_WORDS,
+    CHILD_SHIFT,
+    CHILDREN,
+    FEATURE_BITS,
+    NODE,
+    OWN_BITS,
+    PAIRS,
+    RIGHT_SHIFT,
+    RIGHTS,
 )
+from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Emitter
+from kdtool.rmt.bpf.layout import CLASS_BYTES, FOREST_HEADER_BYTES, ROOT_BYTES, SCORE_BYTES, X_BYTES, Layout
 from kdtool.rmt.bpf.parts import emit_choose, emit_keep_larger, emit_put_aside, emit_take_back
 
 __all__ = ["emit_forest", "emit_walk"]
 
+NODE_THRESHOLD, LEFT_THRESHOLD, RIGHT_THRESHOLD = 8 * NODE + 4, 8 * CHILDREN, 8 * CHILDREN + 4
+BLOCK_BYTES = 8 * BLOCK_WORDS
+FEATURE_MASK = X_BYTES * ((1 << FEATURE_BITS) - 1)
 FOREST, TREE, TREES_END = 0, 8, 16
 """Loop variables of a forest: offsets from layout.loop of where it and the next tree lie."""
 WALKERS = (R2, R3, R6, R7)
 
 
-def emit_walk(asm: Emitter, layout: Layout, depth: int) -> None:
-    """R0 = the value of the leaf that x falls into, in the tree whose root lies at R1 in blocks."""
+def emit_walk(asm: Emitter, layout: Layout, steps: int) -> None:
+    """R0 = the value of the leaf that x falls into, in the tree whose entry lies at R1 in blocks."""
     asm.alu_register("mov", R3, R1)
-    _walk(asm, layout, depth, [R3])
-    asm.load_signed(R0, R3, layout.blocks + NODE_THRESHOLD, 4)
+    _find_block(asm, layout, R3)
+    for word, at in ((R0, PAIRS), (R2, RIGHTS)):
+        asm.load(word, R3, layout.blocks + 8 * at)
+    asm.alu("add", R3, BLOCK_BYTES)
+    for step in range(steps):
+        _compare_named(asm, layout)
+        if step < steps - 1:
+            _go_on(asm, layout)
+    _load_value(asm, layout, R3, R5, R4)
 
 
-def _walk(asm: Emitter, layout: Layout, depth: int, walkers: Sequence[int]) -> None:
-    """Walk from the roots that lie at `walkers`, registers, to leaves: from each + layout.blocks on.
+def _find_block(asm: Emitter, layout: Layout, block: int) -> None:
+    """Make an offset in blocks an address, less layout.blocks."""
+    asm.alu("and", block, layout.block_mask)
+    asm.alu_register("add", block, R8)
 
-    As many steps as any leaf may need, LEVELS of `depth` each; the walkers take each step in turn, so that
-    one waits for its loads while the others go on.
+
+def _compare_named(asm: Emitter, layout: Layout) -> None:
+    """Compare in the block at R3 + layout.blocks the features in the first slots of R0 and R2.
+
+    R1, R5 < 0: the walk goes right, and at the child.
     """
-    for block in walkers:
-        asm.alu("and", block, layout.block_mask)
-        asm.alu_register("add", block, R8)
-    for _ in range(-(-depth // LEVELS)):
-        for block in walkers:
-            _step(asm, layout, block)
+    asm.alu_register("mov", R4, R0)
+    asm.alu("rsh", R0, FEATURE_BITS)
+    for above, feature, threshold in (
+        (R5, R4, LEFT_THRESHOLD),
+        (R4, R2, RIGHT_THRESHOLD),
+        (R1, R0, NODE_THRESHOLD),
+    ):
+        asm.alu("and", feature, FEATURE_MASK)
+        _compare(asm, layout, R3, (above, feature, threshold))
+    emit_choose(asm, R5, R4, R1)  # its sign is all that is asked for
+
+
+def _go_on(asm: Emitter, layout: Layout) -> None:
+    """Go on from the block at R3 + layout.blocks, and to the slots of R0 and R2 that the next one has."""
+    for word, at in ((R0, PAIRS), (R2, RIGHTS)):
+        asm.load(word, R3, layout.blocks + 8 * at)
+    asm.load(R3, R3, layout.blocks + 8 * NODE, 4)
+    _find_block(asm, layout, R3)
+    for above, shift in ((R1, RIGHT_SHIFT), (R5, CHILD_SHIFT)):
+        asm.alu("rsh", above, 64 - shift.bit_length())
+    asm.alu_register("add", R5, R1)
+    asm.alu_register("rsh", R0, R5)
+    asm.alu_register("rsh", R2, R5)
+    asm.alu("add", R5, 2)  # 0, 15, 31 or 46, of which two bits then say which block it is
+    asm.alu("and", R5, 48)
+    asm.alu("lsh", R5, BLOCK_BYTES.bit_length() - 5)
+    asm.alu_register("add", R3, R5)
+
+
+def _compare(asm: Emitter, layout: Layout, block: int, what: tuple[int, int, int]) -> None:
+    """above, feature, threshold: `above` = a block's threshold - x[feature], < 0: the walk goes right."""
+    above, feature, threshold = what
+    asm.alu_register("add", feature, R9)
+    asm.load_signed(feature, feature, layout.x, X_BYTES)
+    asm.load_signed(above, block, layout.blocks + threshold, 4)
+    asm.alu_register("sub", above, feature)
+
+
+def _load_value(asm: Emitter, layout: Layout, block: int, child: int, other: int) -> None:
+    """R0 = the value to which the block leads whose comparisons are R1 and `child`; `other` is lost.
+
+    What R1 and `child` say is waited for last, not the values.
+    """
+    asm.load(block, block, layout.blocks + 8 * NODE, 4)
+    _find_block(asm, layout, block)
+    asm.load(R0, block, layout.blocks + 8 * PAIRS)
+    asm.load(other, block, layout.blocks + 8 * RIGHTS)
+    asm.alu("arsh", R1, 63)
+    emit_choose(asm, R0, other, R1)
+    asm.alu("rsh", child, 63)
+    asm.alu("lsh", child, 5)
+    asm.alu_register("lsh", R0, child)
+    asm.alu("arsh", R0, 32)
+
+
+def _compare_own(asm: Emitter, layout: Layout, block: int) -> None:
+    """Compare the features of the block at `block` + layout.blocks; R0 and R5 are lost.
+
+    R1, R4 < 0: the walk goes right, and at the child.
+    """
+    thresholds = (NODE_THRESHOLD, LEFT_THRESHOLD, RIGHT_THRESHOLD)
+    for above, bit, threshold in zip((R1, R4, R5), OWN_BITS, thresholds, strict=True):
+        asm.load(R0, block, layout.blocks + 8 * RIGHTS + bit // 8, 1)
+        _compare(asm, layout, block, (above, R0, threshold))
+    emit_choose(asm, R4, R5, R1)
 
 
 def _step(asm: Emitter, layout: Layout, block: int) -> None:
-    """Go on from the block at `block` + layout.blocks to one of its next four; R0, R1, R4 and R5 are lost."""
-    thresholds = (NODE_THRESHOLD, CHILD_THRESHOLDS, CHILD_THRESHOLDS + 4)
-    for number, (above, threshold) in enumerate(zip((R1, R4, R5), thresholds, strict=True)):
-        asm.load(R0, block, layout.blocks + NODE_PLACES + 2 * number, 2)
-        asm.alu_register("add", R0, R9)
-        asm.load_signed(R0, R0, layout.x, 4)
-        asm.load_signed(above, block, layout.blocks + threshold, 4)
-        asm.alu_register("sub", above, R0)  # negative where the walk goes right
-    emit_choose(asm, R4, R5, R1)  # of the children's the one that counts: its sign is all that is asked for
+    """Go on from the block at `block` + layout.blocks; R0, R1, R4 and R5 are lost."""
+    _compare_own(asm, layout, block)
     for above, distance in ((R1, 2 * BLOCK_BYTES), (R4, BLOCK_BYTES)):
         asm.alu("rsh", above, 64 - distance.bit_length())
         asm.alu("and", above, distance)
-    asm.load(block, block, layout.blocks + NEXT_BLOCKS, 4)
-    asm.alu("and", block, layout.block_mask)
-    asm.alu_register("add", block, R8)
+    asm.load(block, block, layout.blocks + 8 * NODE, 4)
+    _find_block(asm, layout, block)
     asm.alu_register("add", block, R1)
     asm.alu_register("add", block, R4)
 
@@ -84,11 +152,14 @@ def emit_forest(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
     asm.alu("and", R1, layout.tree_mask)
     asm.alu_register("add", R1, R8)
     asm.alu("add", R1, layout.forest_trees)
-    for number, walker in enumerate(WALKERS):
-        asm.load(walker, R1, ROOT_BYTES * number)
-    _walk(asm, layout, layout.shape.forests.depth, WALKERS)
-    for walker in WALKERS:
-        _add_scores(asm, layout, walker)
+    for number, block in enumerate(WALKERS):
+        asm.load(block, R1, ROOT_BYTES * number)
+        _find_block(asm, layout, block)
+    for _ in range(layout.shape.forests.steps - 1):
+        for block in WALKERS:  # in turn, so that one waits for its loads while the others go on
+            _step(asm, layout, block)
+    for block in WALKERS:
+        _add_scores(asm, layout, block)
     asm.jump(f"{label}.trees")
     asm.label(f"{label}.sums")
     emit_take_back(asm)
@@ -115,8 +186,9 @@ def _begin_sums(asm: Emitter, layout: Layout) -> None:
 
 
 def _add_scores(asm: Emitter, layout: Layout, block: int) -> None:
-    """Add the scores of the leaf at `block` + layout.blocks to their sums."""
-    asm.load_signed(R0, block, layout.blocks + NODE_THRESHOLD, 4)
+    """Add the scores of the leaf to which the block at `block` + layout.blocks leads to their sums."""
+    _compare_own(asm, layout, block)
+    _load_value(asm, layout, block, R4, R5)
     asm.alu("and", R0, layout.score_mask)
     asm.alu_register("add", R0, R8)
     asm.alu("add", R0, layout.scores)

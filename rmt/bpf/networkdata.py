@@ -18,6 +18,7 @@ from kdtool.rmt.bpf.layout import (
     NETWORK_BYTES,
     ROW_BYTES,
     WEIGHT_BLOCK_BYTES,
+    X_BYTES,
     Layout,
 )
 from kdtool.rmt.bpf.shape import WEIGHTS_A_BLOCK, weight_blocks
@@ -40,7 +41,7 @@ class Networks:
         """Add a network; return its offset."""
         first = ROW_BYTES * self._rows
         for number, (name, shift) in enumerate(zip(network.inputs, network.input_shifts, strict=True)):
-            self._add_row(*_input_row(8 * self._features.index(name), 8 * number, shift))
+            self._add_row(*_input_row(X_BYTES * self._features.index(name), 8 * number, shift))
         end_of_inputs = ROW_BYTES * self._rows
         source = 0
         for layer, width in zip(network.layers, network.widths, strict=False):

@@ -9,11 +9,12 @@ import struct
 from kdtool.errors import ProgramError
 from kdtool.rmt.bpf.layout import (
     POLICY_HEADER_BYTES,
+    X_BYTES,
     Layout,
     TableLayout,
 )
 from kdtool.rmt.bpf.modeldata import Models, pack_models
-from kdtool.rmt.bpf.shape import Shape, looked_at, shape_of
+from kdtool.rmt.bpf.shape import Shape, looked_at, shape_of, tree_bytes
 from kdtool.rmt.program import Action, Entry, MatchField, Program, Table
 
 __all__ = ["CONSTANT", "COUNT", "STOP", "pack_policy"]
@@ -51,11 +52,11 @@ def _check_room(shape: Shape, program: Program) -> None:
         )
     rooms = {
         "pages a decision": (wanted.degree_pages, shape.degree_pages),
-        "bytes of tree nodes": (wanted.tree_bytes, shape.tree_bytes),
-        "comparisons to a leaf": (wanted.depth, shape.depth),
+        "bytes of tree nodes": (tree_bytes(program, shape.steps, shape.forests.steps), shape.tree_bytes),
+        "pairs of comparisons to a leaf": (wanted.steps, shape.steps),
         "forests": (wanted.forests.forests, shape.forests.forests),
         "classes in a forest": (wanted.forests.classes, shape.forests.classes),
-        "comparisons to a forest's leaf": (wanted.forests.depth, shape.forests.depth),
+        "pairs of comparisons to a forest's leaf": (wanted.forests.steps, shape.forests.steps),
         "trees in forests": (wanted.forests.trees, shape.forests.trees),
         "leaves in forests": (wanted.forests.leaves, shape.forests.leaves),
         "scores in a forest's leaf": (wanted.forests.leaf_scores, shape.forests.leaf_scores),
@@ -108,7 +109,7 @@ def _action(action: Action, shape: Shape, models: Models) -> bytes:
     if action.name == "stop":
         kind = STOP
     elif action.name == "follow":
-        kind, argument = FOLLOW, 8 * [f.name for f in shape.features].index(action.feature)
+        kind, argument = FOLLOW, X_BYTES * [f.name for f in shape.features].index(action.feature)
     elif action.name == "infer":
         kind, argument = models[action.model]
     elif action.name == "count":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
-from kdtool.rmt.blocks import BLOCK_BYTES, tree_blocks
+from kdtool.rmt.blocks import NO_TREE, tree_size, walk_steps
 from kdtool.rmt.hooks import PAGE, Hook, find_hook
 from kdtool.rmt.models import Forest, Model, Tree
 from kdtool.rmt.networks import Layer, Network
@@ -23,6 +23,7 @@ __all__ = [
     "TableShape",
     "looked_at",
     "shape_of",
+    "tree_bytes",
     "weight_blocks",
 ]
 
@@ -50,7 +51,7 @@ class TableShape:
 
 @dataclass(frozen=True)
 class ForestShape:
-    """Room for forests: how many; classes, depth and scores of a leaf of any; trees and leaves of all.
+    """Room for forests: how many; classes, steps and scores of a leaf of any; trees and leaves of all.
 
     trees : a multiple of TREES_A_WALK of each
     leaves : one more than there are, which scores nothing
@@ -58,7 +59,7 @@ class ForestShape:
 
     forests: int = 0
     classes: int = 0
-    depth: int = 0
+    steps: int = 1
     leaf_scores: int = 0
     trees: int = 0
     leaves: int = 0
@@ -84,7 +85,7 @@ class Shape:
     """What code is made for.
 
     tree_bytes : of the blocks of all trees together (blocks.py), those of forests included
-    depth : of the deepest tree that is not a forest's
+    steps : of a walk to the deepest leaf of a tree that is not a forest's
     """
 
     hook: Hook
@@ -94,7 +95,7 @@ class Shape:
     tables: tuple[TableShape, ...]
     degree_pages: int
     tree_bytes: int
-    depth: int
+    steps: int
     forests: ForestShape
     networks: NetworkShape
 
@@ -137,6 +138,8 @@ def shape_of(program: Program, *others: Program) -> Shape:
             )
     programs = (program, *others)
     tables = zip(*([(p, table) for table in p.tables] for p in programs), strict=True)
+    steps = walk_steps(max((m.depth for p in programs for m in p.models if isinstance(m, Tree)), default=0))
+    forests = _forest_room(programs)
     computed: set[int] = set()
     return Shape(
         hook=find_hook(program.hook),
@@ -145,9 +148,9 @@ def shape_of(program: Program, *others: Program) -> Shape:
         features=program.features,
         tables=tuple(_room(versions, computed) for versions in tables),
         degree_pages=max(p.guards.degree_pages for p in programs),
-        tree_bytes=max(sum(map(_tree_bytes, p.models)) for p in programs),
-        depth=max((m.depth for p in programs for m in p.models if isinstance(m, Tree)), default=0),
-        forests=_forest_room(programs),
+        tree_bytes=max(tree_bytes(p, steps, forests.steps) for p in programs),
+        steps=steps,
+        forests=forests,
         networks=_network_room(programs),
     )
 
@@ -157,12 +160,12 @@ def weight_blocks(layer: Layer) -> int:
     return -(-len(layer.weights[0]) // WEIGHTS_A_BLOCK)
 
 
-def _tree_bytes(model: Model) -> int:
-    if isinstance(model, Network):
-        return 0
-    if isinstance(model, Tree):
-        return tree_blocks(model, half_leaves=True)[1]
-    return BLOCK_BYTES + sum(tree_blocks(tree, half_leaves=True)[1] for tree in model.trees)
+def tree_bytes(program: Program, steps: int, forest_steps: int) -> int:
+    """Return the bytes of a program's blocks, for walks of so many steps."""
+    words = sum(tree_size(model, steps) for model in program.models if isinstance(model, Tree))
+    forests = [model for model in program.models if isinstance(model, Forest)]
+    words += sum(tree_size(tree, forest_steps) for forest in forests for tree in forest.trees)
+    return 8 * (words + (tree_size(NO_TREE, forest_steps) if forests else 0))
 
 
 def _walked_trees(forest: Forest) -> int:
@@ -198,7 +201,7 @@ def _forest_room(programs: Sequence[Program]) -> ForestShape:
     return ForestShape(
         forests=max(map(len, each)),
         classes=max((len(forest.classes) for forest in every), default=0),
-        depth=max((forest.depth for forest in every), default=0),
+        steps=walk_steps(max((forest.depth for forest in every), default=0)),
         trees=max(sum(map(_walked_trees, forests)) for forests in each),
         leaf_scores=max((tree.most_scores for forest in every for tree in forest.trees), default=0),
         leaves=max(1 + sum(forest.n_leaves for forest in forests) for forests in each),

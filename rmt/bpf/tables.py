@@ -5,7 +5,7 @@ kernel's verifier follow the loop entry by entry.
 """
 
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R8, R9, Emitter
-from kdtool.rmt.bpf.layout import ACTION_BYTES, CURSOR, Layout, TableLayout
+from kdtool.rmt.bpf.layout import ACTION_BYTES, CURSOR, X_BYTES, Layout, TableLayout
 from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
 from kdtool.rmt.bpf.models import emit_forest, emit_walk
 from kdtool.rmt.bpf.networks import emit_network
@@ -49,7 +49,7 @@ def _emit_models(asm: Emitter, layout: Layout, number: int, stop: str, answered:
     shape, label = layout.shape.tables[number], f"t{number}"
     if shape.trees:
         asm.label(f"{label}.infer")
-        emit_walk(asm, layout, layout.shape.depth)
+        emit_walk(asm, layout, layout.shape.steps)
         asm.jump(answered)
     if shape.forests:
         asm.label(f"{label}.sum")
@@ -65,7 +65,7 @@ def _follow(asm: Emitter, layout: Layout) -> None:
     asm.alu("and", R1, layout.x_mask)
     asm.alu_register("mov", R3, R9)
     asm.alu_register("add", R3, R1)
-    asm.load(R0, R3, layout.x)
+    asm.load_signed(R0, R3, layout.x, X_BYTES)
 
 
 def _count(asm: Emitter, layout: Layout) -> None:
@@ -94,7 +94,7 @@ def _look_up(asm: Emitter, layout: Layout, number: int, stop: str) -> None:
     for i in range(place.unroll):
         for f, field in enumerate(fields):
             cell = i * place.stride + ACTION_BYTES + 16 * f
-            _match(asm, _source(layout, field), field, cell, f"{label}.next{i}")
+            _match(asm, layout, field, cell, f"{label}.next{i}")
         _load_action(asm, i * place.stride)
         asm.jump(f"{label}.found")
         asm.label(f"{label}.next{i}")
@@ -121,15 +121,17 @@ def _load_action(asm: Emitter, offset: int) -> None:
     asm.load(R1, R3, offset + 12, 4)
 
 
-def _source(layout: Layout, field: MatchField) -> int:
-    """Return where in scratch a field's value lies."""
-    if field.name in layout.shape.hook.values:
-        return layout.context(field.name)
-    return layout.x + 8 * [f.name for f in layout.shape.features].index(field.name)
+def _load_field(asm: Emitter, layout: Layout, name: str) -> None:
+    """R4 = the value of a match field."""
+    if name in layout.shape.hook.values:
+        asm.load(R4, R9, layout.context(name))
+    else:
+        number = [f.name for f in layout.shape.features].index(name)
+        asm.load_signed(R4, R9, layout.x + X_BYTES * number, X_BYTES)
 
 
-def _match(asm: Emitter, source: int, field: MatchField, cell: int, otherwise: str) -> None:
-    asm.load(R4, R9, source)
+def _match(asm: Emitter, layout: Layout, field: MatchField, cell: int, otherwise: str) -> None:
+    _load_field(asm, layout, field.name)
     asm.load(R5, R3, cell)
     asm.load(R2, R3, cell + 8)
     if field.match_type in ("EXACT", "RANGE"):
