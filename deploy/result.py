@@ -42,17 +42,19 @@ def progress_of(agent: Agent) -> Progress:
 def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
     """Return the result of a run that has ended, ratios None where nothing was counted.
 
-    Beyond replay's keys: what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
+    Replay's keys, and then what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
     `stall_ns` is what `stalls` major faults took, from begin to end; None if not measured: `stall_reason`.
+    `agent_ns`: from an event to the end of the call, on average.
     """
     made, count = progress_of(agent), [int(value) for value in agent.arrays.counters]
-    counted, stall = agent.source.counted(), agent.stall
+    own = _own_figures(agent, governor, run, count)
     return {
         "trace": run.name,
         "policy": agent.decider.name,
         "policy_version": agent.decider.version,
         "memory_pages": run.memory_pages,
         "device": run.device,
+        "agent_ns": own["mean_lag_ns"] + own["mean_call_ns"],
         "reclaim": "kernel",
         "accesses": None,
         "hits": None,
@@ -69,10 +71,17 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "hit_rate": None,
         "pollution_faults": None,
         "pollution": None,
-        "stall_ns": None if stall is None else stall.stall_ns,
+        "stall_ns": None if agent.stall is None else agent.stall.stall_ns,
         "runtime_ns": run.wall_ns,
         "decisions": count[layout.DECISIONS],
         "seed": 0,
+        **own,
+    }
+
+
+def _own_figures(agent: Agent, governor: Governor, run: Run, count: list[int]) -> dict[str, Any]:
+    counted, stall = agent.source.counted(), agent.stall
+    return {
         "ended_by": run.ended_by,
         "exit_code": run.exit_code,
         "page_cluster": run.page_cluster,

@@ -20,7 +20,10 @@ HOOKS = ("mm.swapin",)
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What `kdtool train` was asked for; texts as on the command line."""
+    """What `kdtool train` was asked for; texts as on the command line.
+
+    agent_ns : how late the agent is that will run it, see replay/agent.py; 0: the kernel will
+    """
 
     hook: str = "mm.swapin"
     learner: str = "tree"
@@ -31,6 +34,7 @@ class TrainingRequest:
     seed: int = 0
     dataset: Path | None = None
     allow_loss: bool = False
+    agent_ns: int = 0
 
 
 def train_traces(
@@ -47,7 +51,7 @@ def train_traces(
     fraction = parse_fraction(request.part)
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
-    learner, device = find_learner(request.learner), load_device(request.device)
+    learner, device = find_learner(request.learner), load_device(request.device).by_agent(request.agent_ns)
     compile_ahead()
     workloads = (load_workload(Trace(path), allow_loss=request.allow_loss) for path in traces)
     parts = [

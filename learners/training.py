@@ -141,6 +141,7 @@ def _provenance(
         **best.setting,
         "seed": seed,
         "device": device.name,
+        "agent_ns": device.agent_ns,
         "traces": [part.workload.sha256 for part in parts],
         "train_rows": [str(part.workload.n_refs) for part in parts],
         "memory_pages": [str(part.shadow.memory_pages) for part in parts],

@@ -8,7 +8,7 @@ kernel's work is the same whatever device it waits for.
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import ParameterError, unknown_name
-from kdtool.replay.memory import N_DEVICE
+from kdtool.replay.memory import AGENT_NS, N_DEVICE
 
 __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_device"]
 
@@ -42,7 +42,10 @@ FOLDER = Path(__file__).parent / "devices"
 
 @dataclass(frozen=True)
 class Device:
-    """A profile: its name, its vector of int64 in the order of DEVICE_FIELDS, the source of each number."""
+    """A profile: its name, its vector of int64 in the order of DEVICE_FIELDS, the source of each number.
+
+    The last word of the vector is `agent_ns`, which no file has: see by_agent().
+    """
 
     name: str
     values: npt.NDArray[np.int64]
@@ -52,6 +55,19 @@ class Device:
     def synchronous(self) -> bool:
         """Tell whether reads are the faulting thread's own work: Linux then reads nothing ahead."""
         return bool(self.values[DEVICE_FIELDS.index("synchronous")])
+
+    @property
+    def agent_ns(self) -> int:
+        """Return how long after a fault an agent asks for pages, see agent.py; 0: within it, the kernel."""
+        return int(self.values[AGENT_NS])
+
+    def by_agent(self, agent_ns: int) -> "Device":
+        """Return this device with an agent that asks so late; ParameterError for a time out of range."""
+        if not 0 <= agent_ns < MAX_VALUE:
+            raise ParameterError(f"an agent {agent_ns} ns late: give from 0 to {MAX_VALUE - 1}")
+        values = self.values.copy()
+        values[AGENT_NS] = agent_ns
+        return replace(self, values=values)
 
 
 def device_names() -> list[str]:
@@ -133,5 +149,5 @@ def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
             raise ParameterError(f"device {name}: {field} is {value!r}: give an integer in [0, 2**40)")
         numbers.append(value)
         sources[field] = str(entry["source"])
-    assert len(numbers) == N_DEVICE
-    return Device(stem, np.array(numbers, np.int64), sources)
+    assert len(numbers) == AGENT_NS == N_DEVICE - 1
+    return Device(stem, np.array([*numbers, 0], np.int64), sources)

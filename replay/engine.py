@@ -16,9 +16,10 @@ from numba import types
 from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault, unmap_file_page
-from kdtool.replay.hook import ask
+from kdtool.replay.hook import ask, serve_agent
 from kdtool.replay.memory import (
     ACCESSES,
+    AGENT_NS,
     CACHE_HITS,
     COLD,
     COLD_NS,
@@ -73,7 +74,7 @@ _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4A, _I4A, _I4, _I8A, _I8, _I8, _U1A, _I8A, _I8_2, _I4, _I4, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
-_POLICY = types.Tuple((_I8, _I8, _I8, _I8))  # type: ignore[no-untyped-call]
+_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8_2))  # type: ignore[no-untyped-call]
 
 
 @inner
@@ -178,6 +179,8 @@ def _fault(decide, row, page, capacity, trace, memory, policy, device, files, mi
     status, scalars, counters = memory[0], memory[6], memory[7]
     compute_ns = trace[1][row] * device[INSN_PS] // 1000
     scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    if device[AGENT_NS]:
+        serve_agent(scalars[NOW_NS], capacity, memory, policy, device)
     if status[page] == SWAPPED:
         missed[row] = SWAP_MISSED
         _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device)

@@ -1,14 +1,18 @@
 """The hook `mm.swapin`: what a policy is told at an event, and what becomes of the pages that it names.
 
 At a major fault all reads go to the device together, once room is made for the last of them: as Linux holds a
-window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18).
+window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18). With an agent the fault reads its own
+page alone, and the others follow, see agent.py.
 """
 
 import numpy as np
 
+from kdtool.replay.agent import leave_to_agent, take_turn
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.memory import (
+    AGENT_FREE_NS,
+    AGENT_NS,
     BATCHED,
     DECISIONS,
     ISSUED,
@@ -38,6 +42,7 @@ __all__ = [
     "NAMED_PAGE",
     "NAMED_SLOT",
     "ask",
+    "serve_agent",
 ]
 
 _CTX_BASE = len(CONTEXT_FIELDS)
@@ -193,5 +198,27 @@ def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, d
     n = decide(params, state, ctx, out)
     scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
     _find_pages(n, page, trace[5], out, memory)
+    if device[AGENT_NS]:
+        now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+        if major:
+            memory[5][page] = submit_io(memory[3][page], now_ns, scalars, device)
+        leave_to_agent(n, max(now_ns, memory[5][page]), out, memory, policy[4], device)
+        return
     m = _bring_in(n, missing, capacity, out, memory, device)
     _read(m, missing, compute_ns, out, memory, device)
+
+
+@inner
+def serve_agent(now_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Do what the agent did up to `now_ns`, in its own time."""
+    scalars, out = memory[6], policy[3]
+    while True:
+        n, at_ns = take_turn(now_ns, scalars, out, policy[4])
+        if n == 0:
+            return
+        worked_ns, waited_ns = scalars[WORKED_NS], scalars[WAITED_NS]
+        before_ns = at_ns - worked_ns - waited_ns
+        m = _bring_in(n, np.int64(-1), capacity, out, memory, device)
+        _read(m, np.int64(-1), before_ns, out, memory, device)
+        scalars[AGENT_FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
+        scalars[WORKED_NS], scalars[WAITED_NS] = worked_ns, waited_ns

@@ -47,8 +47,9 @@ __all__ = [
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED, FILE_OUT, FILE_IN = range(7)
 
-ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD = 1, 2, 4, 8, 16, 32, 64
-"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names."""
+ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD, QUEUED = (1 << i for i in range(8))
+"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names. QUEUED: in
+swap, and an agent is about to ask for it, see agent.py."""
 
 EXECUTABLE = -2
 SWAP_MISSED, FILE_MISSED = 1, 2
@@ -67,13 +68,13 @@ RECLAIMS = {"linux": LINUX, "lru": LRU, "mglru": MGLRU}
  STAT_FILE_ACTIVE, STAT_ACTIVATIONS, STAT_FILE_ACTIVATIONS, SNAPSHOT_ACTIVATIONS,
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
- PROTECTED, AVG_REFAULTED, AVG_TOTAL, N_SCALARS) = (
-    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95,
+ PROTECTED, AVG_REFAULTED, AVG_TOTAL, AGENT_FREE_NS, N_SCALARS) = (
+    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95, 96,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, BATCHED, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS,
- RECLAIM_NS, STEP_PS, INSN_PS, N_DEVICE) = range(13)  # fmt: skip
+ RECLAIM_NS, STEP_PS, INSN_PS, AGENT_NS, N_DEVICE) = range(14)  # fmt: skip
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED,

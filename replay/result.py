@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay import memory as layout
+from kdtool.replay.agent import QUEUE_PAGES
 from kdtool.replay.devices import Device
 from kdtool.replay.memory import Flush, Memory
 from kdtool.replay.policies.base import Policy
@@ -18,6 +19,8 @@ __all__ = ["Result", "Shadow", "exact_pages", "score"]
 @dataclass(frozen=True)
 class Result:
     """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
+
+    `agent_ns`: how long after their fault pages were asked for, 0: within it, see agent.py.
 
     `flush_phase_ns`: when in its period the kernel's list statistics were first brought up to date, see
     Flush; `lru` does not look at them.
@@ -40,6 +43,7 @@ class Result:
     policy_version: str
     memory_pages: int
     device: str
+    agent_ns: int
     reclaim: str
     flush_phase_ns: int
     from_row: int
@@ -86,14 +90,15 @@ class Shadow:
     missed: npt.NDArray[np.uint8]
 
 
-def exact_pages(workload: Workload, degree_pages: int) -> int:
+def exact_pages(workload: Workload, degree_pages: int, agent_ns: int = 0) -> int:
     """Return the memory from which on reduction changes nothing in an LRU, prefetching included.
 
     A reference that reduction dropped never left the k most recent pages. Between two of its
     neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
-    so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py).
+    so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py). What
+    an agent still has in its queue may come on top.
     """
-    return max(workload.k, 1) * (1 + degree_pages) + 1
+    return max(workload.k, 1) * (1 + degree_pages) + 1 + (QUEUE_PAGES if agent_ns else 0)
 
 
 def score(
@@ -116,11 +121,12 @@ def score(
         policy_version=policy.version,
         memory_pages=shadow.memory_pages,
         device=device.name,
+        agent_ns=device.agent_ns,
         reclaim=shadow.reclaim,
         flush_phase_ns=shadow.flush.phase_ns,
         from_row=from_row,
         k=workload.k,
-        exact_from_pages=exact_pages(workload, policy.degree_pages),
+        exact_from_pages=exact_pages(workload, policy.degree_pages, device.agent_ns),
         accesses=count[layout.ACCESSES],
         hits=count[layout.HITS],
         minor_faults=count[layout.MINOR],

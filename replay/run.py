@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
+from kdtool.replay.agent import new_queue
 from kdtool.replay.compiling import engine
 from kdtool.replay.devices import Device
 from kdtool.replay.hook import CTX_WORDS
 from kdtool.replay.lists import MOST_PAGES
 from kdtool.replay.longarrays import new_array
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
-from kdtool.replay.policies import Policy, Setting
+from kdtool.replay.policies import Policy, Setting, device_of
 from kdtool.replay.policies.base import OUT_WORDS, Prepared
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.result import Result, Shadow, exact_pages, score
@@ -129,7 +130,7 @@ def replay_none(
     state = _run(workload, NoPrefetch(), before, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
     shadow = replace(before, missed=missed)
-    return shadow, score(workload, NoPrefetch(), shadow, device, state, from_row, replay_s)
+    return shadow, score(workload, NoPrefetch(), shadow, device.by_agent(0), state, from_row, replay_s)
 
 
 def replay(
@@ -153,7 +154,7 @@ def replay(
     missed = new_array(workload.n_refs, np.uint8)
     state = _run(workload, policy, shadow, device, missed, from_row, progress)
     replay_s = time.perf_counter() - began
-    return score(workload, policy, shadow, device, state, from_row, replay_s)
+    return score(workload, policy, shadow, device_of(policy, device), state, from_row, replay_s)
 
 
 def _run(
@@ -212,12 +213,13 @@ def _run_prepared(
     )  # fmt: skip
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
-    buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out)
+    buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, new_queue())
+    values = device_of(policy, device).values
     decide, replay_range = compiled(policy.decide), engine()
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         replay_range(
-            decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, device.values, files,
+            decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, values, files,
             missed, shadow_missed,
         )  # fmt: skip
         if progress is not None:

@@ -171,6 +171,8 @@ def _score_notes(rows: Rows) -> Iterator[str]:
         yield f"medians and ranges of {phases} starts in the kernel's 2 s statistics period"
     elif first.reclaim == "linux":
         yield "one start in the kernel's 2 s statistics period; --phases 9 tries nine"
+    if agent_ns := max(result.agent_ns for results in rows.values() for result in results):
+        yield f"asked for by an agent {agent_ns / 1000:g} us after a fault, but for Linux's own and bounds"
     least = max(result.exact_from_pages for results in rows.values() for result in results)
     if first.k and first.memory_pages < least:
         yield f"k is large for less than {least:,} pages: record with a smaller --k"

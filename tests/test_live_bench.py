@@ -31,10 +31,16 @@ def test_replay_says_that_a_policy_covers_and_is_faster(tmp_path):
     alone = {"linux-0": load_policy("none"), "linux-vma": load_policy("linux-vma")}
 
     said = predict(
-        workload, PAGES // 2, ssd(), 200_000_000, alone=alone, acting={"stride": load_policy("stride")}
+        workload,
+        PAGES // 2,
+        ssd(),
+        200_000_000,
+        alone=alone,
+        acting={"stride": (load_policy("stride"), 0), "late": (load_policy("stride"), 10_000_000)},
     )
 
     assert said["stride"].coverage > 0.9
+    assert said["late"].coverage < 0.1
     assert 0.2 < said["stride"].wall_s < said["linux-0"].wall_s
     assert said["linux-vma"].coverage is None
 

@@ -102,7 +102,7 @@ def test_requests_of_one_window_come_together_where_the_device_is_batched(batche
 def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
     vpns = data.draw(st.lists(st.integers(0, 60), min_size=20, max_size=400))
     stores = data.draw(st.lists(st.integers(0, 1), min_size=len(vpns), max_size=len(vpns)))
-    w, device = workload(vpns, kinds=stores), ssd()
+    w, device = workload(vpns, kinds=stores), ssd().by_agent(data.draw(st.sampled_from([0, 1, 30_000])))
     pages = policy.degree_pages + 2 + extra
     shadow = run_shadow(w, pages, device, reclaim)
     missed = np.zeros(w.n_refs, np.uint8)
@@ -130,9 +130,10 @@ def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, reclaim, mo
     rng = np.random.default_rng(5)
     vpns = np.concatenate([np.arange(400), rng.integers(0, 400, 500), np.arange(0, 400, 3)])
     w = workload(vpns, kinds=rng.integers(0, 2, len(vpns)))
-    whole, again = (score(w, policy, 100, reclaim=reclaim) for _ in range(2))
+    device = ssd().by_agent(2_000)
+    whole, again = (score(w, policy, 100, device, reclaim) for _ in range(2))
     monkeypatch.setattr(run_module, "CHUNK_ROWS", 7)
-    chunked = score(w, policy, 100, reclaim=reclaim)
+    chunked = score(w, policy, 100, device, reclaim)
     assert replace(whole, replay_s=0) == replace(again, replay_s=0) == replace(chunked, replay_s=0)
 
 

@@ -169,7 +169,7 @@ def test_results_come_back_from_parquet_typed_and_with_a_version(result, tmp_pat
     assert table.schema.field("coverage").type == pa.float64()
     assert not table.schema.field("major_faults").nullable
     assert table.schema.field("accuracy").nullable
-    assert table.schema.metadata[b"kdtool.schema_version"] == RESULT_SCHEMA_VERSION.encode() == b"1.0"
+    assert table.schema.metadata[b"kdtool.schema_version"] == RESULT_SCHEMA_VERSION.encode() == b"1.1"
     assert list(tmp_path.iterdir()) == [path]
 
 

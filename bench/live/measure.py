@@ -24,11 +24,11 @@ from kdtool.kernel.host import page_cluster
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.live.policies import load_decider
 
-__all__ = ["VARIANTS", "Say", "Variant", "choose_variants", "learn", "limit_of", "measure"]
+__all__ = ["LEARNED_FOR", "VARIANTS", "Say", "Variant", "choose_variants", "learn", "limit_of", "measure"]
 
 Say = Callable[[str], None]
-DEGREE_PAGES = 32
-"""Far enough ahead for an agent whose pages take 0.2 ms to come."""
+LEARNED_FOR = {"degree_pages": 32, "agent_ns": 300_000}
+"""Far enough ahead for an agent that asks so late: see `agent_ns` of the results of kdtool deploy."""
 TRIES = 5
 DISTURBED_PAUSE_S = 3.0
 """Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
@@ -76,12 +76,12 @@ def choose_variants(names: Sequence[str] | None) -> list[Variant]:
 
 def learn(pair: Pair, store: LiveStore, say: Say) -> None:
     """Learn the pair's program from its recording, unless that was done: from all of it but 1 %."""
-    if store.learned(pair, DEGREE_PAGES):
+    if store.learned(pair, LEARNED_FOR):
         return
     say(f"{pair.name}: learning from {pair.learn.name}")
-    request = TrainingRequest(part="99%", degree_pages=DEGREE_PAGES)
+    request = TrainingRequest(part="99%", **LEARNED_FOR)
     summary = train_traces([store.trace(pair.learn)], store.program(pair), request, lambda *_: None)
-    store.keep_learned(pair, {**summary, "degree_pages": DEGREE_PAGES})
+    store.keep_learned(pair, summary | LEARNED_FOR)
 
 
 def limit_of(pair: Pair, store: LiveStore, percent: int) -> int:
@@ -180,7 +180,7 @@ def _run_once(
     row = deploy(request, load_decider(name))
     kept = ("coverage", "accuracy", "agent_cpu_ns", "steps_back", "exit_code", "ended_by", "active_ns")
     kept += ("prefetch_issued", "prefetch_used", "prefetch_wasted", "overtaken", "calls", "longest_lag_ns")
-    kept += ("source", "mean_lag_ns", "mean_call_ns", "stall_ns", "stalls")
+    kept += ("source", "agent_ns", "mean_lag_ns", "mean_call_ns", "stall_ns", "stalls")
     return {"wall_ns": row["runtime_ns"], **row["kernel"], **{key: row[key] for key in kept}}
 
 

@@ -1,8 +1,10 @@
 """Replay beside live: what kdtool.live.predict says of the bench's programs and variants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
 
-from bench.live.measure import Variant, limit_of
+from bench.live.measure import LEARNED_FOR, Variant, limit_of
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.fidelity.footprint import replay_pages
@@ -19,16 +21,26 @@ def predict_pair(
     """Return what replay says of each variant, by name; the references of `pair.run` are recorded before."""
     footprint = store.footprint(pair.run)
     assert footprint is not None and store.recorded(pair.run) is not None, "measured and recorded first"
+    limit = limit_of(pair, store, percent)
     acts = {v.name: v.policy not in (None, "none") for v in variants}
     policies = {variant.name: _policy(variant, pair, store) for variant in variants}
     return predict(
         load_workload(Trace(store.trace(pair.run))),
-        replay_pages(limit_of(pair, store, percent), footprint.kernel_bytes, 0),
+        replay_pages(limit, footprint.kernel_bytes, 0),
         device,
         footprint.wall_ns,
         alone={name: policy for name, policy in policies.items() if not acts[name]},
-        acting={name: policy for name, policy in policies.items() if acts[name]},
+        acting={
+            name: (policy, _agent_ns(store.runs(pair, name, limit)))
+            for name, policy in policies.items()
+            if acts[name]
+        },
     )
+
+
+def _agent_ns(runs: Sequence[Mapping[str, Any]]) -> int:
+    """Return how late the agent was in these runs, or what programs are learned for where there are none."""
+    return int(median(run["agent_ns"] for run in runs)) if runs else LEARNED_FOR["agent_ns"]
 
 
 def _policy(variant: Variant, pair: Pair, store: LiveStore) -> Policy:

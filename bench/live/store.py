@@ -4,6 +4,7 @@ WORK/programs/   PAIR.rmt.json, learned from traces/PAIR-learn.kdt, and PAIR.jso
 WORK/live/       PAIR-VARIANT.json, the runs of a cell with swap in a file; WORK/live-loop/: on a loop device
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ class LiveStore(Store):
         """Return where the learned program is or will be."""
         return self._made("programs") / f"{pair.name}.rmt.json"
 
-    def learned(self, pair: Pair, degree_pages: int) -> bool:
-        """Tell whether it was learned from the present version of its input, so many pages ahead."""
+    def learned(self, pair: Pair, wanted: Mapping[str, int]) -> bool:
+        """Tell whether it was learned from the present version of its input, with these facts."""
         file = self.program(pair)
         found = self._read(file.with_name(f"{pair.name}.json"), pair.learn)
-        return file.exists() and found is not None and found.get("degree_pages") == degree_pages
+        return file.exists() and found is not None and found.items() >= wanted.items()
 
     def keep_learned(self, pair: Pair, facts: dict[str, Any]) -> None:
         """Note what learning it took."""

@@ -24,6 +24,14 @@ def register(app: typer.Typer) -> None:
             "50%", "--memory", "-m", help="Memory to train for: a size or percentage."
         ),
         device: str = typer.Option("ssd", "--device", "-d", help="Device to train for."),
+        agent_us: int = typer.Option(
+            0,
+            "--agent-us",
+            min=0,
+            max=1_000_000,
+            help="For an agent that asks for pages so long after a fault, as kdtool deploy does; 0: for the "
+            "kernel, within it.",
+        ),
         part: str = typer.Option(
             "60%", "--train", help="Share of the swap-ins to learn from; the rest is held out."
         ),
@@ -41,7 +49,9 @@ def register(app: typer.Typer) -> None:
 
         from kdtool.learners.session import TrainingRequest, train_traces
 
-        request = TrainingRequest(hook, learner, memory, device, part, degree, seed, dataset, allow_loss)
+        request = TrainingRequest(
+            hook, learner, memory, device, part, degree, seed, dataset, allow_loss, agent_us * 1000
+        )
         console = Console(file=sys.stderr)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("candidates", total=None)

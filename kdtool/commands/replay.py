@@ -62,6 +62,14 @@ def register(app: typer.Typer) -> None:
             "--phases",
             help="Moments of the kernel's 2 s statistics period to start at, evenly spread.",
         ),
+        agent_us: int = typer.Option(
+            0,
+            "--agent-us",
+            min=0,
+            max=1_000_000,
+            help="Programs and baselines by an agent that asks so long after a fault, as kdtool deploy does; "
+            "0: by the kernel, within it.",
+        ),
         mrc: bool = typer.Option(
             False, "--mrc", help="Instead: the faults of an LRU in every memory, without prefetching."
         ),
@@ -89,6 +97,7 @@ def register(app: typer.Typer) -> None:
                 or parquet
                 or jobs is not None
                 or phases != 1
+                or agent_us
                 or files != "data"
             ):
                 raise typer.BadParameter(
@@ -108,7 +117,7 @@ def register(app: typer.Typer) -> None:
         sweep = Sweep(
             tuple(load_policy(name) for name in split_values(policy or POLICIES)),
             split_values(memory or ["50%"]),
-            tuple(load_device(name) for name in split_values(device or ["ssd"])),
+            tuple(load_device(name).by_agent(agent_us * 1000) for name in split_values(device or ["ssd"])),
             start,
             reclaim or "linux",
             phases,

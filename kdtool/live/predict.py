@@ -34,18 +34,22 @@ def predict(
     wall_ns: int,
     *,
     alone: Mapping[str, Policy],
-    acting: Mapping[str, Policy],
+    acting: Mapping[str, tuple[Policy, int]],
 ) -> dict[str, Predicted]:
     """Return what replay says, by the names of `alone`, Linux's own settings, and `acting`, the agent's.
 
+    acting : each with how long after a fault the agent asks, in ns
     wall_ns : what the program took without a limit: its instructions take as long as makes it so
     """
     profile = at_own_speed(workload, device, wall_ns)
     predicted: dict[str, Predicted] = {}
-    for policies, moments in ((alone, starting_moments(MOMENTS)), (acting, CURRENT)):
-        replayed = replay_moments(workload, list(policies.values()), memory_pages, profile, moments)
-        for name, results in zip(policies, replayed, strict=True):
-            predicted[name] = _of(results, acts=policies is acting)
+    moments = starting_moments(MOMENTS)
+    replayed = replay_moments(workload, list(alone.values()), memory_pages, profile, moments)
+    for name, results in zip(alone, replayed, strict=True):
+        predicted[name] = _of(results, acts=False)
+    for name, (policy, agent_ns) in acting.items():
+        [results] = replay_moments(workload, [policy], memory_pages, profile.by_agent(agent_ns), CURRENT)
+        predicted[name] = _of(results, acts=True)
     return predicted
 
 

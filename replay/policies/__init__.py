@@ -1,6 +1,7 @@
 """The baselines of `mm.swapin`, one file each, and programs. A new one is a file and a line in POLICIES."""
 
 from kdtool.errors import unknown_name
+from kdtool.replay.devices import Device
 from kdtool.replay.policies.base import Policy, Prepared, Setting
 from kdtool.replay.policies.belady import Belady
 from kdtool.replay.policies.best_offset import BestOffset
@@ -25,6 +26,7 @@ __all__ = [
     "Prepared",
     "ProgramPolicy",
     "Setting",
+    "device_of",
     "load_policy",
 ]
 
@@ -56,3 +58,9 @@ def load_policy(name: str) -> Policy:
         if policy.name == name:
             return policy
     raise unknown_name("policy", name, [policy.name for policy in POLICIES])
+
+
+def device_of(policy: Policy, device: Device) -> Device:
+    """Return `device` as `policy` meets it: Linux's own readahead and the bounds need no agent."""
+    in_kernel = isinstance(policy, (NoPrefetch, LinuxVma, LinuxCluster)) or policy in BOUNDS
+    return device.by_agent(0) if in_kernel else device

@@ -1,0 +1,125 @@
+"""Replay with an agent: it asks so long after a fault, too late or not, and pays for it itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import ssd, workload
+from numba import njit
+from typer.testing import CliRunner
+
+from kdtool.cli import app
+from kdtool.errors import ParameterError
+from kdtool.replay import DEVICE_FIELDS, ProgramPolicy, load_policy, replay, run_shadow
+from kdtool.replay.policies.base import Prepared
+from kdtool.rmt import stride_program
+from kdtool.rmt.numba_vm import DECIDE
+
+STEP_NS = 10_000_000
+"""Between two touches: longer than any fault takes."""
+STEP_INSNS = STEP_NS * 1000 // 310
+
+
+@njit(DECIDE)
+def _next_four(params, state, ctx, out):
+    for i in range(4):
+        out[i] = ctx[0] + i + 1
+    return 4
+
+
+class NextFour:
+    """Asks for the four pages after the one that is touched."""
+
+    name, version, degree_pages, decide = "next-four", "1", 4, staticmethod(_next_four)
+
+    def prepare(self, setting):
+        return Prepared(np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+
+def score(w, policy, agent_ns, pages=20, **change):
+    device = ssd().by_agent(agent_ns)
+    for name, value in change.items():
+        device.values[DEVICE_FIELDS.index(name)] = value
+    return replay(w, policy, run_shadow(w, pages, device, "lru"), device)
+
+
+@pytest.mark.parametrize(
+    ("late_steps", "major", "used"),
+    # The touch of 5 has 6 to 9 asked for: a step and a half later, 6 was touched, and 7 and 8 come in time.
+    [(0, 1, 3), (0.5, 1, 3), (1.5, 2, 2), (2.5, 3, 1), (9, 4, 0)],
+)
+def test_a_page_that_is_touched_before_its_turn_is_a_major_fault(late_steps, major, used):
+    w = workload([*range(60), 5, 6, 7, 8], step_insns=STEP_INSNS)
+
+    result = score(w, NextFour(), int(late_steps * STEP_NS))
+
+    assert (result.major_faults, result.prefetch_used) == (major, used)
+    assert result.agent_ns == late_steps * STEP_NS
+
+
+def test_an_agent_that_is_always_too_late_changes_nothing():
+    w = workload([*range(60), *range(60)])
+    none = score(w, load_policy("none"), 0)
+
+    late = score(w, NextFour(), 10**12)
+
+    assert (late.major_faults, late.runtime_ns, late.prefetch_issued) == (60, none.runtime_ns, 0)
+
+
+def test_the_agent_pays_for_what_it_asks_for():
+    w = workload([*range(60), 5, 6, 7, 8], step_insns=STEP_INSNS)
+    dear = {"prefetch_ns": 100_000, "reclaim_ns": 50_000}
+
+    by_kernel = score(w, NextFour(), 0).runtime_ns, score(w, NextFour(), 0, **dear).runtime_ns
+    by_agent = score(w, NextFour(), 1000).runtime_ns, score(w, NextFour(), 1000, **dear).runtime_ns
+
+    n_reclaimed_by_faults = 41  # those of 40 new pages and a major fault
+    cheap_ns = int(ssd().values[DEVICE_FIELDS.index("reclaim_ns")])
+    assert by_agent[1] - by_agent[0] == n_reclaimed_by_faults * (50_000 - cheap_ns)
+    assert by_kernel[1] - by_kernel[0] > by_agent[1] - by_agent[0] + 3 * 50_000
+
+
+def test_one_turn_waits_for_the_one_before():
+    # Two faults apart by less than what the first one's pages take the agent.
+    w = workload([*range(60), 5, 20, 21], step_insns=STEP_INSNS)
+
+    quick, slow = (score(w, NextFour(), 1000, prefetch_ns=ns) for ns in (1000, STEP_NS))
+
+    assert (quick.late_hits, quick.stall_ns < STEP_NS) == (0, True)
+    # 21 is touched at 2 steps and there at 8: four steps each for the pages after 5 and after 20.
+    assert (slow.late_hits, 6 * STEP_NS - slow.stall_ns < STEP_NS) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["none", "linux-vma", "linux-cluster", "oracle"])
+def test_linux_and_bounds_need_no_agent(name):
+    rng = np.random.default_rng(3)
+    w = workload(np.concatenate([np.arange(300), rng.integers(0, 300, 300)]))
+
+    kernel, beside = (score(w, load_policy(name), agent_ns, 100) for agent_ns in (0, 300_000))
+
+    assert replace(kernel, replay_s=0) == replace(beside, replay_s=0)
+    assert beside.agent_ns == 0
+
+
+def test_a_stride_is_covered_when_its_lead_is_longer_than_the_agent_is_late():
+    w = workload(np.concatenate([np.arange(2000), np.arange(0, 2000, 3)]), step_insns=100_000)  # 31 us a page
+    eight, many = (ProgramPolicy(stride_program(degree_pages=n)) for n in (8, 64))
+
+    at_once, late, ahead = (
+        score(w, p, ns, 500) for p, ns in ((eight, 0), (eight, 1_200_000), (many, 1_200_000))
+    )
+
+    assert at_once.coverage > 0.95 and ahead.coverage > 0.9
+    assert late.coverage < 0.2
+
+
+def test_a_time_out_of_range_is_refused():
+    with pytest.raises(ParameterError, match="-1 ns late: give from 0"):
+        ssd().by_agent(-1)
+
+
+def test_the_command_line_says_that_an_agent_asked():
+    arguments = ["replay", "examples/stencil.kdt", "-m", "75%", "-p", "linux-vma,examples/stencil.rmt.json"]
+    texts = [CliRunner().invoke(app, [*arguments, *more]).output for more in ([], ["--agent-us", "300"])]
+    assert "asked for by an agent 300 us after a fault" in texts[1]
+    assert "agent" not in texts[0]
