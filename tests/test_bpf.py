@@ -327,7 +327,7 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
         (lambda p: replace(p, guards=Guards(5)), "5 pages a decision, .* room for 4"),
         (
             lambda p: replace(p, models=(chain("next_delta", ("d1",), 9),)),
-            "bytes of tree nodes, .* room for 256",
+            "544 bytes of tree nodes, .* room for 224",
         ),
         (
             lambda p: replace(p, models=(one_leaf_forest(3),)),
@@ -342,7 +342,7 @@ def test_a_policy_larger_than_a_map_is_refused_with_the_limit():
 )
 def test_a_program_that_has_no_room_in_the_code_is_refused(change, message):
     program = stride_program()
-    layout = Layout(shape_of(program, replace(program, models=(chain("next_delta", ("d1",), 3),))))
+    layout = Layout(shape_of(program, replace(program, models=(chain("next_delta", ("d1",), 4),))))
     with pytest.raises(ProgramError, match=message):
         pack_policy(layout, change(program), 2)
 

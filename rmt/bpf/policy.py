@@ -50,9 +50,10 @@ def _check_room(shape: Shape, program: Program) -> None:
             f"program {program.name!r} has another hook, or other counters, registers, features or match "
             f"fields than the code that runs: load it as a program of its own"
         )
+    steps = max(wanted.steps, shape.steps), max(wanted.forests.steps, shape.forests.steps)
     rooms = {
         "pages a decision": (wanted.degree_pages, shape.degree_pages),
-        "bytes of tree nodes": (tree_bytes(program, shape.steps, shape.forests.steps), shape.tree_bytes),
+        "bytes of tree nodes": (tree_bytes(program, *steps), shape.tree_bytes),
         "pairs of comparisons to a leaf": (wanted.steps, shape.steps),
         "forests": (wanted.forests.forests, shape.forests.forests),
         "classes in a forest": (wanted.forests.classes, shape.forests.classes),
