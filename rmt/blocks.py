@@ -28,7 +28,6 @@ __all__ = [
     "BLOCK_WORDS",
     "CHILDREN",
     "CHILD_SHIFT",
-    "FEATURE_BITS",
     "LEVELS",
     "NODE",
     "NO_TREE",
@@ -36,6 +35,7 @@ __all__ = [
     "PAIRS",
     "RIGHTS",
     "RIGHT_SHIFT",
+    "SPLIT_BITS",
     "STEPS_BITS",
     "Place",
     "tree_size",
@@ -47,8 +47,8 @@ LEVELS = 2
 NODE, CHILDREN, PAIRS, RIGHTS, BLOCK_WORDS = range(5)
 VALUES_WORDS = 3
 RIGHT_SHIFT, CHILD_SHIFT = 31, 15
-FEATURE_BITS = 6
-"""Of a feature's number; a slot has two, and room below them for two bits more."""
+SPLIT_BITS = 6
+"""Of the number of a split's feature; a slot has two, and room below them for two bits more."""
 OWN_BITS = (8, 24, 40)
 """Where in RIGHTS a block's own three features are: of a byte, with room for two bits more."""
 STEPS_BITS = 8
@@ -150,7 +150,7 @@ def _name_features(words: list[int], before: int, slot: int, at: int, features: 
     """Say which features the block at `at` compares: there, and in the block before it."""
     shift = RIGHT_SHIFT * (slot >> 1) + CHILD_SHIFT * (slot & 1)
     node, left, right = features
-    words[before + PAIRS] |= (node << FEATURE_BITS | left) << shift
+    words[before + PAIRS] |= (node << SPLIT_BITS | left) << shift
     words[before + RIGHTS] |= right << shift
     for feature, bit in zip(features, OWN_BITS, strict=True):
         words[at + RIGHTS] |= feature << bit

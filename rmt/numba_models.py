@@ -16,12 +16,12 @@ from kdtool.rmt.blocks import (
     BLOCK_WORDS,
     CHILD_SHIFT,
     CHILDREN,
-    FEATURE_BITS,
     NODE,
     OWN_BITS,
     PAIRS,
     RIGHT_SHIFT,
     RIGHTS,
+    SPLIT_BITS,
     STEPS_BITS,
 )
 from kdtool.rmt.jit import inline, inner
@@ -31,7 +31,7 @@ __all__ = ["call_model", "sum_forest", "walk_tree"]
 
 
 NODE_BIT, LEFT_BIT, RIGHT_BIT = OWN_BITS
-CLASS_MASK, FEATURE = (1 << CLASS_BITS) - 1, (1 << FEATURE_BITS) - 1
+CLASS_MASK, FEATURE = (1 << CLASS_BITS) - 1, (1 << SPLIT_BITS) - 1
 STEPS = (1 << STEPS_BITS) - 1
 
 
@@ -76,12 +76,12 @@ def walk_tree(params, tree, state, x_at):  # type: ignore[no-untyped-def]
     x, entry = state[x_at:], (tree + 1) & LOW_32
     block, pairs, rights = entry + BLOCK_WORDS, params[entry + PAIRS], params[entry + RIGHTS]
     for _ in range(params[tree] - 1):
-        features = pairs >> FEATURE_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
+        features = pairs >> SPLIT_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
         following, right, child = _compare(params, block, x, features)
         pairs = params[block + PAIRS] >> (right & RIGHT_SHIFT) >> (child & CHILD_SHIFT)
         rights = params[block + RIGHTS] >> (right & RIGHT_SHIFT) >> (child & CHILD_SHIFT)
         block = following + (right & 2 * BLOCK_WORDS) + (child & BLOCK_WORDS)
-    features = pairs >> FEATURE_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
+    features = pairs >> SPLIT_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
     return _last_step(params, _compare(params, block, x, features), state)
 
 

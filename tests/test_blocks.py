@@ -10,12 +10,12 @@ from kdtool.rmt.blocks import (
     BLOCK_WORDS,
     CHILD_SHIFT,
     CHILDREN,
-    FEATURE_BITS,
     NODE,
     OWN_BITS,
     PAIRS,
     RIGHT_SHIFT,
     RIGHTS,
+    SPLIT_BITS,
     Place,
     tree_size,
     tree_words,
@@ -35,9 +35,9 @@ def low(word):
 
 def walk_words(words, x, steps, first):
     """Return a leaf's value and steps. What blocks say of their features is what was named before."""
-    mask, block, pairs, rights = (1 << FEATURE_BITS) - 1, BLOCK_WORDS, words[PAIRS], words[RIGHTS]
+    mask, block, pairs, rights = (1 << SPLIT_BITS) - 1, BLOCK_WORDS, words[PAIRS], words[RIGHTS]
     for step in range(steps):
-        named = pairs >> FEATURE_BITS & mask, pairs & mask, rights & mask
+        named = pairs >> SPLIT_BITS & mask, pairs & mask, rights & mask
         node, children = words[block + NODE], words[block + CHILDREN]
         assert named == tuple(words[block + RIGHTS] >> bit & mask for bit in OWN_BITS)
         right = x[named[0]] > node >> 32

@@ -28,7 +28,7 @@ the next event writes over.
 from dataclasses import dataclass
 
 from kdtool.errors import ProgramError
-from kdtool.rmt.blocks import BLOCK_WORDS, FEATURE_BITS, LEVELS
+from kdtool.rmt.blocks import BLOCK_WORDS, LEVELS, SPLIT_BITS
 from kdtool.rmt.bpf.shape import TREES_A_WALK, WEIGHTS_A_BLOCK, Shape, TableShape
 from kdtool.rmt.hooks import PAGE
 
@@ -96,7 +96,7 @@ class Layout:
         self.history_depth = tuple(shape.depth_of(r) for r in shape.registers)
         self.longest_runs = tuple(shape.longest_run(r) for r in shape.registers)
         self.slide_masks = tuple(8 * ((1 << depth.bit_length() - 1) - 1) for depth in self.history_depth)
-        self.scratch_bytes = max(at, self.x + (X_BYTES << FEATURE_BITS) + X_BYTES)
+        self.scratch_bytes = max(at, self.x + (X_BYTES << SPLIT_BITS) + X_BYTES)
         self._lay_state()
         self._lay_policy()
 

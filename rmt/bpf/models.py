@@ -12,12 +12,12 @@ from kdtool.rmt.blocks import (
     BLOCK_WORDS,
     CHILD_SHIFT,
     CHILDREN,
-    FEATURE_BITS,
     NODE,
     OWN_BITS,
     PAIRS,
     RIGHT_SHIFT,
     RIGHTS,
+    SPLIT_BITS,
 )
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Emitter
 from kdtool.rmt.bpf.layout import CLASS_BYTES, FOREST_HEADER_BYTES, ROOT_BYTES, SCORE_BYTES, X_BYTES, Layout
@@ -27,7 +27,7 @@ __all__ = ["emit_forest", "emit_walk"]
 
 NODE_THRESHOLD, LEFT_THRESHOLD, RIGHT_THRESHOLD = 8 * NODE + 4, 8 * CHILDREN, 8 * CHILDREN + 4
 BLOCK_BYTES = 8 * BLOCK_WORDS
-FEATURE_MASK = X_BYTES * ((1 << FEATURE_BITS) - 1)
+FEATURE_MASK = X_BYTES * ((1 << SPLIT_BITS) - 1)
 FOREST, TREE, TREES_END = 0, 8, 16
 """Loop variables of a forest: offsets from layout.loop of where it and the next tree lie."""
 WALKERS = (R2, R3, R6, R7)
@@ -59,7 +59,7 @@ def _compare_named(asm: Emitter, layout: Layout) -> None:
     R1, R5 < 0: the walk goes right, and at the child.
     """
     asm.alu_register("mov", R4, R0)
-    asm.alu("rsh", R0, FEATURE_BITS)
+    asm.alu("rsh", R0, SPLIT_BITS)
     for above, feature, threshold in (
         (R5, R4, LEFT_THRESHOLD),
         (R4, R2, RIGHT_THRESHOLD),
