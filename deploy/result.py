@@ -44,7 +44,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
 
     Replay's keys, and then what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
     `stall_ns` is what `stalls` major faults took, from begin to end; None if not measured: `stall_reason`.
-    `agent_ns`: from an event to the end of the call, on average.
+    `agent_ns`: from an event to the end of the call, on average; None where nothing was asked for.
     """
     made, count = progress_of(agent), [int(value) for value in agent.arrays.counters]
     own = _own_figures(agent, governor, run, count)
@@ -54,7 +54,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "policy_version": agent.decider.version,
         "memory_pages": run.memory_pages,
         "device": run.device,
-        "agent_ns": own["mean_lag_ns"] + own["mean_call_ns"],
+        "agent_ns": own["mean_lag_ns"] + own["mean_call_ns"] if count[layout.CALLS] else None,
         "reclaim": "kernel",
         "accesses": None,
         "hits": None,

@@ -6,7 +6,7 @@ import pytest
 from builders import ssd, strided_trace
 from rich.console import Console
 
-from kdtool.live.predict import Predicted, predict
+from kdtool.live.predict import Predicted, lateness_ns, predict
 from kdtool.live.table import make_cells, print_cells
 from kdtool.replay import load_policy, load_workload
 
@@ -43,6 +43,14 @@ def test_replay_says_that_a_policy_covers_and_is_faster(tmp_path):
     assert said["late"].coverage < 0.1
     assert 0.2 < said["stride"].wall_s < said["linux-0"].wall_s
     assert said["linux-vma"].coverage is None
+
+
+def test_an_agent_is_as_late_as_in_the_runs_in_which_it_asked_for_pages():
+    idle = {"calls": 0, "mean_lag_ns": 0, "mean_call_ns": 0}
+    late = [{"calls": 9, "mean_lag_ns": 100 * n, "mean_call_ns": 10} for n in (1, 2, 9)]
+
+    assert lateness_ns([idle, *late], 5) == 210
+    assert lateness_ns([idle], 5) == lateness_ns([], 5) == 5
 
 
 def test_the_table_has_replay_beside_live_where_it_was_asked():

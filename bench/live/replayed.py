@@ -1,14 +1,12 @@
 """Replay beside live: what kdtool.live.predict says of the bench's programs and variants."""
 
-from collections.abc import Mapping, Sequence
-from statistics import median
-from typing import Any
+from collections.abc import Sequence
 
 from bench.live.measure import LEARNED_FOR, Variant, limit_of
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.fidelity.footprint import replay_pages
-from kdtool.live.predict import Predicted, predict
+from kdtool.live.predict import Predicted, lateness_ns, predict
 from kdtool.replay import Device, Policy, load_policy, load_workload
 from kdtool.traces import Trace
 
@@ -31,16 +29,11 @@ def predict_pair(
         footprint.wall_ns,
         alone={name: policy for name, policy in policies.items() if not acts[name]},
         acting={
-            name: (policy, _agent_ns(store.runs(pair, name, limit)))
+            name: (policy, lateness_ns(store.runs(pair, name, limit), LEARNED_FOR["agent_ns"]))
             for name, policy in policies.items()
             if acts[name]
         },
     )
-
-
-def _agent_ns(runs: Sequence[Mapping[str, Any]]) -> int:
-    """Return how late the agent was in these runs, or what programs are learned for where there are none."""
-    return int(median(run["agent_ns"] for run in runs)) if runs else LEARNED_FOR["agent_ns"]
 
 
 def _policy(variant: Variant, pair: Pair, store: LiveStore) -> Policy:

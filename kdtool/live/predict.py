@@ -10,11 +10,12 @@ agent runs beside it. Where the agent acts it keeps the kernel's statistics up t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from kdtool.fidelity.predict import CURRENT, at_own_speed, replay_moments, starting_moments
 from kdtool.replay import Device, Policy, Result, Workload
 
-__all__ = ["Predicted", "predict"]
+__all__ = ["Predicted", "lateness_ns", "predict"]
 
 MOMENTS = 3
 
@@ -25,6 +26,16 @@ class Predicted:
 
     wall_s: float
     coverage: float | None
+
+
+def lateness_ns(runs: Sequence[Mapping[str, Any]], otherwise_ns: int) -> int:
+    """Return how long after a fault the agent asked in these runs: the median of their means.
+
+    runs : rows of kdtool deploy; those in which it asked for nothing say nothing, and if there is no other,
+        `otherwise_ns` is returned
+    """
+    late = [run["mean_lag_ns"] + run["mean_call_ns"] for run in runs if run["calls"]]
+    return int(median(late)) if late else otherwise_ns
 
 
 def predict(

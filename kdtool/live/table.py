@@ -106,7 +106,9 @@ def print_cells(cells: Sequence[Cell], console: Console) -> None:
     console.print(table)
     console.print("×: the median run time of the better Linux setting over this one's")
     if replayed:
-        console.print("(r): what replay says, of the policy without the kernel's own readahead")
+        console.print(
+            "(r): what replay says of an agent that asks as late, without the kernel's own readahead"
+        )
 
 
 def _texts(cell: Cell) -> list[str]:
