@@ -32,7 +32,7 @@ from kdtool.fidelity.score import (
 from kdtool.fidelity.settings import find_setting
 from kdtool.fidelity.show import print_fidelity, to_document
 from kdtool.kernel.cgroup import find_layout
-from kdtool.kernel.host import read_page_cluster
+from kdtool.kernel.host import page_cluster, read_page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.replay import load_policy, replay, run_shadow
 
@@ -337,6 +337,17 @@ def test_a_small_program_is_measured_replayed_and_scored_again_without_the_kerne
     assert row["memory_pages"] < row["limit_bytes"] // 4096
     assert json.loads(out_again)["rows"] == [row]
     assert not left_of(measured)
+
+
+@pytest.mark.root
+@needs.root
+def test_a_guard_that_starts_late_puts_back_what_was_before(tmp_path):
+    no_pid, no_swap = "999999999", str(tmp_path / "none.img")
+    guard = [sys.executable, "-m", "bench.fidelity.guard", no_pid, no_swap, "2"]
+
+    with page_cluster(0):  # as if the bench had gone on before its guard had begun
+        subprocess.run(guard, input=b"", cwd=ROOT, check=False)
+        assert read_page_cluster() == 2
 
 
 @pytest.mark.root

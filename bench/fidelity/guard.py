@@ -1,10 +1,10 @@
 """Puts the machine back when a bench has ended, however it ended: started by machine.py, for nobody else.
 
-    python -m bench.fidelity.guard PID SWAP_FILE
+    python -m bench.fidelity.guard PID SWAP_FILE PAGE_CLUSTER
 
 Waits until its standard input closes. Then the swap file of the process PID is taken down; if that process
-did not say `done` first, it was killed: what it left running in its cgroups is killed and vm.page-cluster put
-back to what it was when the guard began.
+did not say `done` first, it was killed: what it left running in its cgroups is killed and vm.page-cluster
+becomes PAGE_CLUSTER again, which the guard, still starting, might read too late.
 """
 
 import os
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdtool.kernel.cgroup import PREFIX, find_layout, reap_stale
-from kdtool.kernel.host import read_page_cluster, write_page_cluster
+from kdtool.kernel.host import write_page_cluster
 
 SWAP = Path(__file__).resolve().parent.parent.parent / "scripts" / "swap"
 EMPTY_S = 10.0
@@ -24,13 +24,12 @@ EMPTY_S = 10.0
 
 def main() -> int:
     """Wait, then put everything back; return scripts/swap's exit code."""
-    pid, file = sys.argv[1:]
-    page_cluster = read_page_cluster()
+    pid, file, page_cluster = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() != b"done":
         end_left_over(pid)
-        write_page_cluster(page_cluster)
+        write_page_cluster(int(page_cluster))
     down = [sys.executable, SWAP, "down", "--file", file]
     return subprocess.run(down, stdout=subprocess.DEVNULL, check=False).returncode
 

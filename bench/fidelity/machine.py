@@ -44,7 +44,7 @@ def own_swap(rotational: bool, size: str, *, loop: bool = True) -> Iterator[str]
     """
     file = Path(f"/var/tmp/kdtool-fidelity-{os.getpid()}.img")
     guard = subprocess.Popen(
-        [sys.executable, "-m", "bench.fidelity.guard", str(os.getpid()), str(file)],
+        [sys.executable, "-m", "bench.fidelity.guard", str(os.getpid()), str(file), str(read_page_cluster())],
         stdin=subprocess.PIPE,
         stdout=sys.stderr,
         cwd=ROOT,
