@@ -41,24 +41,6 @@ class _Flags(compiler.Flags):  # type: ignore[misc]
         return same or super().__eq__(other)
 
 
-class Compiler(compiler.CompilerBase):  # type: ignore[misc]
-    """Numba's own way to compile, without looking for garbage meanwhile: nearly all that is made is kept."""
-
-    def define_pipelines(self) -> list[Any]:
-        """Return the passes."""
-        return [compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)]
-
-    def _compile_core(self) -> Any:
-        self.state.flags = _Flags(self.state.flags)
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return super()._compile_core()
-        finally:
-            if collects:
-                gc.enable()
-
-
 class _PartLibrary(codegen.JITCodeLibrary):  # type: ignore[misc]
     """The code of a part and of the parts that it calls."""
 
@@ -68,6 +50,30 @@ class _PartLibrary(codegen.JITCodeLibrary):  # type: ignore[misc]
         for library in dict.fromkeys(self._linking_libraries):
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
         self._finalized = True
+
+
+class _WholeLibrary(codegen.JITCodeLibrary):  # type: ignore[misc]
+    """The code of a function and of its parts, which nobody else calls."""
+
+    def _optimize_final_module(self) -> None:
+        """Let LLVM change how parts are called, and drop those that are taken in."""
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage.name == "linkonce_odr":
+                function.linkage = "internal"
+        super()._optimize_final_module()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _WholeLowering(passes.NativeLowering):  # type: ignore[misc]
+    """Make machine code of a function."""
+
+    _name = "whole_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        """Do so."""
+        state.library = _WholeLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return bool(super().run_pass(state))
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -90,6 +96,30 @@ class _PartLowering(passes.NativeLowering):  # type: ignore[misc]
         return True
 
 
+class Compiler(compiler.CompilerBase):  # type: ignore[misc]
+    """Numba's own way to compile, without looking for garbage meanwhile: nearly all that is made is kept."""
+
+    LOWERING: Any = _WholeLowering
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        steps = compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)
+        at = [step for step, _ in steps.passes].index(passes.NativeLowering)
+        steps.passes[at] = (self.LOWERING, "lowering")
+        steps.finalize()
+        return [steps]
+
+    def _compile_core(self) -> Any:
+        self.state.flags = _Flags(self.state.flags)
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return super()._compile_core()
+        finally:
+            if collects:
+                gc.enable()
+
+
 class Part(dispatcher.Dispatcher):  # type: ignore[misc]
     """A function that is a part of others: it has no code of its own that Python could call."""
 
@@ -101,10 +131,4 @@ class Part(dispatcher.Dispatcher):  # type: ignore[misc]
 class PartCompiler(Compiler):
     """Compile a function as a part of those that call it."""
 
-    def define_pipelines(self) -> list[Any]:
-        """Return the passes."""
-        (steps,) = super().define_pipelines()
-        at = [step for step, _ in steps.passes].index(passes.NativeLowering)
-        steps.passes[at] = (_PartLowering, "lowering of a part")
-        steps.finalize()
-        return [steps]
+    LOWERING = _PartLowering
