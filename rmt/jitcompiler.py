@@ -6,26 +6,42 @@
 Numba itself would optimise each of them and make machine code of it, with all that it calls: the depths of a
 replay a dozen times over, as they are called at many levels. Most of that code was never run, since the
 functions on top take theirs in.
+
+An index counts from the front: that of -1 is no element, and compiled code does not look whether it is one.
 """
 
 import gc
 from typing import Any
 
+from numba import types
 from numba.core import codegen as untyped_codegen
 from numba.core import compiler as untyped_compiler
 from numba.core import compiler_machinery as untyped_machinery
 from numba.core import cpu as untyped_cpu
 from numba.core import dispatcher as untyped_dispatcher
 from numba.core import typed_passes as untyped_passes
+from numba.np import arrayobj as untyped_arrayobj
 
 __all__ = ["Compiler", "Part", "PartCompiler"]
 
+arrayobj: Any = untyped_arrayobj
 codegen: Any = untyped_codegen
 compiler: Any = untyped_compiler
 dispatcher: Any = untyped_dispatcher
 make_function: Any = untyped_cpu._dynfunc.make_function  # type: ignore[attr-defined]
 passes: Any = untyped_passes
 register_pass: Any = untyped_machinery.register_pass
+
+
+def _index(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
+    """Take an index of our functions as it is: Numba adds `size` to a negative one, here a fifth of a replay."""
+    if not getattr(context, "counts_from_front", False):
+        return numba_index(context, builder, kind, index, size)
+    return context.cast(builder, index, kind, types.intp)
+
+
+numba_index: Any = arrayobj.fix_integer_index
+arrayobj.fix_integer_index = _index
 
 
 class _Flags(compiler.Flags):  # type: ignore[misc]
@@ -111,6 +127,7 @@ class Compiler(compiler.CompilerBase):  # type: ignore[misc]
 
     def _compile_core(self) -> Any:
         self.state.flags = _Flags(self.state.flags)
+        self.state.targetctx.counts_from_front = True
         collects = gc.isenabled()
         gc.disable()
         try:
