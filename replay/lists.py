@@ -32,6 +32,7 @@ __all__ = [
     "push_newest",
     "push_oldest",
     "unlink",
+    "unlink_old",
 ]
 
 INACTIVE_LIST, ACTIVE_LIST = range(2)
@@ -93,6 +94,17 @@ def push_oldest(which, page, memory):  # type: ignore[no-untyped-def]
 def unlink(page, memory):  # type: ignore[no-untyped-def]
     """Take a page off its list."""
     memory[12][memory[2][page]] = NO_PAGE
+
+
+@inner
+def unlink_old(which, page, memory):  # type: ignore[no-untyped-def]
+    """Take a page off its list where nearly always it is the oldest: then its place need not be loaded."""
+    rings, ends = memory[12], memory[13]
+    at = ends[which, FIRST] + (ends[which, OLDEST] & ends[which, MASK])
+    if rings[at] == page:
+        rings[at] = NO_PAGE
+    else:
+        unlink(page, memory)
 
 
 @inner

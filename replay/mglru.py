@@ -157,6 +157,7 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
         work(device[RECLAIM_NS], scalars)
         begin_write(page, memory)
     else:
+        unlink(page, memory)
         evict(page, memory, device)
         return 1
     return 0

@@ -21,7 +21,7 @@ import numpy as np
 
 from kdtool.replay.evict import evict
 from kdtool.replay.generations import add_generation, leave_generation
-from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink
+from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink, unlink_old
 from kdtool.replay.liststats import flush_stats, note_cost, update_stats
 from kdtool.replay.memory import (
     ACCESSED,
@@ -130,10 +130,14 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
         if scalars[RECLAIM_KIND] & HAS_BITS:
             _reclaim(capacity, memory, device)
         elif scalars[RECLAIM_KIND] == LRU:
-            evict(oldest(INACTIVE_LIST, memory), memory, device)
+            page = oldest(INACTIVE_LIST, memory)
+            unlink_old(INACTIVE_LIST, page, memory)
+            evict(page, memory, device)
         else:
-            evict(np.int64(memory[11][scalars[VICTIM_AT]]), memory, device)
+            page = np.int64(memory[11][scalars[VICTIM_AT]])
             scalars[VICTIM_AT] += 1
+            unlink(page, memory)
+            evict(page, memory, device)
     scalars[COUNT] += 1
 
 
