@@ -163,11 +163,12 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _look_ahead(row, page, is_lru, memory):  # type: ignore[no-untyped-def]
+def _look_ahead(row, page, insns, is_lru, memory):  # type: ignore[no-untyped-def]
     """Have the records on their way that the rows to come need."""
     status, place, rings = memory[0], memory[2], memory[12]
     if row + FAR_ROWS < len(page):
         prefetch_line(status, np.int64(page[row + FAR_ROWS]))
+        prefetch_line(insns, row + FAR_ROWS)
         near = np.int64(page[row + NEAR_ROWS])
         if is_lru and status[near] == RESIDENT:
             prefetch_line(rings, np.int64(place[near]))
@@ -239,7 +240,7 @@ def replay_range(  # type: ignore[no-untyped-def]
             _start_counting(before * device[INSN_PS] // 1000, all_memory)
         end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
-            _look_ahead(row, page, is_lru, memory)
+            _look_ahead(row, page, insns, is_lru, memory)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
                 hits += 1
