@@ -68,10 +68,10 @@ FAR_ROWS, NEAR_ROWS = 32, 12
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
-_U1A, _I4A, _I8A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32, types.int64))
+_U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
 _TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8A, _I8, _I8, _U1A, _I8A, _I8_2, _I4, _I4, _I8_2)
+    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8_2))  # type: ignore[no-untyped-call]
@@ -125,16 +125,16 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
 @inner
 def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: ask the policy, submit the reads, then wait for its own."""
-    status, slot, ready_ns, scalars = memory[0], memory[3], memory[5], memory[6]
+    status, slot, scalars = memory[0], memory[3], memory[6]
     memory[7][MAJOR] += 1
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
-    ask(decide, row, page, np.int64(1), compute_ns, capacity, trace, memory, policy, device)
+    ready_ns = ask(decide, row, page, np.int64(1), compute_ns, capacity, trace, memory, policy, device)
     add_page(page, np.uint8(1), trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if ready_ns[page] > now_ns:
-        scalars[WAITED_NS] += ready_ns[page] - now_ns
+    if ready_ns > now_ns:
+        scalars[WAITED_NS] += ready_ns - now_ns
     if trace[2][row] or device[SYNCHRONOUS]:
         free_slot(page, slot, memory[4], memory[1])
 

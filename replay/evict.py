@@ -11,6 +11,7 @@ from kdtool.replay.memory import (
     FILE_OUT,
     FIRST_FILE,
     MGLRU,
+    MOST_AGE,
     NEXT_SLOT,
     NOW_NS,
     PREFETCHED,
@@ -67,6 +68,6 @@ def evict(page, memory, device):  # type: ignore[no-untyped-def]
     if scalars[RECLAIM_KIND] == MGLRU:
         memory[9][page] = note_eviction(page, memory)
     else:
-        memory[9][page] = scalars[AGE] << 1 | (marks[page] & WORKINGSET != 0)
+        memory[9][page] = (scalars[AGE] & MOST_AGE) << 1 | (marks[page] & WORKINGSET != 0)
         scalars[AGE] += 1
     marks[page] = 0

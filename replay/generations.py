@@ -83,7 +83,7 @@ def put(page, seq, memory):  # type: ignore[no-untyped-def]
 def add_generation(page, memory):  # type: ignore[no-untyped-def]
     """Put a page that came at a fault in its generation: lru_gen_refault(), lru_gen_folio_seq()."""
     scalars, marks, evicted_at = memory[6], memory[8], memory[9]
-    file, shadow = np.int64(page >= scalars[FIRST_FILE]), evicted_at[page]
+    file, shadow = np.int64(page >= scalars[FIRST_FILE]), np.int64(evicted_at[page])
     if shadow >= 0 and scalars[MAX_SEQ] - (shadow >> 1) < MAX_NR_GENS:
         marks[page] |= WORKINGSET * (shadow & 1)
         scalars[REFAULTED + MAX_NR_TIERS * file + tier_of(page, memory)] += 1

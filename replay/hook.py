@@ -184,15 +184,16 @@ def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyp
 
 @inner
 def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Ask the policy at one event of the hook; start its prefetches, and at a `major` fault its own read."""
+    """Ask the policy at one event of the hook; start its prefetches, and at a `major` fault its own read.
+
+    Returns when that ends; else when the page's did.
+    """
     params, state, ctx, out = policy[0], policy[1], policy[2], policy[3]
     scalars, missing = memory[6], page if major else np.int64(-1)
     memory[7][DECISIONS] += 1
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
-        if major:
-            memory[5][page] = submit_io(memory[3][page], now_ns, scalars, device)
-        return
+        return submit_io(memory[3][page], now_ns, scalars, device) if major else memory[5][page]
     _context(ctx, row, page, major, now_ns, trace, memory[3])
     state[0] = 0
     n = decide(params, state, ctx, out)
@@ -203,9 +204,10 @@ def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, d
         if major:
             memory[5][page] = submit_io(memory[3][page], now_ns, scalars, device)
         leave_to_agent(n, max(now_ns, memory[5][page]), out, memory, policy[4], device)
-        return
+        return memory[5][page]
     m = _bring_in(n, missing, capacity, out, memory, device)
     _read(m, missing, compute_ns, out, memory, device)
+    return memory[5][page]
 
 
 @inner

@@ -94,14 +94,16 @@ class Flush:
     phase_ns: int = 1_000_000_000
 
 
+MOST_AGE = (1 << 30) - 1
+"""A page's `evicted_at` has 30 bits of the lists' age, as the kernel's shadow entry has what fits beside the rest."""
+
 PAGE = np.dtype(
     [
         ("status", "u1"),
         ("marks", "u1"),
         ("place", "i4"),
         ("slot", "i4"),
-        ("ready_ns", "i8"),
-        ("evicted_at", "i8"),
+        ("evicted_at", "i4"),
     ],
     align=True,
 )
@@ -117,6 +119,7 @@ class Memory:
     """
 
     pages: npt.NDArray[np.void]
+    ready_ns: npt.NDArray[np.int64]
     clusters: npt.NDArray[np.int32]
     page_of_slot: npt.NDArray[np.int32]
     scalars: npt.NDArray[np.int64]
@@ -128,9 +131,9 @@ class Memory:
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
-        status, marks, place, slot, ready_ns, evicted_at = (self.pages[name] for name in PAGE.names or ())
+        status, marks, place, slot, evicted_at = (self.pages[name] for name in PAGE.names or ())
         return (
-            status, self.clusters, place, slot, self.page_of_slot, ready_ns, self.scalars,
+            status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
         )  # fmt: skip
 
@@ -159,6 +162,7 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
     rings, ends = new_rings(min(n_pages, memory_pages))
     return Memory(
         pages=pages,
+        ready_ns=np.zeros(n_pages, np.int64),
         clusters=new_clusters(len(page_of_slot)),
         page_of_slot=page_of_slot,
         scalars=scalars,

@@ -39,6 +39,7 @@ from kdtool.replay.memory import (
     LINUX,
     LRU,
     MGLRU,
+    MOST_AGE,
     NOW_NS,
     RECLAIM_KIND,
     STAT_ACTIVE,
@@ -83,7 +84,7 @@ def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
     """Put a page that came into memory on its list; `mapped` pages have their accessed bit set."""
     scalars, marks, evicted_at = memory[6], memory[8], memory[9]
     file = np.int64(page >= scalars[FIRST_FILE])
-    shadow = evicted_at[page]
+    shadow = np.int64(evicted_at[page])
     scalars[FILE_COUNT] += file
     memory[7][FILE_REFAULTS] += file and shadow >= 0
     which = np.int64(INACTIVE_LIST)
@@ -95,7 +96,7 @@ def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
         which = 2 * file + INACTIVE_LIST
         marks[page] = mapped * ACCESSED | dirty * DIRTY
         flush_stats(scalars)
-        if shadow >= 0 and scalars[AGE] - (shadow >> 1) <= _workingset_pages(file, scalars):
+        if shadow >= 0 and (scalars[AGE] - (shadow >> 1)) & MOST_AGE <= _workingset_pages(file, scalars):
             marks[page] |= ACTIVE
             scalars[ACTIVE_COUNT + file] += 1
             scalars[AGE] += 1
