@@ -163,15 +163,22 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _look_ahead(row, page, insns, is_lru, memory):  # type: ignore[no-untyped-def]
-    """Have the records on their way that the rows to come need."""
-    status, place, rings = memory[0], memory[2], memory[12]
-    if row + FAR_ROWS < len(page):
-        prefetch_line(status, np.int64(page[row + FAR_ROWS]))
-        prefetch_line(insns, row + FAR_ROWS)
+def _look_ahead(row, is_lru, asks, trace, memory):  # type: ignore[no-untyped-def]
+    """Have on their way what the rows to come need; what a policy is told, too, if one is asked."""
+    page, status, place, rings = trace[0], memory[0], memory[2], memory[12]
+    far = row + FAR_ROWS
+    if far < len(page):
+        prefetch_line(status, np.int64(page[far]))
+        prefetch_line(trace[1], far)
         near = np.int64(page[row + NEAR_ROWS])
         if is_lru and status[near] == RESIDENT:
             prefetch_line(rings, np.int64(place[near]))
+        if asks:
+            prefetch_line(trace[3], far)
+            prefetch_line(trace[4], far)
+            if status[near] != RESIDENT:
+                prefetch_line(trace[5], near)
+                prefetch_line(trace[7], near)
 
 
 @inner
@@ -228,7 +235,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     """
     page, insns, store = trace[0], trace[1], trace[2]
     status, scalars, counters = memory[0], memory[6], memory[7]
-    is_lru = scalars[RECLAIM_KIND] == LRU
+    is_lru, asks = scalars[RECLAIM_KIND] == LRU, len(policy[3]) > 0
     all_trace, all_memory, all_policy, all_files = (
         reference(trace), reference(memory), reference(policy), reference(files),
     )  # fmt: skip
@@ -240,7 +247,7 @@ def replay_range(  # type: ignore[no-untyped-def]
             _start_counting(before * device[INSN_PS] // 1000, all_memory)
         end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
-            _look_ahead(row, page, insns, is_lru, memory)
+            _look_ahead(row, is_lru, asks, trace, memory)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
                 hits += 1
