@@ -177,6 +177,7 @@ def _look_ahead(row, is_lru, asks, trace, memory):  # type: ignore[no-untyped-de
             prefetch_line(trace[3], far)
             prefetch_line(trace[4], far)
             if status[near] != RESIDENT:
+                prefetch_line(memory[5], near)
                 prefetch_line(trace[5], near)
                 prefetch_line(trace[7], near)
 

@@ -167,7 +167,10 @@ def _bring_in(n, missing, capacity, out, memory, device):  # type: ignore[no-unt
 
 @inner
 def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyped-def]
-    """Submit the m reads in `out` together; pages of one request come together, on some devices all."""
+    """Submit the m reads in `out` together; pages of one request come together, on some devices all.
+
+    Returns when that of `missing` ends, 0 if it is -1.
+    """
     slot, ready_ns, scalars = memory[3], memory[5], memory[6]
     if device[SYNCHRONOUS]:
         # The faulting thread itself does the work of a synchronous device.
@@ -177,9 +180,15 @@ def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyp
         ready_ns[out[i]] = submit_io(slot[out[i]], now_ns, scalars, device)
         if device[SYNCHRONOUS] and out[i] != missing:
             ready_ns[out[i]] = now_ns
-    for i in range(m - 2, -1, -1):
-        if device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1:
-            ready_ns[out[i]] = ready_ns[out[i + 1]]
+    ends_ns, missing_ns = np.int64(0), np.int64(0)
+    for i in range(m - 1, -1, -1):
+        if i < m - 1 and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1):
+            ready_ns[out[i]] = ends_ns
+        else:
+            ends_ns = ready_ns[out[i]]
+        if out[i] == missing:
+            missing_ns = ends_ns
+    return missing_ns
 
 
 @inner
@@ -206,8 +215,8 @@ def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, d
         leave_to_agent(n, max(now_ns, memory[5][page]), out, memory, policy[4], device)
         return memory[5][page]
     m = _bring_in(n, missing, capacity, out, memory, device)
-    _read(m, missing, compute_ns, out, memory, device)
-    return memory[5][page]
+    ends_ns = _read(m, missing, compute_ns, out, memory, device)
+    return ends_ns if major else memory[5][page]
 
 
 @inner
