@@ -62,7 +62,7 @@ from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["SIGNATURE", "replay_range"]
 
-FAR_ROWS, NEAR_ROWS = 32, 12
+FAR_ROWS, NEAR_ROWS = 48, 16
 """How many rows ahead records are asked for, and, once they have come, their neighbours on the LRU list."""
 
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))

@@ -41,7 +41,7 @@ MOST_PAGES = 1 << 26
 """In a memory: places of 8 rings of twice as many are 32-bit numbers."""
 NO_PAGE = -1
 OLDEST, NEWEST, FIRST, MASK = range(4)
-SCAN_AHEAD = 12
+SCAN_AHEAD = 24
 """How many places ahead of a scan records are asked for."""
 
 
@@ -112,11 +112,13 @@ def oldest(which, memory):  # type: ignore[no-untyped-def]
     """Return the page at the oldest end of a list, NO_PAGE of an empty one."""
     rings, ends = memory[12], memory[13]
     at, end, first, mask = ends[which, OLDEST], ends[which, NEWEST], ends[which, FIRST], ends[which, MASK]
-    while at < end and rings[first + (at & mask)] == NO_PAGE:
+    page = np.int64(NO_PAGE)
+    while at < end:
+        page = np.int64(rings[first + (at & mask)])
+        # What comes later, where the list is that long; else a page that was on it.
+        prefetch_line(memory[0], max(np.int64(rings[first + (at + SCAN_AHEAD & mask)]), 0))
+        if page != NO_PAGE:
+            break
         at += 1
     ends[which, OLDEST] = at
-    if at == end:
-        return np.int64(NO_PAGE)
-    if at + SCAN_AHEAD < end:
-        prefetch_line(memory[0], max(np.int64(rings[first + (at + SCAN_AHEAD & mask)]), 0))
-    return np.int64(rings[first + (at & mask)])
+    return page
