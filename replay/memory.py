@@ -1,8 +1,8 @@
 """Memory and swap of one replay: pages on lists, swap slots, and one device that reads.
 
 Unit of work: a page. All state is integer arrays that the engine's kernels share, so that a replay can stop
-after any reference and go on later. What is known of one page is one record of PAGE, half a cache line; the
-arrays of its fields are views.
+after any reference and go on later. What is known of one page is one record of PAGE, a quarter of a cache line,
+and its ready_ns; the arrays of the record's fields are views.
 
     status[p]   NEVER (not touched yet) · RESIDENT (mapped) · PREFETCHED (read or being read, not
                 touched yet) · UNMAPPED (by reclaim, and not freed yet) · SWAPPED (its content is on the
@@ -10,8 +10,8 @@ arrays of its fields are views.
                 being read, not mapped)
     place[p]    where it is on a list, see lists.py
     marks[p]    bits of the page and its PTE, see below
-    evicted_at[p] twice the lists' age when it was freed, plus whether it had been active; -1 never: what
-                Linux keeps as a shadow entry. Of `mglru`: generations.py
+    evicted_at[p] twice the lists' age when it was freed, of which MOST_AGE is kept, plus whether it had been
+                active; -1 never: what Linux keeps as a shadow entry. Of `mglru`: generations.py
     writes[i]   pages being written, see writeout.py
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18); a page
@@ -95,7 +95,8 @@ class Flush:
 
 
 MOST_AGE = (1 << 30) - 1
-"""A page's `evicted_at` has 30 bits of the lists' age, as the kernel's shadow entry has what fits beside the rest."""
+"""The bits of the lists' age that a page keeps; the kernel's shadow entry, too, has those for which there is room
+(workingset.c, EVICTION_MASK). A page that comes back after 2**30 evictions is taken for one that went lately."""
 
 PAGE = np.dtype(
     [

@@ -1,5 +1,6 @@
 """The cache of compiled code: kept under a hash of the sources that the code was made from."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,38 @@ def test_an_edit_of_a_function_that_is_taken_in_is_seen(decorator, tmp_path: Pat
     assert said == ["41", "42"]
     kept = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbc")}
     assert kept == {"caller.ask"}, "what is taken in is kept with what it is taken into"
+
+
+BOUNDS = """
+import numpy as np
+from kdtool.rmt.jit import inner, jit
+
+@inner
+def at(values, index):
+    return values[index]
+
+@jit()
+def ask(values, index):
+    return at(values, index)
+
+values = np.arange(3)
+print(ask(values, 2))
+try:
+    ask(values, -1)
+except IndexError:
+    print("no element")
+"""
+
+
+def test_an_index_below_zero_is_no_element(tmp_path: Path):
+    """Which Numba's own check of bounds finds: without it, what lies before an array would be read."""
+    (tmp_path / "bounds.py").write_text(BOUNDS)
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "bounds.py")], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split("\n") == ["2", "no element", ""]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
