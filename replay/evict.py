@@ -50,7 +50,7 @@ def give_slot(page, memory):  # type: ignore[no-untyped-def]
 
 @inner
 def evict(page, memory, device):  # type: ignore[no-untyped-def]
-    """Take a page that is on no list out of memory, which is on the device, or goes there at once, and remember when."""
+    """Take a page that is on no list out of memory, on the device already or at once, and remember when."""
     status, scalars, counters, marks = memory[0], memory[6], memory[7], memory[8]
     scalars[COUNT] -= 1
     counters[RECLAIMED] += 1

@@ -1,8 +1,8 @@
 """Memory and swap of one replay: pages on lists, swap slots, and one device that reads.
 
 Unit of work: a page. All state is integer arrays that the engine's kernels share, so that a replay can stop
-after any reference and go on later. What is known of one page is one record of PAGE, a quarter of a cache line,
-and its ready_ns; the arrays of the record's fields are views.
+after any reference and go on later. What is known of one page is one record of PAGE, a quarter of a cache
+line, and its ready_ns; the arrays of the record's fields are views.
 
     status[p]   NEVER (not touched yet) · RESIDENT (mapped) · PREFETCHED (read or being read, not
                 touched yet) · UNMAPPED (by reclaim, and not freed yet) · SWAPPED (its content is on the
@@ -95,8 +95,8 @@ class Flush:
 
 
 MOST_AGE = (1 << 30) - 1
-"""The bits of the lists' age that a page keeps; the kernel's shadow entry, too, has those for which there is room
-(workingset.c, EVICTION_MASK). A page that comes back after 2**30 evictions is taken for one that went lately."""
+"""The bits of the lists' age that a page keeps; the kernel's shadow entry, too, has those for which there is
+room (workingset.c, EVICTION_MASK). What comes back after 2**30 evictions is taken for what went lately."""
 
 PAGE = np.dtype(
     [

@@ -34,7 +34,7 @@ register_pass: Any = untyped_machinery.register_pass
 
 
 def _index(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
-    """Take an index of our functions as it is: Numba adds `size` to a negative one, here a fifth of a replay."""
+    """Take an index of our functions as it is; Numba adds `size` to a negative one, a tenth of a replay."""
     if not getattr(context, "counts_from_front", False):
         return numba_index(context, builder, kind, index, size)
     return context.cast(builder, index, kind, types.intp)

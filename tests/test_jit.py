@@ -86,7 +86,11 @@ def test_an_index_below_zero_is_no_element(tmp_path: Path):
     (tmp_path / "bounds.py").write_text(BOUNDS)
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "bounds.py")], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, str(tmp_path / "bounds.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert done.stdout.split("\n") == ["2", "no element", ""]
