@@ -11,6 +11,7 @@ An index counts from the front: that of -1 is no element, and compiled code does
 """
 
 import gc
+import hashlib
 from typing import Any
 
 from numba import types
@@ -72,10 +73,18 @@ class _WholeLibrary(codegen.JITCodeLibrary):  # type: ignore[misc]
     """The code of a function and of its parts, which nobody else calls."""
 
     def _optimize_final_module(self) -> None:
-        """Let LLVM change how parts are called, and drop those that are taken in."""
-        for function in self._final_module.functions:
-            if not function.is_declaration and function.linkage.name == "linkonce_odr":
-                function.linkage = "internal"
+        """Let LLVM change how parts are called, and drop those that are taken in.
+
+        They get names that no other library has: of two functions with one name that it has loaded, LLVM's
+        linker takes either, also where both are local.
+        """
+        functions = [each for each in self._final_module.functions if not each.is_declaration]
+        known = sorted(each.name for each in functions if each.linkage.name == "external")
+        own = hashlib.sha256(" ".join(known).encode()).hexdigest()[:16]
+        parts = [each for each in functions if each.linkage.name == "linkonce_odr"]
+        for number, part in enumerate(parts):
+            part.linkage = "internal"
+            part.name = f"part.{own}.{number}"
         super()._optimize_final_module()
 
 
