@@ -115,8 +115,8 @@ def oldest(which, memory):  # type: ignore[no-untyped-def]
     page = np.int64(NO_PAGE)
     while at < end:
         page = np.int64(rings[first + (at & mask)])
-        # What comes later, where the list is that long; else a page that was on it.
-        prefetch_line(memory[0], max(np.int64(rings[first + (at + SCAN_AHEAD & mask)]), 0))
+        if at + SCAN_AHEAD < end:
+            prefetch_line(memory[0], max(np.int64(rings[first + (at + SCAN_AHEAD & mask)]), 0))
         if page != NO_PAGE:
             break
         at += 1
