@@ -10,7 +10,7 @@ meanwhile.
 
 import numpy as np
 
-from kdtool.deploy.issue import now
+from kdtool.deploy.issue import LATE_SHARE
 from kdtool.deploy.layout import (
     ACTIVE,
     BUSY_NS,
@@ -23,6 +23,8 @@ from kdtool.deploy.layout import (
     LAG_NS,
     LAG_SUM_NS,
     LAST_PROCESS,
+    LATE,
+    LEAD_NS,
     LOGGED,
     MAJOR,
     OTHER_MINOR,
@@ -39,7 +41,8 @@ from kdtool.deploy.layout import (
     VPN_BITS,
     WANTED_PID,
 )
-from kdtool.deploy.pages import has_room, is_mapped, note_major, note_minor, want
+from kdtool.deploy.machine import now
+from kdtool.deploy.pages import has_room, is_known, is_mapped, note_major, note_minor, want
 from kdtool.rmt.jit import jit
 from kdtool.rmt.vm import MULTIPLIER
 
@@ -63,8 +66,8 @@ READ_AGAIN_NS = 2_000_000
 LOOK_AGAIN_NS = 50_000_000
 """Those that are only suspected to have changed."""
 REGION_BITS = 13
-PACE_SHARE, LONGEST_PACE_NS = 8, 10_000_000
-"""A pace follows the last eight events or so; a longer pause is no pace."""
+PACE_SHARE, LEAST_PACE_NS, LONGEST_PACE_NS = 8, 1_000, 10_000_000
+"""A pace follows the last eight events or so; what takes more than twice as long is a pause, and no pace."""
 _MULTIPLIER = np.uint64(MULTIPLIER)
 _HALF = np.uint64(32)
 
@@ -155,13 +158,18 @@ def fill_context(row, vpn, pid, tid, ip, major, time_ns, settings, context):  # 
 
 
 @jit(nogil=True)
-def keep_pace(paces, tid, time_ns):  # type: ignore[no-untyped-def]
-    """Take in an event of a thread; return the mean time between its last ones."""
-    at = tid & (len(paces) - 1)
-    since_ns = min(max(time_ns - paces[at, 0], 0), LONGEST_PACE_NS)
+def keep_pace(paces, tid, major, time_ns):  # type: ignore[no-untyped-def]
+    """Take in an event of a thread; return the mean time that its last hits took, and its last misses.
+
+    From the event before to the end of this one: what it works, and of a miss also what it waits.
+    """
+    at, kind = tid & (len(paces) - 1), 1 + (major != 0)
+    mean_ns = paces[at, kind]
+    most_ns = 2 * mean_ns if mean_ns else LONGEST_PACE_NS
+    since_ns = min(max(time_ns - paces[at, 0], LEAST_PACE_NS), most_ns)
     paces[at, 0] = time_ns
-    paces[at, 1] += (since_ns - paces[at, 1]) // PACE_SHARE
-    return paces[at, 1]
+    paces[at, kind] += (since_ns - mean_ns) // PACE_SHARE
+    return paces[at, 1], paces[at, 2]
 
 
 @jit(nogil=True)
@@ -170,7 +178,7 @@ def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
     settings, counters, scratch = pages[0], pages[1], pages[2]
     processes, mappings, _, _, context, log, log_out, _, paces = work
     counters[EVENTS] += 1
-    pace_ns = keep_pace(paces, context[2], time_ns)
+    hit_ns, miss_ns = keep_pace(paces, context[2], context[5], time_ns)
     if scratch[LOGGED] < len(log):
         at = scratch[LOGGED]
         for i in range(len(context)):
@@ -190,8 +198,14 @@ def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
     counters[LAG_SUM_NS] += now_ns - time_ns
     if context[5]:
         scratch[URGENT] = 1
+    due_ns = time_ns
     for i in range(n):
-        if is_mapped(processes, mappings, row, out[i]):
-            want(pages, serial | out[i], now_ns, time_ns + (i + 1) * pace_ns)
-        else:
+        due_ns += hit_ns
+        if not is_mapped(processes, mappings, row, out[i]):
             counters[UNMAPPED] += 1
+        elif due_ns >= now_ns + scratch[LEAD_NS] or is_known(pages, serial | out[i], now_ns):
+            want(pages, serial | out[i], now_ns, due_ns)
+        else:
+            counters[LATE] += 1
+            scratch[LEAD_NS] -= scratch[LEAD_NS] // LATE_SHARE
+            due_ns += max(miss_ns - hit_ns, 0)

@@ -9,8 +9,9 @@
 Asleep and back, nothing is sampled: faults cost the workload nothing but their clock (kernel/stall.py), and
 only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
 of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage). Windows in
-which faults stall longer than in the last trial lead to another. Pages that are evicted before they are used,
-or never used, halve the degree.
+which faults stall longer than in the last trial lead to another. Pages that are evicted before they are used
+halve the degree. Those that are never used do not: fewer pages ahead are later ones, and what would come too
+late is not asked for at all (docs/deploy.md).
 """
 
 from dataclasses import astuple, dataclass
@@ -38,9 +39,8 @@ NO_USE_BACK_S = 8.0
 """The least where windows were bad: what it does not know it will not know in a second."""
 FIRST_TRUST_S, LAST_TRUST_S = 2.0, 32.0
 """How long a trial that was won counts; twice as long after each further one."""
-THRASH_SHARE = 0.1
-DEEP_ACCURACY, TOO_DEEP_ACCURACY = 0.9, 0.8
-"""A prediction rests on those before it: the farther ahead, the less of it comes true."""
+THRASH_SHARE, CALM_SHARE = 0.1, 0.05
+"""Of the pages asked for, those evicted before their use: more, or less, changes the degree."""
 
 
 @dataclass(frozen=True)
@@ -219,14 +219,10 @@ class Governor:
             self._begin_trial(now_s, progress)
 
     def _tune(self, window: Progress) -> None:
-        """Halve the degree while memory is too small for what it brings in, or too much of it is wrong.
-
-        It grows again when neither is so.
-        """
-        accuracy = 1.0 if window.accuracy is None else window.accuracy
-        if window.evicted > THRASH_SHARE * window.issued or accuracy < TOO_DEEP_ACCURACY:
+        """Halve the degree while memory is too small for what it brings in; it grows again after that."""
+        if window.evicted > THRASH_SHARE * window.issued:
             self.degree = max(self.degree // 2, 1)
-        elif accuracy >= DEEP_ACCURACY:
+        elif window.evicted <= CALM_SHARE * window.issued:
             self.degree = min(2 * self.degree, self._most)
 
     def _is_slow(self, window: Progress) -> bool:

@@ -1,12 +1,13 @@
 """Puts back what a killed agent left: another process, started by it for nobody else.
 
-    python -I -S .../deploy/guard.py PAGE_CLUSTER PATTERN ...
+    python -I -S .../deploy/guard.py PAGE_CLUSTER LIMIT PATTERN ...
 
 Run as a file, with the standard library alone, it takes 30 ms of a CPU to start; with all that kdtool.deploy
 imports it took 0.7 s, while the workload ran. Waits until its standard input closes. If the agent did not say
 `done` first, it was killed: vm.page-cluster becomes PAGE_CLUSTER again (`-`: it was not changed), and the
 cgroups that it made, those that a PATTERN of names fits then, are removed once the command in them has ended
-by itself; it goes on under its limit until then. Patterns, since it has to stand by before there is any.
+by itself; it goes on under its limit until then, LIMIT bytes (`-`: none), which is written again: the agent
+may have been making room (room.py). Patterns, since it has to stand by before there is any.
 """
 
 import glob
@@ -24,13 +25,18 @@ __all__ = ["guarded", "main"]
 LOOK_S = 0.1
 PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
 READY = b"ready\n"
+LIMIT_V1 = "memory.limit_in_bytes"
+"""The limit of v2 is not touched."""
 
 
 @contextmanager
-def guarded(page_cluster: int | None, cgroups: Sequence[str]) -> Iterator[None]:
+def guarded(
+    page_cluster: int | None, cgroups: Sequence[str], limit_bytes: int | None = None
+) -> Iterator[None]:
     """Have a guard stand by for the block; a `page_cluster` is set for it and put back after it.
 
     cgroups : patterns (glob) of the directories of cgroups that are made in the block
+    limit_bytes : the memory limit of those
     """
     from kdtool.errors import CapabilityError
     from kdtool.kernel.host import read_page_cluster, write_page_cluster  # the guard itself does without
@@ -38,7 +44,7 @@ def guarded(page_cluster: int | None, cgroups: Sequence[str]) -> Iterator[None]:
     before = read_page_cluster()
     changed = "-" if page_cluster is None else str(before)
     guard = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, changed, *cgroups],
+        [sys.executable, "-I", "-S", __file__, changed, str(limit_bytes or "-"), *cgroups],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
@@ -58,7 +64,7 @@ def guarded(page_cluster: int | None, cgroups: Sequence[str]) -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> int:
     """Wait, then put back."""
-    page_cluster, *patterns = arguments
+    page_cluster, limit, *patterns = arguments
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdout.buffer.write(READY)
@@ -68,12 +74,20 @@ def main(arguments: Sequence[str]) -> int:
     if page_cluster != "-":
         PAGE_CLUSTER.write_text(page_cluster)
     left = [Path(name) for pattern in patterns for name in glob.glob(pattern)]
+    if limit != "-":
+        _put_limit_back(limit, left)
     while left := [path for path in left if path.exists()]:
         for path in left:
             with suppress(OSError):  # something lives in it still
                 os.rmdir(path)
         time.sleep(LOOK_S)
     return 0
+
+
+def _put_limit_back(limit: str, cgroups: Sequence[Path]) -> None:
+    for file in (path / LIMIT_V1 for path in cgroups):
+        with suppress(OSError), file.open("r+") as opened:  # of another hierarchy, or gone by now
+            opened.write(limit)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from kdtool.deploy.layout import (
     LATE,
     LEAD_NS,
     LIMITED,
-    NANOSECONDS,
     NOT_SWAPPED,
     PAGEMAP,
     PID,
@@ -28,20 +27,18 @@ from kdtool.deploy.layout import (
     RATE_NS,
     RATE_PAGES,
     REFUSED,
-    SECONDS,
     SERIAL,
     VPN_BITS,
     WINDOW_KEY,
     WINDOW_PAGES,
 )
-from kdtool.deploy.machine import call_pread, call_syscall, read_clock
+from kdtool.deploy.machine import call_pread, call_syscall, now
 from kdtool.deploy.pages import follow, forget, state_of
 from kdtool.kernel.advise import MADV_WILLNEED, PROCESS_MADVISE
 from kdtool.rmt.jit import jit
 
-__all__ = ["issue", "now"]
+__all__ = ["LATE_SHARE", "issue", "turn_around"]
 
-CLOCK_MONOTONIC = 1
 RATE_WINDOW_NS = 10_000_000
 VPN_MASK = (1 << VPN_BITS) - 1
 PAGE_BYTES = 4096
@@ -51,13 +48,6 @@ call, and a 256th a page that was left out. Within a call the kernel may reclaim
 reserved in the swap cache and not yet put there; who faults on that page sleeps for one or two ticks, 4 to
 8 ms at 250 Hz (__read_swap_cache_async, mm/swap_state.c, v6.18)."""
 _PROCESS_MADVISE, _MADV_WILLNEED = PROCESS_MADVISE, MADV_WILLNEED
-
-
-@jit(nogil=True)
-def now(scratch):  # type: ignore[no-untyped-def]
-    """Return CLOCK_MONOTONIC in ns, the clock of the events."""
-    read_clock(CLOCK_MONOTONIC, scratch.ctypes.data + 8 * SECONDS)
-    return scratch[SECONDS] * 1_000_000_000 + scratch[NANOSECONDS]
 
 
 @jit(nogil=True)
@@ -134,6 +124,18 @@ def _collect(pages, process, window, ranges, now_ns):  # type: ignore[no-untyped
 
 
 @jit(nogil=True)
+def turn_around(ranges, n):  # type: ignore[no-untyped-def]
+    """Put the ranges that are due last first: the workload then meets the call once, and does not follow it.
+
+    Who follows page by page finds one whose place is reserved and empty, sooner or later.
+    """
+    for i in range(n // 2):
+        for word in range(2):
+            low, high = 2 * i + word, 2 * (n - 1 - i) + word
+            ranges[low], ranges[high] = ranges[high], ranges[low]
+
+
+@jit(nogil=True)
 def _refuse(pages, process, start, n_bytes):  # type: ignore[no-untyped-def]
     """Take pages back that the kernel refused: they are not asked for."""
     counters = pages[1]
@@ -179,6 +181,7 @@ def issue(pages, processes, ranges, window):  # type: ignore[no-untyped-def]
     began_ns = now(scratch)
     n = _collect(pages, process, window, ranges, began_ns)
     if n:
+        turn_around(ranges, n)
         _advise(pages, process, ranges, n)
         took_ns = now(scratch) - began_ns
         counters[CALL_NS] += took_ns

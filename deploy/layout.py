@@ -7,7 +7,7 @@ mappings    (process, i, first and last + 1 vpn) of private anonymous memory, in
 pages       a set-associative table of pages asked for: key = serial << 52 | vpn, value = time << 3 | state
 asked       the keys in the order in which they were asked for, and when
 queue       keys that wait for the next call, and when their pages are due
-paces       (a slot of threads: time of its last event, mean time between its events)
+paces       (a slot of threads: time of its last event, mean time that its hits take, and its misses)
 predicted   tags of pages that the program predicted, by which their first touches are known
 """
 
@@ -39,17 +39,20 @@ WINDOW_PAGES = 64
 
 # settings
 (STOP, ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES, NAP_NS, CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD,
- POLL_AT, POLL_FDS, N_SETTINGS) = range(13)  # fmt: skip
+ POLL_AT, POLL_FDS, USAGE_FD, FULL_BYTES, FREE_FD, FREE_TEXT, FREE_LENGTH, KEEP_TEXT, KEEP_LENGTH,
+ N_SETTINGS) = range(20)  # fmt: skip
 """STOP: leave the loop · ACTIVE: 0 observes only · DEGREE: pages a decision at most · BATCH_PAGES: wait for
 so many, while hits show that it is ahead · RATE_PAGES: a 10 ms · ASKED_PAGES: pages that are followed until
 their fate is known · NAP_NS: look at the rings so often while there are events, and more and more seldom
 without · CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD: of `context`; -1: none · POLL_AT, POLL_FDS: address and
-number of the pollfds of the rings, to sleep on while it is not active."""
+number of the pollfds of the rings, to sleep on while it is not active · USAGE_FD (-1: none), FULL_BYTES:
+where it is read how much memory is in use, and from when on room is made: FREE_TEXT is written to FREE_FD,
+and then KEEP_TEXT."""
 
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,
  DROPPED, LIMITED, NOT_SWAPPED, ISSUED, USED, EVICTED, EXPIRED, OVERTAKEN, REFUSED, CALLS, FORGOTTEN, STEPS,
- LAG_NS, LAG_SUM_NS, LOST, WAKEUPS, CALL_NS, LATE, N_COUNTERS) = range(30)  # fmt: skip
+ LAG_NS, LAG_SUM_NS, LOST, WAKEUPS, CALL_NS, LATE, ROOMS, ROOM_NS, N_COUNTERS) = range(32)  # fmt: skip
 """SAMPLES: faults that came through the rings = MAJOR + FIRST_TOUCHES (minor, of pages that were predicted) +
 OTHER_MINOR + STRANGERS (of processes that are not known) + OUTSIDE (major, but of no anonymous mapping) ·
 EVENTS: what the program was asked at · DECISIONS: those with a page · DECIDED: their pages = UNMAPPED +
@@ -58,7 +61,7 @@ FORGOTTEN (touched or ended while they waited) + LATE (due before they could be 
 those in the queue · of those issued USED, EVICTED (a major fault on it), EXPIRED (not touched while
 ASKED_PAGES more were asked for) and OVERTAKEN (the fault was first) · CALLS of process_madvise · CALL_NS:
 the time in them · LAG_NS, LAG_SUM_NS: how long events waited that led to pages, the longest and together ·
-LOST: by the rings · WAKEUPS: sleeps."""
+LOST: by the rings · WAKEUPS: sleeps · ROOMS, ROOM_NS: how often room was made, and the time it took."""
 
 # processes
 PID, SERIAL, PIDFD, PAGEMAP, N_MAPPINGS, STALE, READ_NS, PROCESS_WORDS = range(8)
@@ -72,7 +75,9 @@ FREE, QUEUED, ASKED, LOOKED_AT = range(4)
 
 # scratch: what the loop keeps between calls
 (FIFO_FIRST, FIFO_COUNT, QUEUE_FIRST, QUEUE_COUNT, RATE_NS, RATE_COUNT, WINDOW_KEY, LOGGED, WANTED_PID,
- LAST_PROCESS, NOW, SECONDS, NANOSECONDS, BUSY_NS, URGENT, LEAD_NS, N_SCRATCH) = range(17)  # fmt: skip
+ LAST_PROCESS, NOW, SECONDS, NANOSECONDS, BUSY_NS, URGENT, LEAD_NS, USAGE_TEXT) = range(17)  # fmt: skip
+USAGE_WORDS = 3
+N_SCRATCH = USAGE_TEXT + USAGE_WORDS
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def new_arrays(context_words: int, log_events: int = 0, out_words: int = 128) ->
     """Return empty arrays; `log_events` events are kept with what was decided (for tests)."""
     settings = np.zeros(N_SETTINGS, np.int64)
     settings[[ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES]] = 1, 64, 1, 4096, MAX_ASKED
-    settings[[CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD]] = context_words, -1, -1
+    settings[[CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD, USAGE_FD]] = context_words, -1, -1, -1
     scratch = np.zeros(N_SCRATCH, np.int64)
     scratch[WINDOW_KEY] = -1
     return Arrays(
@@ -131,5 +136,5 @@ def new_arrays(context_words: int, log_events: int = 0, out_words: int = 128) ->
         log=np.zeros((log_events, context_words), np.int64),
         log_out=np.zeros((log_events, out_words), np.int64),
         predicted=np.zeros(ASKED_SLOTS, np.int64),
-        paces=np.zeros((PACES, 2), np.int64),
+        paces=np.zeros((PACES, 3), np.int64),
     )

@@ -23,11 +23,12 @@ from kdtool.deploy.events import (
     page_tag,
     remember,
 )
-from kdtool.deploy.issue import issue, now
+from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import (
     ACTIVE,
     BATCH_PAGES,
     BUSY_NS,
+    DEGREE,
     LOST,
     MAJOR_ID,
     NANOSECONDS,
@@ -46,7 +47,7 @@ from kdtool.deploy.layout import (
     WAKEUPS,
     WANTED_PID,
 )
-from kdtool.deploy.machine import call_nap, call_poll, load
+from kdtool.deploy.machine import call_nap, call_poll, load, now
 from kdtool.deploy.rings import (
     LAST_NS,
     earliest,
@@ -56,6 +57,7 @@ from kdtool.deploy.rings import (
     skip_decision,
     word,
 )
+from kdtool.deploy.room import make_room
 from kdtool.kernel.perf_records import COMM, EXIT, MISC_COMM_EXEC, MMAP2, SAMPLE
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
@@ -216,5 +218,7 @@ def run(decide, rings, decisions, pages, work, policy):  # type: ignore[no-untyp
                 return STOPPED
             continue
         if not read and not scratch[QUEUE_COUNT]:
+            if settings[DEGREE] and settings[ACTIVE] and make_room(settings, counters, scratch):
+                continue
             counters[WAKEUPS] += 1
             _sleep(settings, scratch)

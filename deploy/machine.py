@@ -11,17 +11,23 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _numba_intrinsic
 
+from kdtool.deploy.layout import NANOSECONDS, SECONDS
+from kdtool.rmt.jit import jit
+
 __all__ = [
     "call_nap",
     "call_poll",
     "call_pread",
+    "call_pwrite",
     "call_syscall",
     "load",
     "load_acquire",
+    "now",
     "read_clock",
     "store_release",
 ]
 
+CLOCK_MONOTONIC = 1
 _WORD = ir.IntType(64)
 intrinsic: Any = _numba_intrinsic  # its own type knows nothing of the typing context
 _PAIR = tuple[Any, Callable[..., Any]]
@@ -64,6 +70,16 @@ call_syscall: Any = types.ExternalFunction("syscall", types.int64(*[types.int64]
 call_pread: Any = types.ExternalFunction(
     "pread", types.int64(types.int32, types.int64, types.int64, types.int64)
 )
+call_pwrite: Any = types.ExternalFunction(
+    "pwrite", types.int64(types.int32, types.int64, types.int64, types.int64)
+)
 call_nap: Any = types.ExternalFunction("nanosleep", types.int32(types.int64, types.int64))
 call_poll: Any = types.ExternalFunction("poll", types.int32(types.int64, types.int64, types.int32))
 read_clock: Any = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
+
+
+@jit(nogil=True)
+def now(scratch):  # type: ignore[no-untyped-def]
+    """Return CLOCK_MONOTONIC in ns, the clock of the events."""
+    read_clock(CLOCK_MONOTONIC, scratch.ctypes.data + 8 * SECONDS)
+    return scratch[SECONDS] * 1_000_000_000 + scratch[NANOSECONDS]

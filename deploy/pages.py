@@ -39,6 +39,7 @@ __all__ = [
     "follow",
     "forget",
     "has_room",
+    "is_known",
     "is_mapped",
     "note_major",
     "note_minor",
@@ -104,15 +105,20 @@ def forget(pages, key):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
+def is_known(pages, key, now_ns):  # type: ignore[no-untyped-def]
+    """Tell whether a page was asked for, or looked at a moment ago."""
+    _, _, _, keys, values, _, _ = pages
+    at = place(keys, key)
+    return at >= 0 and (values[at] & 7 != LOOKED_AT or now_ns - (values[at] >> 3) < LOOK_AGAIN_NS)
+
+
+@jit(nogil=True)
 def want(pages, key, now_ns, due_ns):  # type: ignore[no-untyped-def]
     """Queue a decided page, unless it was asked for or looked at a moment ago, or the queue is full."""
-    _, counters, scratch, keys, values, _, queue = pages
-    at = place(keys, key)
-    if at >= 0:
-        state = values[at] & 7
-        if state != LOOKED_AT or now_ns - (values[at] >> 3) < LOOK_AGAIN_NS:
-            counters[KNOWN] += 1
-            return
+    _, counters, scratch, _, _, _, queue = pages
+    if is_known(pages, key, now_ns):
+        counters[KNOWN] += 1
+        return
     if scratch[QUEUE_COUNT] == QUEUE_PAGES:
         counters[DROPPED] += 1
         return

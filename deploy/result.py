@@ -105,6 +105,8 @@ def _own_figures(agent: Agent, governor: Governor, run: Run, count: list[int]) -
         "longest_lag_ns": count[layout.LAG_NS],
         "mean_lag_ns": count[layout.LAG_SUM_NS] // max(count[layout.DECISIONS], 1),
         "mean_call_ns": count[layout.CALL_NS] // max(count[layout.CALLS], 1),
+        "rooms": count[layout.ROOMS],
+        "mean_room_ns": count[layout.ROOM_NS] // max(count[layout.ROOMS], 1),
         "processes": agent.processes.taken,
         "kernel": run.kernel,
     }

@@ -2,26 +2,29 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdtool.collect.base import Request
 from kdtool.collect.launch import Launched
-from kdtool.collect.limited import own_cgroup, run_in
-from kdtool.collect.living import Living, find_living
+from kdtool.collect.limited import memory_of, own_cgroup, run_in
+from kdtool.collect.living import Living, find_living, memory_cgroup
 from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.deploy.agent import Agent
 from kdtool.deploy.governor import ACTIVE, Governor
 from kdtool.deploy.guard import guarded
 from kdtool.deploy.request import Bounds, DeployRequest, bounds_of, check_request
 from kdtool.deploy.result import Run, progress_of, to_row
+from kdtool.deploy.room import room_in
 from kdtool.deploy.runtime import Registration
 from kdtool.deploy.source import Decider
 from kdtool.deploy.statistics import FreshStatistics
 from kdtool.errors import ParameterError
 from kdtool.kernel.cgroup import own_patterns
 from kdtool.kernel.host import read_page_cluster
+from kdtool.kernel.memcg import MemoryCgroup
 from kdtool.kernel.swap import swap_devices
 from kdtool.traces import PAGE_BYTES
 
@@ -55,12 +58,13 @@ def _of_command(
 ) -> dict[str, Any]:
     with ExitStack() as stack:
         # The guard first: a cgroup that an agent made before it stood by would stay.
-        stack.enter_context(guarded(request.page_cluster, own_patterns()))
+        stack.enter_context(guarded(request.page_cluster, own_patterns(), request.memory_bytes))
         own = stack.enter_context(own_cgroup(request.memory_bytes, with_events=True))
         assert own.events is not None, "asked for"
         pages = None if request.memory_bytes is None else request.memory_bytes // PAGE_BYTES
         # All is ready before the command starts: it is stopped for as short a time as can be.
-        work = stack.enter_context(_at_work(request, decider, bounds, own.events, own.name, pages))
+        place = _Place(own.events, own.name, pages, memory_of(own))
+        work = stack.enter_context(_at_work(request, decider, bounds, place))
         launched = stack.enter_context(Launched(request.command, own, quiet_stdout=request.quiet_stdout))
         work.begin()
         facts = run_in(
@@ -93,10 +97,14 @@ def _of_living(
             f"machine does: limit the memory cgroup that they are in"
         )
     pages = None if limit is None else limit // PAGE_BYTES
+    found = memory_cgroup(living.pids())
+    # Of v1 the limit itself would have to be changed, and this one is not ours.
+    memory = found[1] if found is not None and found[1].version > 1 else None
+    place = _Place(living.events, living.name, pages, memory)
     began_ns = time.monotonic_ns()
     with (
         guarded(request.page_cluster, ()),
-        _at_work(request, decider, bounds, living.events, living.name, pages) as work,
+        _at_work(request, decider, bounds, place) as work,
     ):
         work.begin()
         ended_by = _wait(living, request.duration_s, stop, work, show)
@@ -113,6 +121,16 @@ def _wait(living: Living, duration_s: float | None, stop: Stop, work: "_Work", s
             return "duration"
         time.sleep(work.tick_s)
     return "cgroup"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the workload lives: the cgroup that perf selects by, its memory, and where room may be made."""
+
+    cgroup: Path
+    name: str
+    limit_pages: int | None
+    room: MemoryCgroup | None
 
 
 class _Work:
@@ -170,25 +188,21 @@ def _at_work(
     request: DeployRequest,
     decider: Decider,
     bounds: Bounds,
-    cgroup: Path,
-    name: str,
-    limit_pages: int | None,
+    place: _Place,
 ) -> Iterator[_Work]:
     agent = Agent(
-        cgroup,
+        place.cgroup,
         decider,
-        limit_pages=limit_pages,
+        limit_pages=place.limit_pages,
         rate_pages=bounds.rate_pages,
         placement=request.placement,
         source=request.source,
         stall=request.stall,
         log_events=request.log_events,
     )
-    try:
+    with room_in(place.room, agent.arrays), closing(agent):
         governor = Governor(bounds.degree_pages, bounds.floors)
         about = {"policy": decider.name, "policy_version": decider.version}
         about |= {"source": agent.source.path, "source_reason": agent.source_reason}
-        with Registration(name, about) as entry:
+        with Registration(place.name, about) as entry:
             yield _Work(agent, governor, entry)
-    finally:
-        agent.close()

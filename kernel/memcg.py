@@ -3,6 +3,7 @@
 Unit: bytes and events. A limit is rounded down to whole pages by the kernel; read it back.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,22 @@ class MemoryCgroup:
     def refresh(self) -> None:
         """Have the kernel bring its statistics of the cgroup up to date, by which it reclaims."""
         (self.path / "memory.stat").read_bytes()
+
+    def reclaim_files(self) -> tuple[tuple[Path, int], tuple[Path, int]]:
+        """Return where the use is read, and where `reclaim_texts` go; each with flags for open(2)."""
+        file = self.path / "memory.reclaim" if self.version == 2 else self._file("limit")
+        return (self._file("usage"), os.O_RDONLY | os.O_CLOEXEC), (file, os.O_WRONLY | os.O_CLOEXEC)
+
+    def reclaim_texts(self, n_bytes: int) -> tuple[bytes, bytes]:
+        """Return what to write so that the kernel reclaims `n_bytes` (v2), or until they are free (v1).
+
+        v1 has but a limit for that: it is lowered by as much, and what it was is written next.
+        """
+        if self.version == 2:
+            return str(n_bytes).encode(), b""
+        limit = self.limit_bytes
+        assert limit is not None, "who has no limit need not reclaim"
+        return str(limit - n_bytes).encode(), str(limit).encode()
 
     def charges(self) -> Charges:
         """Return what is charged to it now, by kind; the kernel brings its statistics up to date for that."""

@@ -87,6 +87,9 @@ def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
     balance = row["prefetch_used"] + row["prefetch_wasted"] + row["prefetch_unresolved"]
     assert row["prefetch_issued"] == balance
     assert row["samples"]["counted"] == row["samples"]["seen"] + row["samples"]["lost"]
+    # It made room itself, and only while it prefetched.
+    assert row["rooms"] > 0 and row["mean_room_ns"] > 0
+    assert without["rooms"] == 0
 
     # What was decided is what the reference VM decides on the same events.
     arrays = agents[0].arrays
