@@ -142,7 +142,8 @@ def numba_ns(program: Program, contexts: np.ndarray, without: Program | None = N
 
     def run(i: int) -> float:
         decide = partial(decide_rows, packed[i].params, states[i], contexts, n_pages, pages)
-        return cpu_ns(decide) / len(contexts)
+        times = KERNEL_RUNS // len(contexts)  # as often as in the kernel
+        return cpu_ns(lambda: [decide() for _ in range(times)]) / KERNEL_RUNS
 
     run(0)  # compiles
     return lambda: run(0) - (run(1) if without is not None else 0)
