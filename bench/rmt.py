@@ -126,10 +126,16 @@ def medians(timed: dict[str, Timed]) -> dict[str, float]:
 
 
 def kernel_ns(program: Program, contexts: np.ndarray, without: Program | None = None) -> Timed:
-    """Time a decision in the kernel; net of `without`'s, or of the program that does not decide."""
-    vm = KernelVm(program)
-    base = KernelVm(without) if without is not None else KernelVm(program, decide=False)
-    return lambda: vm.time_ns(contexts, KERNEL_RUNS) - base.time_ns(contexts, KERNEL_RUNS)
+    """Time a decision in the kernel; net of `without`'s, or of the program that does not decide.
+
+    Both are loaded anew each round: where code and maps come to lie is worth 2 ns.
+    """
+
+    def run() -> float:
+        with KernelVm(program) as vm, KernelVm(without or program, decide=without is not None) as base:
+            return vm.time_ns(contexts, KERNEL_RUNS) - base.time_ns(contexts, KERNEL_RUNS)
+
+    return run
 
 
 def numba_ns(program: Program, contexts: np.ndarray, without: Program | None = None) -> Timed:
