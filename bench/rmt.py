@@ -418,6 +418,11 @@ def bench_stencil() -> None:
     one = replace(program, guards=replace(program.guards, degree_pages=1))
     rows = medians({"BPF": kernel_ns(one, contexts), "Numba VM": numba_ns(one, contexts)})
     show("the same, at most 1 page a decision", rows, "BPF")
+    strides = np.ones((BATCH_EVENTS, 6), np.int64)
+    strides[:, 0] = PAGES + 3 * np.arange(BATCH_EVENTS)
+    n_pages, _ = decide_all(program, strides)
+    rows = medians({"BPF": kernel_ns(program, strides), "Numba VM": numba_ns(program, strides)})
+    show(f"the same at a stride, {n_pages.mean():.1f} pages a decision", rows, "BPF")
 
 
 def bench_swap() -> None:
