@@ -44,17 +44,21 @@ def inner(function: Callable[..., Any]) -> Any:
     It is kept on disk with them, and nowhere else, and compiled once for all integers that it is given as
     constants. Called by Python, it runs as Python.
     """
+    return _part(function, forceinline=False)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Compile a function as `inner` does, and have those that call it take in its machine code."""
+    return _part(function, forceinline=True)
+
+
+def _part(function: Callable[..., Any], *, forceinline: bool) -> Any:
     options = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    part = _njit(pipeline_class=PartCompiler, **options)(function)
+    part = _njit(pipeline_class=PartCompiler, forceinline=forceinline, **options)(function)
     part.__class__ = Part
     fold = part._compiler.fold_argument_types
     part._compiler.fold_argument_types = lambda args, kws: fold(tuple(map(unliteral, args)), kws)
     return part
-
-
-def inline(function: Callable[..., Any]) -> Any:
-    """Have compiled functions take in the body of this one."""
-    return _njit(_nrt=False, inline="always")(function)
 
 
 def addressed(signature: Any, function: Callable[..., Any]) -> int:

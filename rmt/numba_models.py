@@ -3,7 +3,7 @@
 A network's code is compiled when the first network is packed, and called by its address: no program without
 one waits for it.
 
-x_at and sums_at : where in `state` the features lie, and the words in which a forest adds up
+x, sums : pointers to the features, and to the words in which a forest adds up
 """
 
 from typing import Any
@@ -26,6 +26,7 @@ from kdtool.rmt.blocks import (
 )
 from kdtool.rmt.jit import inline, inner
 from kdtool.rmt.packedmodels import CLASS_BITS, LOW_32, TREES_A_WALK
+from kdtool.rmt.pointers import WORDS
 
 __all__ = ["call_model", "sum_forest", "walk_tree"]
 
@@ -71,9 +72,9 @@ def _last_step(params, compared, state):  # type: ignore[no-untyped-def]
 
 
 @inline
-def walk_tree(params, tree, state, x_at):  # type: ignore[no-untyped-def]
+def walk_tree(params, tree, state, x):  # type: ignore[no-untyped-def]
     """Return the value of the leaf that x falls into."""
-    x, entry = state[x_at:], (tree + 1) & LOW_32
+    entry = tree + 1
     block, pairs, rights = entry + BLOCK_WORDS, params[entry + PAIRS], params[entry + RIGHTS]
     for _ in range(params[tree] - 1):
         features = pairs >> SPLIT_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
@@ -86,19 +87,18 @@ def walk_tree(params, tree, state, x_at):  # type: ignore[no-untyped-def]
 
 
 @inner
-def sum_forest(params, forest, state, x_at, sums_at):  # type: ignore[no-untyped-def]
+def sum_forest(params, forest, state, x, sums):  # type: ignore[no-untyped-def]
     """Return the answer of the class with the largest sum, the first of several.
 
     Walks go on in turn, so that one waits for its loads while the others go on.
     """
     n_classes, n_trees, steps = params[forest], params[forest + 1], params[forest + 2]
-    classes, x, sums = forest + 4, state[x_at:], state[sums_at:]
+    classes = forest + 4
     for c in range(n_classes):
         sums[c] = params[classes + 2 * c]
     roots = classes + 2 * n_classes
     for t in range(roots, roots + n_trees, TREES_A_WALK):
-        first, second = params[t] & LOW_32, params[t + 1] & LOW_32
-        third, fourth = params[t + 2] & LOW_32, params[t + 3] & LOW_32
+        first, second, third, fourth = params[t], params[t + 1], params[t + 2], params[t + 3]
         for _ in range(steps - 1):
             first, second = _step(params, first, x), _step(params, second, x)
             third, fourth = _step(params, third, x), _step(params, fourth, x)
@@ -120,22 +120,14 @@ def _add_scores(params, scores, n_scores, sums):  # type: ignore[no-untyped-def]
         sums[params[i] & CLASS_MASK] += params[i] >> CLASS_BITS
 
 
-def _call_model(  # type: ignore[no-untyped-def]
-    typing, address, params, model, state, x_at, values_at
-):
-    """Call the function at `address` with the words of `params` and `state`, and return its answer."""
-    signature = types.int64(types.int64, params, types.int64, state, types.int64, types.int64)
+def _call_model(typing, address, params, model, state, x, values):  # type: ignore[no-untyped-def]
+    """Call the function at `address` with the other arguments, and return its answer."""
+    signature = types.int64(types.int64, WORDS, types.int64, WORDS, WORDS, WORDS)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        where, params, model, state, x_at, values_at = arguments
-        words = [
-            context.make_array(kind)(context, builder, array).data
-            for kind, array in ((signature.args[1], params), (signature.args[3], state))
-        ]
-        word = ir.IntType(64)
-        kinds = [words[0].type, word, words[1].type, word, word]
-        function = builder.inttoptr(where, ir.FunctionType(word, kinds).as_pointer())
-        return builder.call(function, [words[0], model, words[1], x_at, values_at])
+        where, *others = arguments
+        code = ir.FunctionType(ir.IntType(64), [each.type for each in others])
+        return builder.call(builder.inttoptr(where, code.as_pointer()), others)
 
     return signature, generate
 

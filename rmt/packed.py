@@ -2,12 +2,13 @@
 
     params: header | registers | plans of features (packedfeatures.py) | tables | match fields | entries |
             models (packedmodels.py)
-    state:  steps | per register: size x (tag, length, history) | scratch: per register (length, room,
+    state:  steps | per register: size x (tag, known, history) | scratch: per register (known, room,
             history) | x | what models need | counters
+    known:  how many values a history has | RUN: how many of its newest differences are equal | NEAR: how many
+            of its newest values lie in one region of 2**31 | WHERE: where the newest lies, in scratch alone
 
-Histories are newest first. A length is the number of values, and from bit 32 on how many of the newest
-differences are equal. In the room a rollout puts its pages in front of a history, one after the other: it
-shifts nothing. Offsets in a record are indexes into `params` or `state`. Entries are sorted by falling
+Histories are newest first. In the room a rollout puts its pages in front of a history, one after the other:
+it shifts nothing. Offsets in a record are indexes into `params` or `state`. Entries are sorted by falling
 priority, so that the first match is the answer.
 """
 
@@ -26,12 +27,15 @@ __all__ = ["PackedProgram", "pack", "state_words"]
 Int64Array = npt.NDArray[np.int64]
 
 HEADER_WORDS, TABLE_WORDS = 17, 6
-(FIRST_ENTRY, LAST_INDEX, HISTORY, NEWEST, LENGTH, MOVES, LOOKED_AT) = range(7)
+(FIRST_ENTRY, LAST_INDEX, HISTORY, NEWEST, KNOWN, MOVES, LOOKED_AT) = range(7)
 (LOOKED_AT_ALL, RECORDED, N_KEY, KEY) = range(7, 11)
 REGISTER_WORDS = KEY + 4
-"""Of a register: its entries, a mask; of its scratch where the newest value lies before a rollout, and the
-length; -1 if a rollout pushes into it, else 0; how many of its differences tables look at, and tables and
+"""Of a register: its entries, a mask; of its scratch where a copy of a history goes, and what is known of
+one; -1 if a rollout pushes into it, else 0; how many of its differences tables look at, and tables and
 models; the context fields that it records and that are its key."""
+RUN, NEAR, WHERE = 8, 16, 24
+KNOWN_MASK = (1 << RUN) - 1
+"""Of what is known of a history: the bits at which its numbers begin, and the mask of all but the last."""
 ACTION_KINDS = {"no_action": 0, "stop": 1, "predict": 2, "follow": 4, "count": 7, "classify": 8}
 """Beside those of packedmodels.py."""
 

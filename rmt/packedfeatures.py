@@ -1,8 +1,8 @@
 """Features as words of `params` (packed.py): plans, each of features that are computed together.
 
     fields   how many, and a feature each
-    plan     per register (first, differences, values, runs): where its features lie and how many of each
-             kind, one kind behind the other
+    plan     per register (first, differences, values, runs, deepest): where its features lie and how many of
+             each kind, one kind behind the other; the largest lag of the differences
     feature  newer | lag | number, 16 bits each, from bit 0 on: a difference is history[newer] - history[lag];
              of a field the context's word in place of the lag
 
@@ -15,10 +15,21 @@ from kdtool.rmt.hooks import find_hook
 from kdtool.rmt.models import Forest, Model, Tree
 from kdtool.rmt.program import Feature, Program
 
-__all__ = ["FEATURE_BITS", "PLAN_WORDS", "model_features", "pack_fields", "pack_plan", "table_features"]
+__all__ = [
+    "DEEPEST",
+    "DIFFERENCES",
+    "FEATURE_BITS",
+    "PLAN_WORDS",
+    "RUNS",
+    "VALUES",
+    "model_features",
+    "pack_fields",
+    "pack_plan",
+    "table_features",
+]
 
 FEATURE_BITS = 16
-PLAN_WORDS = 4
+DIFFERENCES, VALUES, RUNS, DEEPEST, PLAN_WORDS = range(1, 6)
 """Of a plan, for each register."""
 KINDS = {"delta": 0, "span": 0, "value": 1, "run": 2}
 
@@ -58,7 +69,7 @@ def pack_plan(words: list[int], program: Program, wanted: Collection[str]) -> in
     for register in program.registers:
         features = [(n, f) for n, f in enumerate(program.features) if f.register == register.name]
         kinds = [[(n, f) for n, f in features if KINDS[f.op] == k and f.name in wanted] for k in range(3)]
-        plan += [len(words), *map(len, kinds)]
+        plan += [len(words), *map(len, kinds), max((f.lag for _, f in kinds[0]), default=0)]
         words += [_of_history(number, feature) for kind in kinds for number, feature in kind]
     words += plan
     return len(words) - len(plan)

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from kdtool.rmt import LIMITS, Program, pack
 from kdtool.rmt.jit import jit
-from kdtool.rmt.numba_vm import decide
+from kdtool.rmt.numba_vm import decide, decide_words
+from kdtool.rmt.pointers import later, words
 
 __all__ = ["Difference", "compare_decisions", "decide_all", "decide_rows"]
 
@@ -45,8 +46,10 @@ def decide_all(
 @jit()
 def decide_rows(params, state, contexts, n_pages, pages):  # type: ignore[no-untyped-def]
     """Decide at each row of `contexts`; fill `n_pages` and `pages`."""
+    program, kept = words(params), words(state)
     for row in range(len(contexts)):
-        n_pages[row] = decide(params, state, contexts[row], pages[row])
+        context = later(words(contexts), row * contexts.shape[1])
+        n_pages[row] = decide_words(program, kept, context, later(words(pages), row * pages.shape[1]))
 
 
 @jit()

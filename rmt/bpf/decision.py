@@ -69,8 +69,6 @@ def _roll_out(asm: Emitter, layout: Layout) -> None:
     asm.may_goto("end")
     asm.load(R6, R9, STEP)
     asm.jump_if(R6, ">", 8 * (layout.shape.degree_pages - 1), "end")
-    asm.load(R1, R8, DEGREE)
-    asm.jump_if_register(R6, ">=", R1, "end")
     asm.alu_register("mov", R7, R9)
     asm.alu_register("add", R7, R6)
     _apply_tables(asm, layout, stop="end", decided="predicted")
@@ -123,9 +121,11 @@ def _append_page(asm: Emitter, layout: Layout) -> None:
     asm.alu("rsh", R1, VPN_BITS)  # of a negative page too
     asm.jump_if(R1, "!=", 0, "end")
     asm.store(R7, layout.out, R2)
-    emit_move_on(asm, layout)
     asm.alu("add", R6, 8)
     asm.store(R9, STEP, R6)
+    asm.load(R1, R8, DEGREE)
+    asm.jump_if_register(R6, ">=", R1, "end")
+    emit_move_on(asm, layout)
 
 
 def _repeat(asm: Emitter, layout: Layout) -> None:

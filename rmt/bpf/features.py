@@ -163,7 +163,10 @@ def emit_features(asm: Emitter, layout: Layout, numbers: Iterable[int]) -> None:
 
 
 def emit_move_on(asm: Emitter, layout: Layout) -> None:
-    """Count the page R2 = R7's newest + R0 into the registers of pages, and put it into their histories."""
+    """Count the page R2 = R7's newest + R0 into the registers of pages, and put it into their histories.
+
+    R6 is that of the next step.
+    """
     asm.alu_register("mov", R3, R2)
     asm.alu_register("sub", R3, R0)
     asm.alu_register("xor", R3, R2)
@@ -176,10 +179,10 @@ def emit_move_on(asm: Emitter, layout: Layout) -> None:
     for i in pages:
         newest = layout.newest(i)
         _load_history(asm, layout, i, R5)
-        asm.store(R5, newest + 8, R2)
+        asm.store(R5, newest, R2)
         if layout.history_depth[i] > 1 and layout.longest_runs[i]:
-            asm.load(R3, R5, newest)
-            asm.load(R4, R5, newest - 8)
+            asm.load(R3, R5, newest - 8)
+            asm.load(R4, R5, newest - 16)
             asm.alu_register("sub", R3, R4)
             asm.load(R1, R9, layout.history(i, RUN))
             asm.jump_if_register(R3, "==", R0, f"goes.on{i}")

@@ -2,9 +2,10 @@
 
 from kdtool.errors import ProgramError
 from kdtool.rmt import Program
-from kdtool.rmt.bpf import Layout, shape_of
+from kdtool.rmt.bpf import Layout, pack_policy, shape_of
 from kdtool.verify.finding import Finding, proved, refuted
 from kdtool.verify.packetcode import packet_code
+from kdtool.verify.policyindexes import policy_indexes
 
 __all__ = ["check_bpf"]
 
@@ -23,9 +24,17 @@ def check_bpf(program: Program) -> list[Finding]:
     if n_instructions > MAX_INSTRUCTIONS:
         allowed = f"BPF instructions: at most {MAX_INSTRUCTIONS} are allowed"
         return [refuted("bpf", allowed, str(n_instructions))]
-    return [
-        proved(
-            "bpf",
-            f"{n_instructions} BPF instructions, {MAX_INSTRUCTIONS} allowed; {size_bytes} bytes of maps",
-        )
-    ]
+    size = f"{n_instructions} BPF instructions, {MAX_INSTRUCTIONS} allowed; {size_bytes} bytes of maps"
+    return [proved("bpf", size), _check_masks(layout, program)]
+
+
+def _check_masks(layout: Layout, program: Program) -> Finding:
+    n_indexes = 0
+    for each in policy_indexes(layout, pack_policy(layout, program, 1)):
+        if len(each.stray):
+            where = f"byte {each.stray[0]} of {each.end}, mask {each.mask:#x}"
+            return refuted("bpf", f"all indexes of {each.region} lie there, and no mask changes one", where)
+        n_indexes += len(each.offsets)
+    return proved(
+        "bpf", f"{n_indexes} indexes into the policy and into scratch lie there: no mask changes one"
+    )
