@@ -11,6 +11,7 @@ meanwhile.
 import numpy as np
 
 from kdtool.deploy.issue import LATE_SHARE
+from kdtool.deploy.lags import lag_class
 from kdtool.deploy.layout import (
     ACTIVE,
     BUSY_NS,
@@ -20,8 +21,8 @@ from kdtool.deploy.layout import (
     DEGREE,
     EVENTS,
     FIRST_TOUCHES,
+    LAG_COUNTS,
     LAG_NS,
-    LAG_SUM_NS,
     LAST_PROCESS,
     LATE,
     LEAD_NS,
@@ -195,7 +196,7 @@ def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
     serial = processes[row, SERIAL] << VPN_BITS
     now_ns = now(scratch)
     counters[LAG_NS] = max(counters[LAG_NS], now_ns - time_ns)
-    counters[LAG_SUM_NS] += now_ns - time_ns
+    counters[LAG_COUNTS + lag_class(now_ns - time_ns)] += 1
     if context[5]:
         scratch[URGENT] = 1
     due_ns = time_ns

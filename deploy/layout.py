@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.deploy.lags import LAG_CLASSES
 from kdtool.rmt.bpf import ASKED_SLOTS
 
 __all__ = ["MAX_MAPPINGS", "MAX_PROCESSES", "QUEUE_PAGES", "RANGES", "Arrays", "new_arrays"]
@@ -52,7 +53,8 @@ and then KEEP_TEXT."""
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,
  DROPPED, LIMITED, NOT_SWAPPED, ISSUED, USED, EVICTED, EXPIRED, OVERTAKEN, REFUSED, CALLS, FORGOTTEN, STEPS,
- LAG_NS, LAG_SUM_NS, LOST, WAKEUPS, CALL_NS, LATE, ROOMS, ROOM_NS, N_COUNTERS) = range(32)  # fmt: skip
+ LAG_NS, LOST, WAKEUPS, CALL_NS, LATE, ROOMS, ROOM_NS, LAG_COUNTS) = range(31)  # fmt: skip
+N_COUNTERS = LAG_COUNTS + LAG_CLASSES
 """SAMPLES: faults that came through the rings = MAJOR + FIRST_TOUCHES (minor, of pages that were predicted) +
 OTHER_MINOR + STRANGERS (of processes that are not known) + OUTSIDE (major, but of no anonymous mapping) ·
 EVENTS: what the program was asked at · DECISIONS: those with a page · DECIDED: their pages = UNMAPPED +
@@ -60,8 +62,9 @@ KNOWN (asked for or looked at a moment ago) + DROPPED (queue full) + LIMITED (by
 FORGOTTEN (touched or ended while they waited) + LATE (due before they could be there) + REFUSED + ISSUED +
 those in the queue · of those issued USED, EVICTED (a major fault on it), EXPIRED (not touched while
 ASKED_PAGES more were asked for) and OVERTAKEN (the fault was first) · CALLS of process_madvise · CALL_NS:
-the time in them · LAG_NS, LAG_SUM_NS: how long events waited that led to pages, the longest and together ·
-LOST: by the rings · WAKEUPS: sleeps · ROOMS, ROOM_NS: how often room was made, and the time it took."""
+the time in them · LAG_NS: how long events waited that led to pages, the longest; LAG_COUNTS: how many of
+each class, see lags.py · LOST: by the rings · WAKEUPS: sleeps · ROOMS, ROOM_NS: how often room was made, and
+the time it took."""
 
 # processes
 PID, SERIAL, PIDFD, PAGEMAP, N_MAPPINGS, STALE, READ_NS, PROCESS_WORDS = range(8)

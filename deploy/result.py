@@ -6,6 +6,7 @@ from typing import Any
 from kdtool.deploy import layout
 from kdtool.deploy.agent import Agent
 from kdtool.deploy.governor import Governor, Progress
+from kdtool.deploy.lags import median_lag_ns
 
 __all__ = ["Run", "progress_of", "to_row"]
 
@@ -44,7 +45,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
 
     Replay's keys, and then what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
     `stall_ns` is what `stalls` major faults took, from begin to end; None if not measured: `stall_reason`.
-    `agent_ns`: from an event to the end of the call, on average; None where nothing was asked for.
+    `agent_ns`: from an event to the end of the call, as a rule; None where nothing was asked for.
     """
     made, count = progress_of(agent), [int(value) for value in agent.arrays.counters]
     own = _own_figures(agent, governor, run, count)
@@ -54,7 +55,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
         "policy_version": agent.decider.version,
         "memory_pages": run.memory_pages,
         "device": run.device,
-        "agent_ns": own["mean_lag_ns"] + own["mean_call_ns"] if count[layout.CALLS] else None,
+        "agent_ns": own["median_lag_ns"] + own["mean_call_ns"] if count[layout.CALLS] else None,
         "reclaim": "kernel",
         "accesses": None,
         "hits": None,
@@ -103,7 +104,7 @@ def _own_figures(agent: Agent, governor: Governor, run: Run, count: list[int]) -
         "rate_limited": count[layout.LIMITED],
         "calls": count[layout.CALLS],
         "longest_lag_ns": count[layout.LAG_NS],
-        "mean_lag_ns": count[layout.LAG_SUM_NS] // max(count[layout.DECISIONS], 1),
+        "median_lag_ns": median_lag_ns(agent.arrays.counters[layout.LAG_COUNTS :]),
         "mean_call_ns": count[layout.CALL_NS] // max(count[layout.CALLS], 1),
         "rooms": count[layout.ROOMS],
         "mean_room_ns": count[layout.ROOM_NS] // max(count[layout.ROOMS], 1),

@@ -29,12 +29,12 @@ class Predicted:
 
 
 def lateness_ns(runs: Sequence[Mapping[str, Any]], otherwise_ns: int) -> int:
-    """Return how long after a fault the agent asked in these runs: the median of their means.
+    """Return how long after a fault the agent asked in these runs: the median of what they say.
 
     runs : rows of kdtool deploy; those in which it asked for nothing say nothing, and if there is no other,
         `otherwise_ns` is returned
     """
-    late = [run["mean_lag_ns"] + run["mean_call_ns"] for run in runs if run["calls"]]
+    late = [run["median_lag_ns"] + run["mean_call_ns"] for run in runs if run["calls"]]
     return int(median(late)) if late else otherwise_ns
 
 
