@@ -36,5 +36,5 @@ def _check_masks(layout: Layout, program: Program) -> Finding:
             return refuted("bpf", f"all indexes of {each.region} lie there, and no mask changes one", where)
         n_indexes += len(each.offsets)
     return proved(
-        "bpf", f"{n_indexes} indexes into the policy and into scratch lie there: no mask changes one"
+        "bpf", f"{n_indexes} indexes of the packed program lie in their regions: no mask changes one"
     )
