@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,17 +23,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kdtool.replay import Workload, load_device, load_policy, load_workload, replay, run_shadow
+from kdtool.replay import ProgramPolicy, Workload, load_device, load_policy, load_workload, replay, run_shadow
 from kdtool.replay.curve import miss_curve
 from kdtool.replay.parallel import score_traces
 from kdtool.replay.sweep import Sweep
+from kdtool.rmt import Program, load_program
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 from kdtool.traces.exporters import export_trace
 
 ROOT = Path(__file__).parent.parent
 N_REFS, N_PAGES, RESIDENT = 10_000_000, 1_000_000, 100_000
 TREE = ROOT / "examples" / "stencil.rmt.json"
-"""A learned program: one tree, at most 10 comparisons to a leaf, 16 pages at once."""
+"""A learned program: one tree, at most 10 comparisons to a leaf."""
 
 C_LOOP, PEER = "C loop", "libCacheSim"
 
@@ -105,6 +107,12 @@ def peer(folder: Path, trace: Path, misses: int) -> Callable[[], float]:
     return run
 
 
+def tree_of(degree_pages: int) -> Program:
+    """Return the learned program with another degree."""
+    program = load_program(TREE)
+    return replace(program, guards=replace(program.guards, degree_pages=degree_pages))
+
+
 def bench_speed(folder: Path, console: Console, rounds: int) -> None:
     """Accesses a second of each engine and policy, libCacheSim and a C loop."""
     trace = write_trace(folder / "zipf.kdt", zipf(N_REFS))
@@ -116,8 +124,11 @@ def bench_speed(folder: Path, console: Console, rounds: int) -> None:
         "linux, none": partial(run_shadow, workload, RESIDENT, device, "linux"),
         "every size at once (--mrc)": partial(miss_curve, workload),
     }
-    for policy in (load_policy("linux-vma"), load_policy(str(TREE))):
-        works[f"linux, {policy.name}"] = partial(replay, workload, policy, shadow, device)
+    policies = {"linux-vma": load_policy("linux-vma")}
+    for degree in (1, 16):
+        policies[f"a learned tree, {degree} at once"] = ProgramPolicy(tree_of(degree))
+    for name, policy in policies.items():
+        works[f"linux, {name}"] = partial(replay, workload, policy, shadow, device)
     sides: dict[str, Callable[[], float]] = {
         C_LOOP: plain_c(folder, workload, misses),
         PEER: peer(folder, trace, misses),
