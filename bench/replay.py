@@ -27,7 +27,7 @@ from kdtool.replay import ProgramPolicy, Workload, load_device, load_policy, loa
 from kdtool.replay.curve import miss_curve
 from kdtool.replay.parallel import score_traces
 from kdtool.replay.sweep import Sweep
-from kdtool.rmt import Program, load_program
+from kdtool.rmt import Program, read_program
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 from kdtool.traces.exporters import export_trace
 
@@ -109,7 +109,7 @@ def peer(folder: Path, trace: Path, misses: int) -> Callable[[], float]:
 
 def tree_of(degree_pages: int) -> Program:
     """Return the learned program with another degree."""
-    program = load_program(TREE)
+    program = read_program(TREE)
     return replace(program, guards=replace(program.guards, degree_pages=degree_pages))
 
 

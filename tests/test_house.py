@@ -147,3 +147,14 @@ def test_every_learner_importer_check_feature_set_and_device_has_a_name():
     assert len({features.name for features in FEATURE_SETS}) == len(FEATURE_SETS) == 4
     for name in device_names():
         assert all(source.strip() for source in load_device(name).sources.values())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: path.name)
+def test_what_a_benchmark_takes_from_us_is_there(path):
+    """None of them runs with the tests, and some need peers that are not installed."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdtool"):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
