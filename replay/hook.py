@@ -195,14 +195,14 @@ def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyp
 def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """Ask the policy at one event of the hook; start its prefetches, and at a `major` fault its own read.
 
-    Returns when that ends; else when the page's did.
+    Returns when that ends; at a first touch 0.
     """
     params, state, ctx, out = policy[0], policy[1], policy[2], policy[3]
     scalars, missing = memory[6], page if major else np.int64(-1)
     memory[7][DECISIONS] += 1
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
-        return submit_io(memory[3][page], now_ns, scalars, device) if major else memory[5][page]
+        return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
     _context(ctx, row, page, major, now_ns, trace, memory[3])
     state[0] = 0
     n = decide(params, state, ctx, out)
@@ -210,13 +210,11 @@ def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, d
     _find_pages(n, page, trace[5], out, memory)
     if device[AGENT_NS]:
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-        if major:
-            memory[5][page] = submit_io(memory[3][page], now_ns, scalars, device)
-        leave_to_agent(n, max(now_ns, memory[5][page]), out, memory, policy[4], device)
-        return memory[5][page]
+        ends_ns = submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
+        leave_to_agent(n, max(now_ns, ends_ns if major else memory[5][page]), out, memory, policy[4], device)
+        return ends_ns
     m = _bring_in(n, missing, capacity, out, memory, device)
-    ends_ns = _read(m, missing, compute_ns, out, memory, device)
-    return ends_ns if major else memory[5][page]
+    return _read(m, missing, compute_ns, out, memory, device)
 
 
 @inner

@@ -124,21 +124,28 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
+def _take_victim(memory):  # type: ignore[no-untyped-def]
+    """Take the next page to go off its list: the oldest, or what the plan says."""
+    scalars = memory[6]
+    if scalars[RECLAIM_KIND] == LRU:
+        page = oldest(INACTIVE_LIST, memory)
+        unlink_old(INACTIVE_LIST, page, memory)
+        return page
+    page = np.int64(memory[11][scalars[VICTIM_AT]])
+    scalars[VICTIM_AT] += 1
+    unlink(page, memory)
+    return page
+
+
+@inner
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
     scalars = memory[6]
     if scalars[COUNT] >= capacity:
         if scalars[RECLAIM_KIND] & HAS_BITS:
             _reclaim(capacity, memory, device)
-        elif scalars[RECLAIM_KIND] == LRU:
-            page = oldest(INACTIVE_LIST, memory)
-            unlink_old(INACTIVE_LIST, page, memory)
-            evict(page, memory, device)
         else:
-            page = np.int64(memory[11][scalars[VICTIM_AT]])
-            scalars[VICTIM_AT] += 1
-            unlink(page, memory)
-            evict(page, memory, device)
+            evict(_take_victim(memory), memory, device)
     scalars[COUNT] += 1
 
 

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 from kdtool.replay import POLICIES
-from kdtool.rmt.jit import sources
+from kdtool.rmt.jit import inner, sources
+from kdtool.rmt.jitcompiler import Compiler
 from kdtool.rmt.numba_vm import DECIDE, compiled
 
 
@@ -60,6 +62,26 @@ def test_an_edit_of_a_function_that_is_taken_in_is_seen(decorator, tmp_path: Pat
     assert kept == {"caller.ask"}, "what is taken in is kept with what it is taken into"
 
 
+LONG = "def part(a, n):\n    t = 0\n" + "".join(f"    t = t * {i} + a[t & n] & 255\n" for i in range(300))
+
+
+def test_parts_that_are_called_have_names_of_their_own():
+    """LLVM's linker takes either of two functions with one name, however each was compiled."""
+    scope = {}
+    exec(LONG + "    return t\n", scope)
+    part = inner(scope["part"])
+    functions = [
+        numba.njit(pipeline_class=Compiler, _nrt=False)(each)
+        for each in (lambda a: part(a, 3) + part(a, 7), lambda a: part(a, 1) - part(a, 7))
+    ]
+    a = np.arange(8)
+    assert [each(a) for each in functions] == [each.py_func(a) for each in functions]
+
+    modules = [each.overloads[each.signatures[0]].library._final_module for each in functions]
+    names = [{f.name for f in each.functions if f.linkage.name == "internal"} for each in modules]
+    assert all(names) and not names[0] & names[1]
+
+
 BOUNDS = """
 import numpy as np
 from kdtool.rmt.jit import inner, jit
@@ -94,6 +116,39 @@ def test_an_index_below_zero_is_no_element(tmp_path: Path):
     )
 
     assert done.stdout.split("\n") == ["2", "no element", ""]
+
+
+EVERY_WAY = """
+import numpy as np
+from builders import ssd, workload
+from kdtool.replay import POLICIES, load_policy, replay, run_shadow
+
+rng = np.random.default_rng(0)
+vpns = np.where(rng.random(4000) < 0.5, np.arange(4000) % 700, rng.integers(0, 900, 4000))
+w = workload(vpns, kinds=rng.integers(0, 2, 4000))
+policies = [*POLICIES, load_policy("examples/stencil.rmt.json")]
+for reclaim in ("linux", "lru", "mglru"):
+    shadow = run_shadow(w, 200, ssd(), reclaim)
+    for policy in policies:
+        for device in (ssd(), ssd().by_agent(50_000)):
+            row = replay(w, policy, shadow, device).to_row()
+            print(policy.name, reclaim, row["major_faults"], row["prefetch_used"], row["runtime_ns"])
+"""
+
+
+def test_no_index_of_a_replay_is_negative_or_too_large(tmp_path):
+    """Compiled with Numba's check of bounds every policy does the same in every memory."""
+    said = []
+    for check in ("0", "1"):
+        environment = {**os.environ, "NUMBA_BOUNDSCHECK": check, "PYTHONPATH": f".:{Path(__file__).parent}"}
+        environment |= {"XDG_CACHE_HOME": str(tmp_path)} if check == "1" else {}
+        done = subprocess.run(
+            [sys.executable, "-c", EVERY_WAY], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+
+    assert said[0] == said[1] and said[0].count("\n") == 3 * 2 * (len(POLICIES) + 1)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)

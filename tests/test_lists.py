@@ -16,6 +16,7 @@ from kdtool.replay.lists import (
     push_newest,
     push_oldest,
     unlink,
+    unlink_old,
 )
 from kdtool.replay.memory import Flush, new_memory
 
@@ -31,10 +32,13 @@ def test_pages_move_as_on_lists_of_plain_python(moves):
     lists = {which: [] for which in LISTS}
 
     for page, which, to_newest in moves:
-        for pages in lists.values():
+        for of, pages in lists.items():
             if page in pages:
                 pages.remove(page)
-                unlink(page, memory)
+                if to_newest:
+                    unlink(page, memory)
+                else:
+                    unlink_old(of, page, memory)
         if which is not None and to_newest:
             lists[which].append(page)
             push_newest(which, page, memory)

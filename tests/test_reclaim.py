@@ -9,7 +9,8 @@ from builders import ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtool.replay import Device, Flush, load_policy, replay, run_shadow
+from kdtool.replay import Device, Flush, load_policy, replay, run, run_shadow
+from kdtool.replay.memory import AGE, MOST_AGE, new_memory
 
 
 class TwoLists:
@@ -208,6 +209,27 @@ def test_loops_and_hot_pages_in_a_larger_memory(flush):
 
     assert shadow.missed.sum() == result.major_faults == model.major > 10_000
     assert result.minor_faults == result.cache_hits == model.rescued
+
+
+def test_where_the_age_of_the_lists_begins_changes_nothing(monkeypatch):
+    """A page keeps 30 bits of it, which it passes here."""
+    rng = np.random.default_rng(0)
+    vpns = np.minimum(rng.zipf(1.2, 30_000), 3000)
+    w = workload(vpns, kinds=rng.integers(0, 2, 30_000))
+
+    def begun_at(age):
+        def aged(*arguments):
+            memory = new_memory(*arguments)
+            memory.scalars[AGE] = age
+            return memory
+
+        monkeypatch.setattr(run, "new_memory", aged)
+        return run.replay_none(w, 500, ssd(), "linux", CURRENT)[0].missed
+
+    young = begun_at(0)
+    assert young.sum() > 1500
+    assert np.array_equal(begun_at(MOST_AGE - 1000), young)
+    assert np.array_equal(begun_at(5 * (MOST_AGE + 1) - 1000), young)
 
 
 def test_when_statistics_come_late_their_moment_matters():
