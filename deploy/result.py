@@ -45,7 +45,8 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
 
     Replay's keys, and then what the agent saw and did, and `kernel`, what wait4 and memory.stat counted.
     `stall_ns` is what `stalls` major faults took, from begin to end; None if not measured: `stall_reason`.
-    `agent_ns`: from an event to the end of the call, as a rule; None where nothing was asked for.
+    `agent_ns`: from an event to the end of the call, the median wait and the mean call; None where there was
+    no call.
     """
     made, count = progress_of(agent), [int(value) for value in agent.arrays.counters]
     own = _own_figures(agent, governor, run, count)

@@ -56,6 +56,8 @@ def room_in(memory: MemoryCgroup | None, arrays: Arrays) -> Iterator[None]:
         usage, free = (os.open(file, flags) for file, flags in memory.reclaim_files())
         stack.callback(os.close, usage)
         stack.callback(os.close, free)
+        if keep_text:  # the loop's own write may have met a signal
+            stack.callback(os.pwrite, free, keep_text, 0)
         settings[[FREE_FD, FREE_TEXT, FREE_LENGTH]] = free, ctypes.addressof(texts), len(free_text)
         settings[[KEEP_TEXT, KEEP_LENGTH]] = settings[FREE_TEXT] + len(free_text), len(keep_text)
         settings[FULL_BYTES] = limit - LOW_PAGES * PAGE_BYTES

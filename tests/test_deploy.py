@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kdtool.cli import app
-from kdtool.deploy import guard, runtime
 from kdtool.deploy import layout as at
+from kdtool.deploy import runtime
 from kdtool.deploy.events import act, keep_pace, page_tag
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue, turn_around
@@ -25,12 +25,10 @@ from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
 from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
 from kdtool.deploy.processes import Processes
 from kdtool.deploy.request import DeployRequest, bounds_of
-from kdtool.deploy.room import FREE_PAGES, LOW_PAGES, make_room, room_in
 from kdtool.deploy.source import no_decisions
 from kdtool.errors import CapabilityError, ParameterError, ProgramError
 from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
-from kdtool.kernel.memcg import MemoryCgroup
 from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
 from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program, write_program
 from kdtool.rmt.numba_vm import decide
@@ -379,76 +377,6 @@ def test_a_call_asks_for_what_is_due_last_first():
     assert ranges.tolist() == [30, 3, 20, 2, 10, 1, 0, 0]
 
 
-class Limited:
-    """The memory files of a cgroup of 8192 pages, as room_in() takes them."""
-
-    def __init__(self, folder, version):
-        self.memory = MemoryCgroup(folder, version)
-        names = ("memory.usage_in_bytes", "memory.limit_in_bytes", "memory.current", "memory.max")
-        self.files = {name: folder / name for name in (*names, "memory.reclaim")}
-        for file in self.files.values():
-            file.write_text(f"{8192 * 4096}\n")
-
-    def use(self, free_pages):
-        for name in ("memory.usage_in_bytes", "memory.current"):
-            self.files[name].write_text(f"{(8192 - free_pages) * 4096}\n")
-
-    def written(self, name):
-        return self.files[name].read_text().splitlines()[0]
-
-
-@pytest.mark.parametrize(
-    ("version", "file", "text"),
-    [(2, "memory.reclaim", str(FREE_PAGES * 4096)), (1, "memory.limit_in_bytes", str(8192 * 4096))],
-)
-def test_room_is_made_where_little_is_left_and_a_limit_stays_what_it_was(
-    arrays, tmp_path, version, file, text
-):
-    limited = Limited(tmp_path, version)
-    with room_in(limited.memory, arrays):
-        limited.use(LOW_PAGES)
-        assert not make_room(arrays.settings, arrays.counters, arrays.scratch)
-        limited.files[file].write_text("as it was\n")
-        limited.use(LOW_PAGES - 1)
-        assert make_room(arrays.settings, arrays.counters, arrays.scratch)
-    assert limited.written(file).startswith(text)
-    assert counts(arrays, "ROOMS") == [1]
-    limited.use(0)
-    assert not make_room(arrays.settings, arrays.counters, arrays.scratch)
-
-
-def test_v1_reclaims_by_a_limit_that_is_lower_for_a_moment(tmp_path):
-    limited = Limited(tmp_path, 1)
-    lowered, kept = limited.memory.reclaim_texts(4096)
-    assert (int(lowered), int(kept)) == (8191 * 4096, 8192 * 4096)
-
-
-def test_the_guard_of_a_killed_agent_writes_its_limit_again(tmp_path):
-    limit = tmp_path / "kdtool-1-0" / "memory.limit_in_bytes"
-    limit.parent.mkdir()
-    limit.write_text("1000")
-    command = [sys.executable, "-I", "-S", guard.__file__, "-", "8000", str(tmp_path / "kdtool-1-*")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as standing_by:
-        assert standing_by.stdout.readline() == guard.READY
-        standing_by.stdin.close()  # as if the agent had been killed
-        deadline = time.monotonic() + 10
-        while limit.read_text() == "1000" and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert limit.read_text() == "8000"
-        limit.unlink()  # it removes the cgroup as soon as that can be done, and ends
-        assert standing_by.wait(10) == 0
-    assert not limit.parent.exists()
-
-
-def test_no_room_is_made_without_a_limit_nor_in_one_that_is_small(arrays, tmp_path):
-    limited = Limited(tmp_path, 2)
-    for limit in ("max", str(4096 * FREE_PAGES)):
-        limited.files["memory.max"].write_text(limit)
-        limited.use(0)
-        with room_in(limited.memory, arrays):
-            assert not make_room(arrays.settings, arrays.counters, arrays.scratch)
-
-
 def test_the_pace_of_a_thread_is_the_mean_time_of_its_hits_and_of_its_misses(arrays):
     for i in range(200):
         first = keep_pace(arrays.paces, 7, i % 2, (1000 + 40 * i - 30 * (i % 2)) * MS // 1000)
@@ -570,7 +498,7 @@ def test_what_a_killed_agent_left_is_cleaned_and_a_living_one_shown(folder):
     assert list(folder.iterdir()) == []
 
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom kdtool.deploy import guard, runtime\n"
+        "import sys, time\nfrom pathlib import Path\nfrom kdtool.deploy import runtime\n"
         "runtime.runtime_folder = lambda: Path(sys.argv[1])\n"
         "from kdtool.collect.terminal import stop_on_signals\n"
         "with stop_on_signals() as stop, runtime.Registration('c', {'policy': 'p'}) as entry:\n"
