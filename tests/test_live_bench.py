@@ -6,6 +6,7 @@ import pytest
 from builders import ssd, strided_trace
 from rich.console import Console
 
+from kdtool.errors import ParameterError
 from kdtool.live.predict import Predicted, lateness_ns, predict
 from kdtool.live.table import make_cells, print_cells
 from kdtool.replay import load_policy, load_workload
@@ -51,6 +52,8 @@ def test_an_agent_is_as_late_as_in_the_runs_in_which_it_asked_for_pages():
 
     assert lateness_ns([idle, *late], 5) == 210
     assert lateness_ns([idle], 5) == lateness_ns([], 5) == 5
+    with pytest.raises(ParameterError, match="measure them anew"):
+        lateness_ns([{"calls": 9, "mean_lag_ns": 100, "mean_call_ns": 10}], 5)
 
 
 def test_the_table_has_replay_beside_live_where_it_was_asked():

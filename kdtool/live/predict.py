@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from kdtool.errors import ParameterError
 from kdtool.fidelity.predict import CURRENT, at_own_speed, replay_moments, starting_moments
 from kdtool.replay import Device, Policy, Result, Workload
 
@@ -33,7 +34,14 @@ def lateness_ns(runs: Sequence[Mapping[str, Any]], otherwise_ns: int) -> int:
 
     runs : rows of kdtool deploy; those in which it asked for nothing say nothing, and if there is no other,
         `otherwise_ns` is returned
+
+    Raises ParameterError for rows of a version that kept other figures.
     """
+    if any("median_lag_ns" not in run for run in runs):
+        raise ParameterError(
+            "runs of an earlier version do not say how late the agent was as a rule: measure them anew, in "
+            "another --work"
+        )
     late = [run["median_lag_ns"] + run["mean_call_ns"] for run in runs if run["calls"]]
     return int(median(late)) if late else otherwise_ns
 
