@@ -10,7 +10,8 @@ import numpy.typing as npt
 from kdtool.errors import ParameterError
 from kdtool.replay.display import Display
 from kdtool.replay.distances import COLD, measure_range, new_stack
-from kdtool.replay.run import CHUNK_ROWS, Progress, check_from_row, first_row
+from kdtool.replay.drive import CHUNK_ROWS, Progress
+from kdtool.replay.run import check_from_row, first_row
 from kdtool.replay.workload import Workload, load_workload
 from kdtool.traces import Trace
 

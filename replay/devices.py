@@ -22,7 +22,7 @@ __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_devi
 
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
-    "prefetch_ns", "reclaim_ns", "step_ps", "insn_ps",
+    "prefetch_ns", "reclaim_ns", "writeout_ns", "beside_ns", "step_ps", "insn_ps",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
@@ -31,7 +31,9 @@ reads · transfer_ns: the same for a read merged with its neighbour · synchrono
 thread does the read itself · batched: 1 when reads that were submitted together
 end together, with the last · major_ns, minor_ns, cold_ns: the kernel's own work at a fault on a swapped,
 a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch · reclaim_ns: to unmap and
-write out one page · step_ps: one step of a program, in picoseconds · insn_ps: one instruction of the
+free one page · writeout_ns: to write it out first, if it is dirty · beside_ns: what an agent on another CPU
+costs the workload for each page that it brings in, beyond minor_ns: interrupts of its reads and of its
+reclaim, and its locks · step_ps: one step of a program, in picoseconds · insn_ps: one instruction of the
 workload, in picoseconds.
 """
 

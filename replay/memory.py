@@ -47,9 +47,9 @@ __all__ = [
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED, FILE_OUT, FILE_IN = range(7)
 
-ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD, QUEUED = (1 << i for i in range(8))
-"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names. QUEUED: in
-swap, and an agent is about to ask for it, see agent.py."""
+ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD, PREDICTED = (1 << i for i in range(8))
+"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names. PREDICTED:
+the policy that is scored asked for it, or its agent is about to, and it was not touched since."""
 
 EXECUTABLE = -2
 SWAP_MISSED, FILE_MISSED = 1, 2
@@ -68,13 +68,13 @@ RECLAIMS = {"linux": LINUX, "lru": LRU, "mglru": MGLRU}
  STAT_FILE_ACTIVE, STAT_ACTIVATIONS, STAT_FILE_ACTIVATIONS, SNAPSHOT_ACTIVATIONS,
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
- PROTECTED, AVG_REFAULTED, AVG_TOTAL, AGENT_FREE_NS, N_SCALARS) = (
-    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95, 96,
+ PROTECTED, AVG_REFAULTED, AVG_TOTAL, AGENT_FREE_NS, TICK_NS, WATCHES, DEGREE, N_SCALARS) = (
+    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95, 96, 97, 98, 104,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, BATCHED, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS,
- RECLAIM_NS, STEP_PS, INSN_PS, AGENT_NS, N_DEVICE) = range(14)  # fmt: skip
+ RECLAIM_NS, WRITEOUT_NS, BESIDE_NS, STEP_PS, INSN_PS, AGENT_NS, N_DEVICE) = range(16)  # fmt: skip
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED,
@@ -109,6 +109,8 @@ PAGE = np.dtype(
     align=True,
 )
 CACHE_LINE_BYTES = 64
+NEVER_NS = 1 << 62
+"""Later than any replay ends."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
     scalars[MAX_SEQ] = 3  # MIN_NR_GENS + 1: lru_gen_init_lruvec()
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
+    scalars[[TICK_NS, WATCHES, DEGREE]] = NEVER_NS, 1, n_pages
     page_of_slot = new_page_of_slot(n_pages)
     rings, ends = new_rings(min(n_pages, memory_pages))
     return Memory(

@@ -48,6 +48,7 @@ from kdtool.replay.memory import (
     UNMAPPED,
     WORKINGSET,
     WRITEBACK,
+    WRITEOUT_NS,
 )
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes
 from kdtool.rmt.jit import inner
@@ -154,7 +155,7 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
     elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
         status[page] = UNMAPPED
         give_slot(page, memory)
-        work(device[RECLAIM_NS], scalars)
+        work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
         begin_write(page, memory)
     else:
         unlink(page, memory)

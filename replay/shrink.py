@@ -53,6 +53,7 @@ from kdtool.replay.memory import (
     UNMAPPED,
     WORKINGSET,
     WRITEBACK,
+    WRITEOUT_NS,
 )
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes, wait_for_write
 from kdtool.rmt.jit import inner
@@ -103,7 +104,7 @@ def _write(page, file, memory, device):  # type: ignore[no-untyped-def]
         return
     status[page] = UNMAPPED
     give_slot(page, memory)
-    work(device[RECLAIM_NS], scalars)
+    work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
     begin_write(page, memory)
 
 

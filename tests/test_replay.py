@@ -24,6 +24,7 @@ from kdtool.replay import (
     replay,
     run_shadow,
 )
+from kdtool.replay import drive as drive_module
 from kdtool.replay import run as run_module
 from kdtool.replay.lists import ACTIVE_LIST, N_LISTS
 from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
@@ -132,7 +133,7 @@ def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, reclaim, mo
     w = workload(vpns, kinds=rng.integers(0, 2, len(vpns)))
     device = ssd().by_agent(2_000)
     whole, again = (score(w, policy, 100, device, reclaim) for _ in range(2))
-    monkeypatch.setattr(run_module, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(drive_module, "CHUNK_ROWS", 7)
     chunked = score(w, policy, 100, device, reclaim)
     assert replace(whole, replay_s=0) == replace(again, replay_s=0) == replace(chunked, replay_s=0)
 

@@ -6,7 +6,7 @@ from bench.live.measure import LEARNED_FOR, Variant, limit_of
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.fidelity.footprint import replay_pages
-from kdtool.live.predict import Predicted, lateness_ns, predict
+from kdtool.live.predict import ByAgent, Predicted, lateness_ns, predict
 from kdtool.replay import Device, Policy, load_policy, load_workload
 from kdtool.traces import Trace
 
@@ -29,9 +29,13 @@ def predict_pair(
         footprint.wall_ns,
         alone={name: policy for name, policy in policies.items() if not acts[name]},
         acting={
-            name: (policy, lateness_ns(store.runs(pair, name, limit), LEARNED_FOR["agent_ns"]))
-            for name, policy in policies.items()
-            if acts[name]
+            v.name: ByAgent(
+                policies[v.name],
+                lateness_ns(store.runs(pair, v.name, limit), LEARNED_FOR["agent_ns"]),
+                v.kernel.policies[0],
+            )
+            for v in variants
+            if acts[v.name]
         },
     )
 

@@ -1,5 +1,8 @@
 """The numbers of replay's cost model from what the rounds found, each with how it was measured."""
 
+from statistics import median
+
+from kdtool.calibrate.limited import PROBE, Limited
 from kdtool.calibrate.numbers import Number, summarize
 from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.rounds import Round
@@ -10,7 +13,7 @@ __all__ = ["numbers_of"]
 NONE = "none: the faulting thread does the read itself"
 
 
-def numbers_of(rounds: list[Round], place: str, queued: bool) -> dict[str, Number]:
+def numbers_of(rounds: list[Round], limited: Limited, place: str, queued: bool) -> dict[str, Number]:
     """Return each of DEVICE_FIELDS; `place` (device, CPU, kernel) ends each source.
 
     queued : whether the disk has a queue of requests, see kernel/swap.py
@@ -18,12 +21,14 @@ def numbers_of(rounds: list[Round], place: str, queued: bool) -> dict[str, Numbe
     """
     slept = sum(r.sleeps for r in rounds)
     synchronous = 2 * slept < sum(r.major_faults for r in rounds)
-    samples, sources = _samples(rounds, synchronous), _sources(rounds, synchronous, queued)
+    samples, sources = _samples(rounds, limited, synchronous), _sources(rounds, synchronous, queued)
     return {field: summarize(field, samples[field], f"{sources[field]}; {place}") for field in DEVICE_FIELDS}
 
 
-def _samples(rounds: list[Round], synchronous: bool) -> dict[str, list[int | None]]:
-    """Return each number as each round found it."""
+def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[str, list[int | None]]:
+    """Return each number as each round found it, or each block or pass of the probe at its limit."""
+    new_page_ns = int(median(r.cold_ns + r.reclaim_ns for r in rounds))
+    minor_ns = int(median(r.minor_ns or 0 for r in rounds))
     zeros: list[int | None] = [0] * len(rounds)
     return {
         "latency_ns": [r.latency_ns for r in rounds],
@@ -36,6 +41,8 @@ def _samples(rounds: list[Round], synchronous: bool) -> dict[str, list[int | Non
         "cold_ns": [r.cold_ns for r in rounds],
         "prefetch_ns": [_less(r.batch_ns, r.latency_ns) if synchronous else r.batch_ns for r in rounds],
         "reclaim_ns": [r.reclaim_ns for r in rounds],
+        "writeout_ns": [ns - new_page_ns for ns in limited.cold_ns],
+        "beside_ns": [_less(ns, minor_ns) for ns in limited.touch_ns],
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
     }
@@ -65,7 +72,11 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "cold_ns": f"CPU time of first stores to {layout.fresh} new pages of 4 KiB",
         "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "
         f"{layout.batch - 1}" + (", less latency_ns" if synchronous else ""),
-        "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} dirty pages, half of each random bytes",
+        "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} pages that were written before",
+        "writeout_ns": f"a program's first stores to new pages at its limit of {PROBE.limit_pages} pages, by "
+        f"{PROBE.block}, less cold_ns and reclaim_ns",
+        "beside_ns": f"loads of a program beside kdtool deploy, {PROBE.pages} pages with a stride of "
+        f"{PROBE.stride} in {PROBE.limit_pages}, by pass, less its arithmetic and minor_ns",
         "step_ps": "CPU time of the Numba VM deciding with a random tree of depth 10, over its steps",
         "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
         "and half over 0.2 MiB",
