@@ -108,6 +108,10 @@ def test_counts_that_do_not_balance_are_refused(trace, key, value):
         lambda d: d.update(extra=1),
         lambda d: d.pop("reduction"),
         lambda d: d.update(reduction={"window": 3}),
+        lambda d: d.update(reduction={"method": "sad", "k": None}),
+        lambda d: d.update(reduction={"method": "sad", "k": -1}),
+        lambda d: d["tables"]["refs"]["segments"][0].update(file=7),
+        lambda d: d["tables"]["refs"]["segments"][0].update(file="\ud800"),
     ],
 )
 def test_a_malformed_manifest_is_a_trace_error(trace, change):
@@ -116,7 +120,9 @@ def test_a_malformed_manifest_is_a_trace_error(trace, change):
         Trace(trace.path)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff\xfe", b"3", b"{}"])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{", b"\xff\xfe", b"3", b"{}", b"[" * 10**5, b'{"schema_version": "1.0", "a": NaN}']
+)
 def test_a_manifest_that_is_not_one_is_a_trace_error(trace, text):
     (trace.path / "manifest.json").write_bytes(text)
     with pytest.raises(TraceError):
@@ -140,6 +146,15 @@ def test_a_manifest_that_is_not_one_is_a_trace_error(trace, text):
 def test_a_manifest_with_parts_of_other_kinds_is_a_trace_error(trace, change):
     reseal(trace.path, change)
     with pytest.raises(TraceError, match=r"manifest\.json"):
+        Trace(trace.path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["manifest.json", "refs/000000.parquet"])
+def test_a_file_that_would_never_end_is_refused(trace, name):
+    (trace.path / name).unlink()
+    (trace.path / name).symlink_to("/dev/zero")
+    with pytest.raises(TraceError, match=r"regular file|no file of"):
         Trace(trace.path)
 
 
