@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +38,7 @@ class Ending:
     """How the command ended.
 
     exit_code : negative, the signal
-    wall_ns : from its first instruction to its end
+    wall_ns : from its first instruction to its end, or that of what it had left behind
     major_faults, minor_faults : of it and its waited-for children by wait4(2), those of its start taken off
     """
 
@@ -153,6 +153,11 @@ class Launched:
             minor_faults=usage.ru_minflt - minor,
         )
         return True
+
+    def extend(self) -> None:
+        """Count its run up to now: what it had left behind, such as a daemon, has ended."""
+        if self.ending is not None:
+            self.ending = replace(self.ending, wall_ns=time.monotonic_ns() - self._start_ns)
 
 
 def _start(

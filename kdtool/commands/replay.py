@@ -76,12 +76,15 @@ def register(app: typer.Typer) -> None:
         jobs: int | None = typer.Option(
             None, "--jobs", "-j", help="Processes to replay in.  [default: one for each CPU]"
         ),
-        parquet: Path | None = typer.Option(None, "--parquet", help="Also write the results, as Parquet."),
+        parquet: Path | None = typer.Option(None, "--parquet", help="Also write the results: FILE.parquet."),
         plot: Path | None = typer.Option(None, "--plot", help="Also draw them (FILE.png)."),
         allow_loss: bool = typer.Option(False, "--allow-loss", help="Replay a trace that lost events too."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
-        """Replay traces under policies, memories and devices, and print the scoreboard."""
+        """Replay traces under policies, memories and devices.
+
+        Prints the scoreboard: for each trace, memory and device, what each policy would have done.
+        """
         import_compiled("kdtool.replay.parallel")
         from kdtool.replay.files import check_target
 
