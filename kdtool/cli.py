@@ -3,6 +3,7 @@
 Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error, 2 usage.
 """
 
+import io
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -79,6 +80,8 @@ def _seal_what_was_killed(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and exit 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path or a command may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _seal_what_was_killed(sys.argv[1:])
         app(spread_values(sys.argv[1:]))

@@ -10,6 +10,7 @@ from kdtool.features import Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
 from kdtool.replay import compile_ahead, load_device, load_workload
+from kdtool.replay.files import check_target, whole_file
 from kdtool.rmt import Network, Program, program_sha256, write_program
 from kdtool.traces import Trace, parse_fraction
 
@@ -48,6 +49,8 @@ def train_traces(
         raise unknown_name("hook", request.hook, HOOKS)
     if not output.name.endswith(".rmt.json"):
         raise ProgramError(f"{output}: a program's name ends in .rmt.json: give -o {output.stem}.rmt.json")
+    if request.dataset is not None:
+        check_target(request.dataset, ".parquet")
     fraction = parse_fraction(request.part)
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
@@ -63,7 +66,8 @@ def train_traces(
     )
     samples: Dataset = part_dataset(parts, best.features, whole=True)
     if request.dataset is not None:
-        write_dataset(samples, request.dataset)
+        with whole_file(request.dataset) as partial:
+            write_dataset(samples, partial)
     write_program(program, output)
     return {
         "program": str(output),

@@ -65,9 +65,10 @@ def write_program(program: Program, path: Path | str) -> None:
         partial.write_text(text)
         partial.replace(target)
     except OSError as error:
+        raise ProgramError(f"{target}: cannot be written: {error.strerror}") from None
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise ProgramError(f"{target}: cannot be written: {error.strerror}") from None
 
 
 def read_program(path: Path | str) -> Program:
