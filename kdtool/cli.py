@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from kdtool import __version__
-from kdtool.errors import KdtoolError
+from kdtool.errors import KdtoolError, ParameterError
 
 __all__ = ["app", "main"]
 
@@ -68,6 +68,14 @@ def spread_values(arguments: list[str]) -> list[str]:
     return spread
 
 
+def _refuse_what_is_no_text(arguments: list[str]) -> None:
+    """Refuse bytes that are not UTF-8 in what is ours: Parquet files cannot be opened by such a name."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for argument in ours:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise ParameterError(f"argument {argument!r} is not UTF-8: rename the file")
+
+
 def _seal_what_was_killed(arguments: list[str]) -> None:
     """Seal the traces among the arguments whose recorder was killed, so that every command can read them."""
     for argument in arguments:
@@ -80,17 +88,19 @@ def _seal_what_was_killed(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and exit 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path or a command may hold bytes that are no text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a command's name may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _refuse_what_is_no_text(sys.argv[1:])
         _seal_what_was_killed(sys.argv[1:])
         app(spread_values(sys.argv[1:]))
     except KdtoolError as error:
         print(f"kdtool: error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("kdtool: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
+            print("kdtool: interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -17,6 +17,8 @@ from kdtool.traces import Trace, parse_fraction
 __all__ = ["TrainingRequest", "train_traces"]
 
 HOOKS = ("mm.swapin",)
+MAX_SEED = 2**31 - 1
+"""What all learners' libraries take."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def train_traces(
     fraction = parse_fraction(request.part)
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
+    if not 0 <= request.seed <= MAX_SEED:
+        raise ParameterError(f"--seed {request.seed}, allowed: 0 to {MAX_SEED}")
     learner, device = find_learner(request.learner), load_device(request.device).by_agent(request.agent_ns)
     compile_ahead()
     workloads = (load_workload(Trace(path), allow_loss=request.allow_loss) for path in traces)

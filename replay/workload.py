@@ -181,7 +181,7 @@ def workload_from_arrays(
         )
     page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
     tid = copied(refs["tid"], np.int32)
-    insns = kept(_merged_clock(copied(refs["insns"], np.int64), tid), keep, n_kept)
+    insns = kept(_merged_clock(name, copied(refs["insns"], np.int64), tid), keep, n_kept)
     bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
@@ -231,23 +231,32 @@ def _changes(
 _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 
 
-def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+def _merged_clock(
+    name: str, insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
     """Return the instructions of all threads so far, written over `insns`, which counts each thread's own."""
     tids, thread = number_keys(tid)
-    _merge_clocks(insns, thread, np.zeros(len(tids), np.int64))
+    if not _merge_clocks(insns, thread, np.zeros(len(tids), np.int64)):
+        raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
     return insns
 
 
 @jit()
 def _merge_clocks(insns, thread, last):  # type: ignore[no-untyped-def]
-    """Add up what each thread advanced from `last` on; a clock that went back is of a new program (exec)."""
+    """Add up what each thread advanced from `last` on; a clock that went back is of a new program (exec).
+
+    False when the sum, or a clock, does not fit into 63 bits.
+    """
     total = np.int64(0)
     for i in range(len(insns)):
         own = insns[i]
         advanced = own - last[thread[i]]
         total += advanced if advanced >= 0 else own
+        if own < 0 or total < 0:
+            return False
         last[thread[i]] = own
         insns[i] = total
+    return True
 
 
 def _anonymous_vmas(

@@ -134,6 +134,8 @@ def test_train_traces_writes_program_and_dataset(tmp_path):
         ({"part": "0%"}, "between 0 and 100"),
         ({"part": "half"}, "percentage"),
         ({"device": "sdd"}, "did you mean 'ssd'"),
+        ({"seed": -1}, "--seed -1, allowed: 0 to 2147483647"),
+        ({"seed": 2**31}, "--seed 2147483648, allowed"),
         ({"dataset": Path("d.csv")}, "its name must end in .parquet: give d.parquet"),
         ({"dataset": Path("/no/d.parquet")}, "there is no folder /no"),
     ],

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import list_pages, ssd, strided_trace, workload
+from builders import list_pages, refs_columns, ssd, strided_trace, workload, workload_from_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -369,3 +369,21 @@ def test_keys_are_numbered_as_numpy_does_it(keys, more):
         found, given_numbers = number_keys(column)
         assert found.tolist() == distinct.tolist()
         assert given_numbers.tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("field", ["insn_ps", "latency_ns"])
+def test_times_that_cannot_be_counted_are_refused(field):
+    numbers = ssd().values.copy()
+    numbers[DEVICE_FIELDS.index(field)] = 2**40 - 1
+    slow, w = replace(ssd(), values=numbers), workload([*range(100)] * 1500, step_insns=100)
+
+    score(w, load_policy("none"), 50)
+    with pytest.raises(ParameterError, match="give a device with smaller ones"):
+        score(w, load_policy("none"), 50, device=slow)
+
+
+@pytest.mark.parametrize("insns", [[2**63, 5, 6], [2**62, 2**62 + 1, 2**62 - 1]])
+def test_a_clock_that_overflows_is_refused(insns):
+    columns = refs_columns([1, 2, 3]) | {"insns": np.array(insns, np.uint64)}
+    with pytest.raises(TraceError, match=r"more than 2\^63 instructions"):
+        workload_from_arrays("test", "0" * 64, columns, None, 0, "data", 32)

@@ -119,7 +119,7 @@ def canonical_json(document: dict[str, Any]) -> bytes:
 def _load(path: Path) -> dict[str, Any]:
     try:
         document = read_document(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise TraceError(
             f"{path.parent}: not a trace (no manifest.json): give a folder that `kdtool collect` or "
             f"`kdtool import` made"
