@@ -218,7 +218,7 @@ def _joiner(joins: list[tuple[Path, int]], report: int) -> Callable[[], None]:
 
 def _faults_so_far(pid: int) -> tuple[int, int]:
     """Return major and minor faults of the process itself (proc(5): fields 12 and 10 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(fields[9]), int(fields[7])
 
 

@@ -15,7 +15,15 @@ import numpy.typing as npt
 from kdtool.errors import TraceError
 from kdtool.replay.filemaps import DATA, FileMaps, file_maps
 from kdtool.replay.longarrays import copied, kept, new_array
-from kdtool.replay.mapped import VPN_BITS, follow_mappings, holds_code, note_kinds, spans
+from kdtool.replay.mapped import (
+    VPN_BITS,
+    check_mappings,
+    follow_mappings,
+    holds_code,
+    note_kinds,
+    page_keys,
+    spans,
+)
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.rmt.jit import jit
@@ -162,7 +170,9 @@ def workload_from_arrays(
     ra_pages: int = RA_PAGES,
 ) -> Workload:
     """Build a workload from the columns of `refs`, each asked for once, and, if known, of `vmas`."""
-    pids, key = _keys(refs)
+    if maps is not None:
+        check_mappings(name, maps)
+    pids, key = page_keys(name, refs)
     keys, page = number_keys(key)
     del key  # here and below: a column less while the next one is read
     store, code = new_array(len(page), np.uint8), np.zeros(len(keys), np.uint8)
@@ -200,15 +210,6 @@ def workload_from_arrays(
         files=file_pages,
         k=k,
     )
-
-
-def _keys(refs: Mapping[str, npt.NDArray[Any]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the processes, sorted, and the key of each reference's page."""
-    pids, process = number_keys(refs["pid"])
-    key = copied(process, np.int64)
-    key <<= VPN_BITS
-    key |= refs["vpn"].view(np.int64)
-    return pids, key
 
 
 def _changes(

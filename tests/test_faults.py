@@ -309,6 +309,18 @@ def test_the_signal_is_sealed(tmp_path: Path) -> None:
     assert trace.manifest.workload["exit_code"] == -signal.SIGSEGV
 
 
+def test_a_program_whose_name_is_no_text_is_recorded(tmp_path: Path) -> None:
+    program = os.fsdecode(os.fsencode(tmp_path) + b"/w\xff")
+    shutil.copy("/bin/true", program)
+
+    trace = record(tmp_path, "sh", "-c", '"$1" && exec "$1"', "sh", program)
+    again = session.record(Request((program,), tmp_path / "again.kdt"), [Faults()])
+
+    for each in (trace, again):
+        assert each.manifest.workload["exit_code"] == 0
+        assert any(name.startswith("w") and not name.isascii() for name in each.names().values())
+
+
 @pytest.mark.parametrize("command", ["no-such-command", "/etc/passwd", "/"])
 def test_what_cannot_be_started_leaves_no_trace(tmp_path: Path, command: str) -> None:
     with pytest.raises(CommandError, match=f"{command}: cannot be started: .*: give a program"):

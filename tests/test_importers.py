@@ -368,6 +368,7 @@ def test_a_real_lackey_run_has_the_pages_that_the_program_stored_to(tmp_path: Pa
         "vpn\n99999999999999999999\n",
         "vpn\n4503599627370496\n",
         "vpn,kind\n1,jump\n",
+        "vpn,vpn\n1,2\n",
         "vpn,colour\n1,red\n",
         "vpn,tid\n1\n",
         "vpn,tid\n1,\n",

@@ -387,3 +387,16 @@ def test_a_clock_that_overflows_is_refused(insns):
     columns = refs_columns([1, 2, 3]) | {"insns": np.array(insns, np.uint64)}
     with pytest.raises(TraceError, match=r"more than 2\^63 instructions"):
         workload_from_arrays("test", "0" * 64, columns, None, 0, "data", 32)
+
+
+def test_as_many_processes_as_keys_have_room_for_are_told_apart_and_more_are_refused():
+    n = 2048
+    w = workload([5] * n, pids=range(1, n + 1))
+    assert w.footprint_pages == n and sorted(w.pids[w.keys >> 52]) == list(range(1, n + 1))
+    with pytest.raises(TraceError, match="has 2049 processes, at most 2048"):
+        workload([5] * (n + 1), pids=range(1, n + 2))
+
+
+def test_a_page_beyond_any_address_is_refused():
+    with pytest.raises(TraceError, match="page 4503599627370496 is beyond"):
+        workload([1, 1 << 52])

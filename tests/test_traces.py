@@ -1,8 +1,10 @@
 """Traces: what is written is read back; what is altered, cut, newer or unbalanced is refused."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -306,3 +308,16 @@ def test_a_bad_csv_is_a_trace_error_and_leaves_nothing(tmp_path, text):
     with pytest.raises(TraceError):
         import_trace("csv", file, tmp_path / "t.kdt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with (
+        pytest.raises(TraceError, match=r"t\.kdt: cannot be created: no space left"),
+        TraceWriter(tmp_path / "t.kdt"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
