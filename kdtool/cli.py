@@ -68,10 +68,18 @@ def spread_values(arguments: list[str]) -> list[str]:
     return spread
 
 
+def _ours(arguments: list[str]) -> list[str]:
+    """Return the arguments that are not of a command that we run.
+
+    >>> _ours(["collect", "-o", "T.kdt", "--", "cat", "U.kdt"])
+    ['collect', '-o', 'T.kdt']
+    """
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
 def _refuse_what_is_no_text(arguments: list[str]) -> None:
-    """Refuse bytes that are not UTF-8 in what is ours: Parquet files cannot be opened by such a name."""
-    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    for argument in ours:
+    """Refuse bytes that are not UTF-8: Parquet files cannot be opened by such a name."""
+    for argument in arguments:
         if any("\ud800" <= letter <= "\udfff" for letter in argument):
             raise ParameterError(f"argument {argument!r} is not UTF-8: rename the file")
 
@@ -91,8 +99,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a command's name may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _refuse_what_is_no_text(sys.argv[1:])
-        _seal_what_was_killed(sys.argv[1:])
+        ours = _ours(sys.argv[1:])
+        _refuse_what_is_no_text(ours)
+        _seal_what_was_killed(ours)
         app(spread_values(sys.argv[1:]))
     except KdtoolError as error:
         print(f"kdtool: error: {error}", file=sys.stderr)
