@@ -109,4 +109,5 @@ def _check_numbers(request: DeployRequest) -> None:
 def _check_range(option: str, value: float | None, low: int, high: int, meaning: str) -> None:
     """Raise ParameterError for a value outside of a range; also for what is no number (nan)."""
     if value is not None and not low <= value <= high:
-        raise ParameterError(f"{option} {value:g}, allowed: {low} to {high}: {meaning}")
+        given = value if isinstance(value, int) else f"{value:g}"
+        raise ParameterError(f"{option} {given}, allowed: {low} to {high}: {meaning}")

@@ -109,7 +109,7 @@ PAGE = np.dtype(
     align=True,
 )
 CACHE_LINE_BYTES = 64
-NEVER_NS = 1 << 62
+NEVER_NS = 2**63 - 1
 """Later than any replay ends."""
 
 

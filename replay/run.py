@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
-from kdtool.replay.devices import Device
+from kdtool.replay.devices import DEVICE_FIELDS, Device
 from kdtool.replay.drive import Progress, drive
 from kdtool.replay.lists import MOST_PAGES
 from kdtool.replay.live import LiveSetting
@@ -20,6 +20,7 @@ from kdtool.replay.policies.base import Prepared
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.result import Result, Shadow, exact_pages, score
 from kdtool.replay.workload import Workload
+from kdtool.rmt import LIMITS
 from kdtool.traces import parse_fraction
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Shadow",
     "check_from_row",
     "check_memory",
+    "check_times",
     "exact_pages",
     "first_row",
     "replay",
@@ -35,6 +37,7 @@ __all__ = [
     "run_shadow",
 ]
 
+MAX_TIME = 2**63 - 1
 LATE_FLUSH = Flush()
 ALONE = LiveSetting()
 
@@ -58,6 +61,22 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
         raise ParameterError(
             f"memory is {memory_pages} pages and the trace touches {workload.n_pages}: at most {MOST_PAGES} "
             f"(256 GiB) can be replayed: give less memory"
+        )
+
+
+def check_times(workload: Workload, device: Device) -> None:
+    """Refuse what could last longer than 63 bits of ns, 292 years, or of ps, 106 days, of instructions alone.
+
+    Raises ParameterError.
+    """
+    costs = dict(zip(DEVICE_FIELDS, device.values.tolist(), strict=False))
+    work_ps = int(workload.insns[-1]) * costs["insn_ps"]
+    waits_ns = workload.n_refs * sum(costs[field] for field in DEVICE_FIELDS if field.endswith("_ns"))
+    if work_ps + 1000 > MAX_TIME or work_ps // 1000 + waits_ns * LIMITS.degree_pages > MAX_TIME:
+        raise ParameterError(
+            f"{workload.name} on {device.name}: {workload.insns[-1]:,} instructions of "
+            f"{costs['insn_ps']} ps, or the device's times, add up to more than can be counted: "
+            f"give a device with smaller ones"
         )
 
 
@@ -164,6 +183,8 @@ def _run(
     progress: Progress | None,
     live: LiveSetting = ALONE,
 ) -> Memory:
+    check_times(workload, device)
+
     def runtime_ns(prepared: Prepared) -> int:
         # Its state is used up by the trial.
         trial = replace(prepared, state=prepared.state.copy())

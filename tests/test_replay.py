@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import list_pages, ssd, strided_trace, workload
+from builders import list_pages, refs_columns, ssd, strided_trace, workload, workload_from_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -370,3 +370,34 @@ def test_keys_are_numbered_as_numpy_does_it(keys, more):
         found, given_numbers = number_keys(column)
         assert found.tolist() == distinct.tolist()
         assert given_numbers.tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("field", ["insn_ps", "latency_ns"])
+def test_times_that_cannot_be_counted_are_refused(field):
+    numbers = ssd().values.copy()
+    numbers[DEVICE_FIELDS.index(field)] = 2**40 - 1
+    slow, w = replace(ssd(), values=numbers), workload([*range(100)] * 1500, step_insns=100)
+
+    score(w, load_policy("none"), 50)
+    with pytest.raises(ParameterError, match="give a device with smaller ones"):
+        score(w, load_policy("none"), 50, device=slow)
+
+
+@pytest.mark.parametrize("insns", [[2**63, 5, 6], [2**62, 2**62 + 1, 2**62 - 1]])
+def test_a_clock_that_overflows_is_refused(insns):
+    columns = refs_columns([1, 2, 3]) | {"insns": np.array(insns, np.uint64)}
+    with pytest.raises(TraceError, match=r"more than 2\^63 instructions"):
+        workload_from_arrays("test", "0" * 64, columns, None, 0, "data", 32)
+
+
+def test_as_many_processes_as_keys_have_room_for_are_told_apart_and_more_are_refused():
+    n = 2048
+    w = workload([5] * n, pids=range(1, n + 1))
+    assert w.footprint_pages == n and sorted(w.pids[w.keys >> 52]) == list(range(1, n + 1))
+    with pytest.raises(TraceError, match="has 2049 processes, at most 2048"):
+        workload([5] * (n + 1), pids=range(1, n + 2))
+
+
+def test_a_page_beyond_any_address_is_refused():
+    with pytest.raises(TraceError, match="page 4503599627370496 is beyond"):
+        workload([1, 1 << 52])
