@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.longarrays import zeros
 from kdtool.replay.workload import Workload
 from kdtool.rmt.jit import inline, inner, jit
 
@@ -58,13 +59,15 @@ def new_stack(workload: Workload) -> Stack:
     """Return an empty stack for the pages of `workload`."""
     n_pages = workload.n_pages
     n_words = min(workload.n_refs, 2 * n_pages) // 64 + 1
+    slot = zeros(n_pages, np.int32)
+    slot[:] = -1
     return Stack(
         bits=np.zeros(n_words, np.uint64),
         tree=np.zeros(n_words + 1, np.int32),
-        slot=np.full(n_pages, -1, np.int32),
+        slot=slot,
         holes=np.empty(min(len(workload.free_row), n_pages), np.int32),
         scalars=np.zeros(N_SCALARS, np.int64),
-        histogram=np.zeros(n_pages + 1, np.int32 if workload.n_refs < 2**31 else np.int64),
+        histogram=zeros(n_pages + 1, np.int32 if workload.n_refs < 2**31 else np.int64),
     )
 
 

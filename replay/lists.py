@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.cacheline import prefetch_line
+from kdtool.replay.longarrays import zeros
 from kdtool.rmt.jit import inner
 
 __all__ = [
@@ -49,7 +50,7 @@ def new_rings(n_pages: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64
     """Return `rings` and `ends` of empty lists with room for `n_pages` each."""
     size = 1 << (2 * n_pages - 1).bit_length()
     ends = [(0, 0, which * size, size - 1) for which in range(N_LISTS)]
-    return np.zeros(N_LISTS * size, np.int32), np.array(ends, np.int64)
+    return zeros(N_LISTS * size, np.int32), np.array(ends, np.int64)
 
 
 @inner

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.lists import new_rings
+from kdtool.replay.longarrays import zeros
 from kdtool.replay.slots import new_clusters, new_page_of_slot
 
 __all__ = [
@@ -166,12 +167,12 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
     rings, ends = new_rings(min(n_pages, memory_pages))
     return Memory(
         pages=pages,
-        ready_ns=np.zeros(n_pages, np.int64),
+        ready_ns=zeros(n_pages, np.int64),
         clusters=new_clusters(len(page_of_slot)),
         page_of_slot=page_of_slot,
         scalars=scalars,
         counters=np.zeros(N_COUNTERS, np.int64),
-        writes=np.zeros((n_pages, 2), np.int64),
+        writes=zeros(2 * n_pages, np.int64).reshape(n_pages, 2),
         victims=np.empty(0, np.int32),
         rings=rings,
         ends=ends,
@@ -180,6 +181,6 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
 
 def _new_pages(n: int) -> npt.NDArray[np.void]:
     """Return zeroed records, none of which lies in two cache lines."""
-    room = np.zeros(n * PAGE.itemsize + CACHE_LINE_BYTES, np.uint8)
+    room = zeros(n * PAGE.itemsize + CACHE_LINE_BYTES, np.uint8)
     begin = -room.ctypes.data % CACHE_LINE_BYTES
     return room[begin : begin + n * PAGE.itemsize].view(PAGE)
