@@ -106,6 +106,9 @@ def main() -> None:
     except KdtoolError as error:
         print(f"kdtool: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("kdtool: interrupted", file=sys.stderr)
+        sys.exit(130)
     except SystemExit as end:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
             print("kdtool: interrupted", file=sys.stderr)
