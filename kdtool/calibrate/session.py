@@ -21,7 +21,7 @@ from kdtool.calibrate.plan import Plan, choose_swap
 from kdtool.calibrate.rounds import Bench, Round
 from kdtool.collect.terminal import stop_on_signals
 from kdtool.errors import CapabilityError
-from kdtool.kernel.host import host_facts, page_cluster, real_time
+from kdtool.kernel.host import host_facts, page_cluster
 from kdtool.kernel.swap import swap_devices
 from kdtool.replay import write_device
 
@@ -82,8 +82,7 @@ def _measure(plan: Plan, say: Say, progress: Progress) -> list[Round]:
         bench.prepare()
         began = time.monotonic()
         while not stop and (len(rounds) < MIN_ROUNDS or time.monotonic() - began < plan.duration_s):
-            with real_time():
-                rounds.append(bench.run())
+            rounds.append(bench.run())
             progress(time.monotonic() - began)
     if stop:
         raise KeyboardInterrupt
