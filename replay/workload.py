@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
-from kdtool.replay.filemaps import DATA, FileMaps, file_maps
+from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
 from kdtool.replay.longarrays import copied, kept, new_array
 from kdtool.replay.mapped import (
     VPN_BITS,
@@ -87,6 +87,17 @@ class Workload:
             ip=self.ip[:n_refs],
             free_row=self.free_row[freed],
             free_page=self.free_page[freed],
+        )
+
+    def moved(self, n_pages: int) -> "Workload":
+        """Return the workload with all its mappings `n_pages` higher in the address space."""
+        mappings = self.files.mappings.copy()
+        mappings[:, VPN_SHIFT] -= n_pages
+        return replace(
+            self,
+            keys=self.keys + n_pages,
+            vma_bounds=self.vma_bounds + n_pages,
+            files=replace(self.files, mappings=mappings),
         )
 
     @property

@@ -16,7 +16,7 @@ from rich.console import Console
 from kdtool.errors import ParameterError
 from kdtool.fidelity import runs
 from kdtool.fidelity.footprint import Footprint, limit_bytes, replay_pages
-from kdtool.fidelity.predict import Prediction, at_own_speed, replay_moments, starting_moments
+from kdtool.fidelity.predict import CURRENT, Prediction, at_own_speed, replay_moments, starting_moments
 from kdtool.fidelity.runs import KernelRun, wait_for_moment
 from kdtool.fidelity.score import (
     MEASURES,
@@ -252,12 +252,23 @@ def test_each_policy_is_replayed_once_a_moment():
 
     for policy, found in zip(policies, results, strict=True):
         alone = [
-            replay(strided, policy, run_shadow(strided, 300, ssd(), "linux", moment), ssd())
-            for moment in moments
+            replay(strided.moved(place), policy, run_shadow(strided, 300, ssd(), "linux", moment), ssd())
+            for place, moment in zip((0, 317, 2 * 317 - 512), moments, strict=True)
         ]
         assert [r.major_faults for r in found] == [r.major_faults for r in alone]
     vma = Prediction.of(results[1][0])
     assert vma.swap_ins == vma.major_faults + results[1][0].prefetch_issued > vma.major_faults
+
+
+def test_where_the_mappings_lie_is_chance_and_matters_to_readahead_by_vma_alone():
+    strided = workload([*range(2000), *range(0, 2000, 2), *range(1, 2000, 2)])
+    policies = [load_policy(name) for name in ("none", "linux-cluster", "linux-vma")]
+
+    results = replay_moments(strided, policies, 1000, ssd(), [*CURRENT] * 9)
+
+    none, cluster, vma = ({result.major_faults for result in found} for found in results)
+    assert (len(none), len(cluster)) == (1, 1)
+    assert max(vma) > 1.3 * min(vma)
 
 
 def test_a_program_at_its_own_speed_takes_what_it_took_without_a_limit():

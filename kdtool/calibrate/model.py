@@ -1,5 +1,6 @@
 """The numbers of replay's cost model from what the rounds found, each with how it was measured."""
 
+from collections.abc import Sequence
 from statistics import median
 
 from kdtool.calibrate.limited import PROBE, Limited
@@ -27,8 +28,10 @@ def numbers_of(rounds: list[Round], limited: Limited, place: str, queued: bool) 
 
 def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[str, list[int | None]]:
     """Return each number as each round found it, or each block or pass of the probe at its limit."""
-    new_page_ns = int(median(r.cold_ns + r.reclaim_ns for r in rounds))
-    minor_ns = int(median(r.minor_ns or 0 for r in rounds))
+    cold_ns, reclaim_ns, minor_ns = (
+        _median(samples)
+        for samples in zip(*((r.cold_ns, r.reclaim_ns, r.minor_ns) for r in rounds), strict=True)
+    )
     zeros: list[int | None] = [0] * len(rounds)
     return {
         "latency_ns": [r.latency_ns for r in rounds],
@@ -41,7 +44,7 @@ def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[s
         "cold_ns": [r.cold_ns for r in rounds],
         "prefetch_ns": [_less(r.batch_ns, r.latency_ns) if synchronous else r.batch_ns for r in rounds],
         "reclaim_ns": [r.reclaim_ns for r in rounds],
-        "writeout_ns": [ns - new_page_ns for ns in limited.cold_ns],
+        "writeout_ns": [_less(ns, cold_ns + reclaim_ns) for ns in limited.cold_ns],
         "beside_ns": [_less(ns, minor_ns) for ns in limited.touch_ns],
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
@@ -81,6 +84,12 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
         "and half over 0.2 MiB",
     }
+
+
+def _median(samples: Sequence[int | None]) -> int:
+    """Return the median of those that could be used, 0 of none: that is refused where they are summarized."""
+    used = [sample for sample in samples if sample is not None]
+    return int(median(used)) if used else 0
 
 
 def _less(whole: int | None, part: int | None) -> int | None:

@@ -1,10 +1,14 @@
-"""What replay says of a program under the kernel, for each moment at which the program may start.
+"""What replay says of a program under the kernel, for each moment and place at which the program may start.
 
-The kernel brings a cgroup's statistics up to date every 2 s, whatever the program does meanwhile, and
-reclaims by them: where in the 2 s it starts is chance, and decides how much is swapped.
+Two things are chance, and decide how much is swapped:
+
+    moment   the kernel brings a cgroup's statistics up to date every 2 s, whatever the program does, and
+             reclaims by them
+    place    mappings begin at any page (arch_pick_mmap_layout(), mmap_base()), and readahead by VMA never
+             reaches beyond a page table, PMD_PAGES (swap_vma_ra_win())
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,9 +24,20 @@ from kdtool.replay import (
     run_shadow,
 )
 
-__all__ = ["CURRENT", "MOMENTS", "Prediction", "at_own_speed", "replay_moments", "starting_moments"]
+__all__ = [
+    "CURRENT",
+    "MOMENTS",
+    "Prediction",
+    "at_own_speed",
+    "placed_at",
+    "replay_moments",
+    "starting_moments",
+]
 
 MOMENTS = 9
+PMD_PAGES = 512
+PLACE_STEP = 317
+"""Pages from one replay's place to the next, modulo PMD_PAGES: its golden section spreads any few."""
 INSN_AT = DEVICE_FIELDS.index("insn_ps")
 CURRENT = (Flush(0, 0),)
 """The one moment there is when statistics are always up to date."""
@@ -66,6 +81,12 @@ def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
     return tuple(Flush(phase_ns=Flush.period_ns * (2 * i + 1) // (2 * n)) for i in range(n))
 
 
+def placed_at(workload: Workload, moments: Iterable[Flush]) -> Iterator[tuple[Workload, Flush]]:
+    """Yield for each moment the workload at another place, as each run of a program has its own."""
+    for i, moment in enumerate(moments):
+        yield workload.moved(i * PLACE_STEP % PMD_PAGES), moment
+
+
 def replay_moments(
     workload: Workload,
     policies: Sequence[Policy],
@@ -73,13 +94,15 @@ def replay_moments(
     device: Device,
     moments: Iterable[Flush],
 ) -> list[list[Result]]:
-    """Replay the whole program once for each moment; return for each policy one result a moment.
+    """Replay the whole program once for each moment, each time at another place.
+
+    Returns for each policy one result a moment.
 
     Raises ParameterError for a memory that is too small for the trace's reduction.
     """
     predicted: list[list[Result]] = [[] for _ in policies]
-    for moment in moments:
-        shadow = run_shadow(workload, memory_pages, device, "linux", moment)
+    for placed, moment in placed_at(workload, moments):
+        shadow = run_shadow(placed, memory_pages, device, "linux", moment)
         for results, policy in zip(predicted, policies, strict=True):
-            results.append(replay(workload, policy, shadow, device))
+            results.append(replay(placed, policy, shadow, device))
     return predicted

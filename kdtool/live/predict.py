@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from kdtool.errors import ParameterError
-from kdtool.fidelity.predict import at_own_speed, replay_moments, starting_moments
+from kdtool.fidelity.predict import at_own_speed, placed_at, replay_moments, starting_moments
 from kdtool.live.governed import ReplayedGuards
 from kdtool.replay import Device, LiveSetting, Policy, Result, Workload, replay, run_shadow
 
@@ -76,12 +76,12 @@ def predict(
     replayed = replay_moments(workload, list(alone.values()), memory_pages, profile, moments)
     for name, results in zip(alone, replayed, strict=True):
         predicted[name] = _of(results, acts=False)
-    for moment in moments:
-        shadow = run_shadow(workload, memory_pages, profile, "linux", moment)
+    for placed, moment in placed_at(workload, moments):
+        shadow = run_shadow(placed, memory_pages, profile, "linux", moment)
         for name, agent in acting.items():
             device = profile.by_agent(agent.agent_ns)
             live = LiveSetting(agent.readahead, ReplayedGuards(agent.policy, device, moment))
-            by_agent[name].append(replay(workload, agent.policy, shadow, device, live=live))
+            by_agent[name].append(replay(placed, agent.policy, shadow, device, live=live))
     return predicted | {name: _of(results, acts=True) for name, results in by_agent.items()}
 
 
