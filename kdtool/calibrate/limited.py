@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 from kdtool.collect.compiled import build
 from kdtool.collect.limited import run_limited
@@ -44,7 +45,7 @@ class Probe:
     stride: int = 3
     work: int = 20_000
     passes: int = 12
-    fills: int = 3
+    fills: int = 8
     degree_pages: int = 32
 
     def arguments(self, file: Path, passes: int) -> tuple[str, ...]:
@@ -59,8 +60,8 @@ PROBE = Probe()
 
 @dataclass(frozen=True)
 class Limited:
-    """cold_ns : of a store to a new page at the limit, by block. touch_ns : of a load beside an agent, its
-    arithmetic taken off, by pass; None of a pass in which it did not keep ahead."""
+    """cold_ns : of a store to a new page at the limit, the mean of a run. touch_ns : of a load beside an
+    agent, its arithmetic taken off, by pass; None of a pass in which it did not keep ahead."""
 
     cold_ns: list[int]
     touch_ns: list[int | None]
@@ -119,8 +120,8 @@ def _until_it_ends(run: Callable[[], tuple[int | None, str]]) -> None:
 def read_report(text: str) -> Limited:
     """Return what the probe wrote.
 
-    >>> read_report("work 20\\ncold 9\\npass 25 3000\\npass 24 0\\n")
-    Limited(cold_ns=[9], touch_ns=[None, 4])
+    >>> read_report("work 20\\ncold 9\\ncold 11\\npass 25 3000\\npass 24 0\\n")
+    Limited(cold_ns=[10], touch_ns=[None, 4])
     """
     cold: list[int] = []
     touch: list[int | None] = []
@@ -134,4 +135,4 @@ def read_report(text: str) -> Limited:
         else:
             kept_ahead = int(numbers[1]) * MOST_MAJORS_SHARE <= PROBE.pages
             touch.append(int(numbers[0]) - work_ns if kept_ahead else None)
-    return Limited(cold, touch)
+    return Limited([int(mean(cold))], touch)

@@ -76,8 +76,8 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "
         f"{layout.batch - 1}" + (", less latency_ns" if synchronous else ""),
         "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} pages that were written before",
-        "writeout_ns": f"a program's first stores to new pages at its limit of {PROBE.limit_pages} pages, by "
-        f"{PROBE.block}, less cold_ns and reclaim_ns",
+        "writeout_ns": f"first stores to new pages of a program at its limit of {PROBE.limit_pages} pages, "
+        "mean, less cold_ns and reclaim_ns",
         "beside_ns": f"loads of a program beside kdtool deploy, {PROBE.pages} pages with a stride of "
         f"{PROBE.stride} in {PROBE.limit_pages}, by pass, less its arithmetic and minor_ns",
         "step_ps": "CPU time of the Numba VM deciding with a random tree of depth 10, over its steps",
