@@ -81,7 +81,7 @@ def miss_curve(workload: Workload, *, from_row: int = 0, progress: Progress | No
     """
     check_from_row(workload, from_row)
     w, s = workload, new_stack(workload)
-    arrays = (s.bits, s.tree, s.slot, s.holes, s.scalars, s.histogram)
+    arrays = (s.bits, s.before, s.level, s.slot, s.holes, s.scalars, s.histogram)
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         measure_range(start, stop, from_row, w.page, w.free_row, w.free_page, arrays)

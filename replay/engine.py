@@ -31,17 +31,16 @@ from kdtool.replay.memory import (
     INSN_PS,
     ISSUED,
     LATE,
-    LRU,
     MAJOR,
     MAJOR_NS,
     MINOR,
     MINOR_NS,
     NOW_NS,
+    PAGE_BYTES,
     POLLUTION,
     PREDICTED,
     PREFETCHED,
     PREFETCHED_NOW,
-    RECLAIM_KIND,
     RESIDENT,
     START_NS,
     START_WAITED_NS,
@@ -64,7 +63,7 @@ from kdtool.rmt.numba_vm import DECIDE
 __all__ = ["SIGNATURE", "replay_range"]
 
 FAR_ROWS, NEAR_ROWS = 48, 16
-"""How many rows ahead records are asked for, and, once they have come, their neighbours on the LRU list."""
+"""How many rows ahead records are asked for, and, once they have come, what else a policy is told."""
 
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
@@ -173,17 +172,15 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _look_ahead(row, is_lru, asks, trace, memory):  # type: ignore[no-untyped-def]
+def _look_ahead(row, asks, trace, memory):  # type: ignore[no-untyped-def]
     """Have on their way what the rows to come need; what a policy is told, too, if one is asked."""
-    page, status, place, rings = trace[0], memory[0], memory[2], memory[12]
+    page, status = trace[0], memory[0]
     far = row + FAR_ROWS
     if far < len(page):
         prefetch_line(status, np.int64(page[far]))
         prefetch_line(trace[1], far)
-        near = np.int64(page[row + NEAR_ROWS])
-        if is_lru and status[near] == RESIDENT:
-            prefetch_line(rings, np.int64(place[near]))
         if asks:
+            near = np.int64(page[row + NEAR_ROWS])
             prefetch_line(trace[3], far)
             prefetch_line(trace[4], far)
             if status[near] != RESIDENT:
@@ -253,10 +250,12 @@ def replay_range(  # type: ignore[no-untyped-def]
     of the run without prefetching, or empty while that run is the one being made.
     """
     page, insns, store = trace[0], trace[1], trace[2]
-    status, scalars, counters = memory[0], memory[6], memory[7]
-    is_lru, asks = scalars[RECLAIM_KIND] == LRU, len(policies[0][3]) > 0
-    all_trace, all_memory, all_files = reference(trace), reference(memory), reference(files)
-    all_policies = reference(policies[0]), reference(policies[1])
+    asks = len(policies[0][3]) > 0
+    all_trace, all_memory, all_files = (
+        reference(trace, PAGE_BYTES), reference(memory, PAGE_BYTES), reference(files, PAGE_BYTES),
+    )  # fmt: skip
+    all_policies = reference(policies[0], PAGE_BYTES), reference(policies[1], PAGE_BYTES)
+    status, scalars, counters = all_memory[0], all_memory[6], all_memory[7]
     begin, is_due = start, False
     while begin < stop:
         release(begin, all_trace, all_memory)
@@ -265,11 +264,11 @@ def replay_range(  # type: ignore[no-untyped-def]
             _start_counting(before * device[INSN_PS] // 1000, all_memory)
         end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
-            _look_ahead(row, is_lru, asks, trace, memory)
+            _look_ahead(row, asks, trace, all_memory)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
                 hits += 1
-                touch(p, store[row], memory)
+                touch(p, store[row], all_memory)
             elif _fault(
                 decide, beside, row, p, capacity, all_trace, all_memory, all_policies, device, all_files,
                 missed, shadow_missed,

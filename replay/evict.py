@@ -4,6 +4,7 @@ Follows __remove_mapping() in mm/vmscan.c and workingset_eviction() in mm/workin
 """
 
 from kdtool.replay.generations import note_eviction
+from kdtool.replay.lists import unlink
 from kdtool.replay.memory import (
     AGE,
     COUNT,
@@ -54,8 +55,9 @@ def give_slot(page, memory):  # type: ignore[no-untyped-def]
 
 @inner
 def evict(page, memory, device):  # type: ignore[no-untyped-def]
-    """Take a page that is on no list out of memory, on the device already or at once, and remember when."""
+    """Take a page off its list and out of memory, on the device already or at once, and remember when."""
     status, scalars, counters, marks = memory[0], memory[6], memory[7], memory[8]
+    unlink(page, memory)
     scalars[COUNT] -= 1
     counters[RECLAIMED] += 1
     if status[page] != UNMAPPED:  # else it was paid for when it was written

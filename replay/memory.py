@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.replay.lists import new_rings
+from kdtool.replay.lists import N_LISTS, new_rings
 from kdtool.replay.longarrays import zeros
 from kdtool.replay.slots import new_clusters, new_page_of_slot
 
@@ -61,6 +61,8 @@ HAS_BITS = 1
 """Set in the kinds that go by accessed bits."""
 RECLAIMS = {"linux": LINUX, "lru": LRU, "mglru": MGLRU}
 """How memory gives pages up, by name; a policy may bring along a plan instead, see Memory.planned()."""
+LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
+"""How many lists a memory keeps, by kind."""
 
 # Indexes into Memory.scalars; those with a FILE_ beside them are the anonymous pages' own.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
@@ -109,6 +111,7 @@ PAGE = np.dtype(
     ],
     align=True,
 )
+PAGE_BYTES = PAGE.itemsize
 CACHE_LINE_BYTES = 64
 NEVER_NS = 2**63 - 1
 """Later than any replay ends."""
@@ -164,7 +167,7 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
     scalars[FLUSH_AT_NS] = flush.phase_ns
     scalars[[TICK_NS, WATCHES, DEGREE]] = NEVER_NS, 1, n_pages
     page_of_slot = new_page_of_slot(n_pages)
-    rings, ends = new_rings(min(n_pages, memory_pages))
+    rings, ends = new_rings(min(n_pages, memory_pages), LISTS[RECLAIMS[reclaim]])
     return Memory(
         pages=pages,
         ready_ns=zeros(n_pages, np.int64),
@@ -181,6 +184,6 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
 
 def _new_pages(n: int) -> npt.NDArray[np.void]:
     """Return zeroed records, none of which lies in two cache lines."""
-    room = zeros(n * PAGE.itemsize + CACHE_LINE_BYTES, np.uint8)
+    room = zeros(n * PAGE_BYTES + CACHE_LINE_BYTES, np.uint8)
     begin = -room.ctypes.data % CACHE_LINE_BYTES
-    return room[begin : begin + n * PAGE.itemsize].view(PAGE)
+    return room[begin : begin + n * PAGE_BYTES].view(PAGE)
