@@ -41,9 +41,10 @@ SIGNS = 64 - SLOT_SHIFT.bit_length()
 
 @inline
 def _compare(params, block, x, features):  # type: ignore[no-untyped-def]
-    """Return where the next four blocks begin, -1 if the walk goes right, else 0, and for each child what it
+    """Return where the next four blocks begin, and how nodes compare: no branch depends on x.
 
-    compares: negative if the walk goes right there. No branch depends on x.
+    That is -1 where the walk goes right at the node, else 0; and of each child a difference, which is
+    negative where it goes right there.
     """
     at_node, at_left, at_right = features
     node, children = params[block + NODE], params[block + CHILDREN]
