@@ -43,7 +43,7 @@ ROUND = Round(
     merged_pages=85, batched=1, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, reclaim_ns=3_000,
     step_ps=17_000, insn_ps=250,
 )  # fmt: skip
-LIMITED = Limited([9_700, 8_700, 30_000], [None, 6_500, 6_600, 5_000])
+LIMITED = Limited([9_700, 8_700, 30_000], [(9_000, 6_000), (6_500, 0), (6_600, 0), (5_000, 0)])
 SWAP = SwapDevice("/dev/kdtool-none", "disk", None, False, False, 1024 * MIB, 0, -2)
 
 

@@ -29,8 +29,6 @@ __all__ = ["PROBE", "Limited", "measure_limited", "read_report"]
 
 TRIES = 3
 """A run that the kernel kills for the limit is made again."""
-MOST_MAJORS_SHARE = 50
-"""A pass in which more than one load in so many was a major fault says nothing of first touches."""
 OWN_PAGES = 256
 """What the probe takes beside its pages, at most: its own, page tables, and what CPUs hold charged."""
 
@@ -60,11 +58,11 @@ PROBE = Probe()
 
 @dataclass(frozen=True)
 class Limited:
-    """cold_ns : of a store to a new page at the limit, the mean of a run. touch_ns : of a load beside an
-    agent, its arithmetic taken off, by pass; None of a pass in which it did not keep ahead."""
+    """cold_ns : of a store to a new page at the limit, the mean of a run. passes : beside an agent, of each
+    what a load took, its arithmetic taken off, and how many loads were major faults."""
 
     cold_ns: list[int]
-    touch_ns: list[int | None]
+    passes: list[tuple[int, int]]
 
 
 def measure_limited() -> Limited:
@@ -87,14 +85,13 @@ def measure_limited() -> Limited:
             command=(str(path), *PROBE.arguments(file, PROBE.passes)),
             memory_bytes=limit_bytes,
             step_back=False,
-            quiet_stdout=True,
         )
         _until_it_ends(lambda: _beside(request, decider))
-        return Limited(cold, read_report(file.read_text()).touch_ns)
+        return Limited(cold, read_report(file.read_text()).passes)
 
 
 def _alone(command: tuple[str, ...], limit_bytes: int) -> tuple[int | None, str]:
-    facts = run_limited(command, limit_bytes, quiet_stdout=True)
+    facts = run_limited(command, limit_bytes)
     return facts.exit_code, facts.ended_by
 
 
@@ -121,10 +118,10 @@ def read_report(text: str) -> Limited:
     """Return what the probe wrote.
 
     >>> read_report("work 20\\ncold 9\\ncold 11\\npass 25 3000\\npass 24 0\\n")
-    Limited(cold_ns=[10], touch_ns=[None, 4])
+    Limited(cold_ns=[10], passes=[(5, 3000), (4, 0)])
     """
     cold: list[int] = []
-    touch: list[int | None] = []
+    passes: list[tuple[int, int]] = []
     work_ns = 0
     for line in text.splitlines():
         kind, *numbers = line.split()
@@ -133,6 +130,5 @@ def read_report(text: str) -> Limited:
         elif kind == "cold":
             cold.append(int(numbers[0]))
         else:
-            kept_ahead = int(numbers[1]) * MOST_MAJORS_SHARE <= PROBE.pages
-            touch.append(int(numbers[0]) - work_ns if kept_ahead else None)
-    return Limited([int(mean(cold))], touch)
+            passes.append((int(numbers[0]) - work_ns, int(numbers[1])))
+    return Limited([int(mean(cold))], passes)
