@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import median
 
-from kdtool.calibrate.limited import PROBE, Limited
+from kdtool.calibrate.limited import PROBE, Limited, keeps_ahead
 from kdtool.calibrate.numbers import Number, summarize
 from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.rounds import Round
@@ -12,8 +12,6 @@ from kdtool.replay import DEVICE_FIELDS
 __all__ = ["numbers_of"]
 
 NONE = "none: the faulting thread does the read itself"
-MAJORS_SHARE = 10
-"""A pass in which more than one load in so many was a major fault says little of the others."""
 
 
 def numbers_of(rounds: list[Round], limited: Limited, place: str, queued: bool) -> dict[str, Number]:
@@ -94,7 +92,7 @@ def _first_touch_ns(load_ns: int, majors: int, fault_ns: int) -> int | None:
     >>> _first_touch_ns(6_000, 600, 50_000), _first_touch_ns(6_000, 6_000, 50_000)
     (3741, None)
     """
-    if majors > PROBE.pages // MAJORS_SHARE:
+    if not keeps_ahead(majors):
         return None
     return (load_ns * PROBE.pages - majors * fault_ns) // (PROBE.pages - majors)
 

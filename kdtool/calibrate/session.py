@@ -20,7 +20,7 @@ from kdtool.calibrate.limited import measure_limited
 from kdtool.calibrate.model import numbers_of
 from kdtool.calibrate.plan import Plan, choose_swap
 from kdtool.calibrate.rounds import Bench, Round
-from kdtool.collect.terminal import stop_on_signals
+from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.errors import CapabilityError
 from kdtool.kernel.host import host_facts, page_cluster
 from kdtool.kernel.swap import swap_devices
@@ -50,9 +50,11 @@ def calibrate(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     if load >= BUSY:
         say(f"the machine is busy (load {load:.1f}), which changes what faults wait for: repeat it when idle")
     say(f"{device.path} ({device.kind}) is measured, the swap that the kernel fills first")
-    with _no_readahead(plan, say):
-        rounds = _measure(plan, progress)
+    with stop_on_signals() as stop, _no_readahead(plan, say):
+        rounds = _measure(plan, stop, progress)
         limited = measure_limited()
+    if stop:
+        raise KeyboardInterrupt
     if choose_swap(swap_devices()).path != device.path:
         raise CapabilityError(f"{device.path}: swap was changed while it was measured: try again")
     place = f"{device.path} ({device.kind}), {facts['cpu_model']}, Linux {facts['kernel_release']}"
@@ -85,14 +87,14 @@ def _no_readahead(plan: Plan, say: Say) -> Iterator[None]:
             say(f"vm.page-cluster is set back to {plan.page_cluster}")
 
 
-def _measure(plan: Plan, progress: Progress) -> list[Round]:
+def _measure(plan: Plan, stop: Stop, progress: Progress) -> list[Round]:
     """Run rounds for as long as planned.
 
     As an ordinary thread: one of real-time priority would stay on its CPU where the scheduler moves others to
     the one that the disk interrupts, and be woken by that: 34 us a fault for 16, on a 2-CPU VM.
     """
     rounds: list[Round] = []
-    with stop_on_signals() as stop, Bench(plan.disk) as bench:
+    with Bench(plan.disk) as bench:
         bench.prepare()
         began = time.monotonic()
         while not stop and (len(rounds) < MIN_ROUNDS or time.monotonic() - began < plan.duration_s):
