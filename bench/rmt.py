@@ -72,22 +72,22 @@ PAGES = 1 << 22
 
 WALK_C = """
 #define COMPARE \\
-    long children = block[1], right = (block[0] >> 32) - X[pairs >> 6 & 63] >> 63; \\
-    long left_child = (int)children - X[pairs & 63], right_child = (children >> 32) - X[rights & 63]; \\
-    long child = (left_child ^ (left_child ^ right_child) & right) >> 63; \\
+    long children = block[1], right = (block[0] >> 32) - X[slot & 63] >> 63; \\
+    long at_left = (int)children - X[slot >> 6 & 63], at_right = (children >> 32) - X[slot >> 12 & 63]; \\
     const long *following = params + (unsigned)block[0];
 
 void walk(const long *params, const long *X, long *out, long tree, long n_rows, long n_features) {
     for (long row = 0; row < n_rows; row++, X += n_features) {
         const long *block = params + tree + 5;
-        long pairs = params[tree + 3], rights = params[tree + 4];
+        long slot = params[tree + 3];
         for (long step = 1; step < params[tree]; step++) {
             COMPARE
-            pairs = block[2] >> (right & 31) >> (child & 15);
-            rights = block[3] >> (right & 31) >> (child & 15);
-            block = following + (right & 8) + (child & 4);
+            long lefts = block[2] >> (at_left >> 59 & 31), rights = block[3] >> (at_right >> 59 & 31);
+            slot = lefts ^ (lefts ^ rights) & right;
+            block = following + (slot >> 18 & 12);
         }
         COMPARE
+        long child = (at_left ^ (at_left ^ at_right) & right) >> 63;
         out[row] = following[2 - right] << (child & 32) >> 32;
     }
 }

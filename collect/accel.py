@@ -195,7 +195,7 @@ class Jobs:
 def _process_of(tid: int) -> int:
     """Return the process of a thread, or its own number when it has ended."""
     try:
-        status = Path(f"/proc/{tid}/status").read_text()
+        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
     except OSError:
         return tid
     return int(status.partition("Tgid:")[2].split()[0])

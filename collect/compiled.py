@@ -1,6 +1,6 @@
-"""What is compiled on first use: C sources that ship beside this file, into a library in the cache folder.
+"""What is compiled on first use: C sources that ship beside this file, into the cache folder.
 
-sources + compiler + flags --sha256--> cache/NAME-HASH.so --absent--> gcc, beside, renamed into place
+sources + compiler + flags --sha256--> cache/NAME-HASH[.so] --absent--> gcc, beside, renamed into place
 """
 
 import hashlib
@@ -14,20 +14,22 @@ from kdtool.errors import CapabilityError
 
 __all__ = ["CFLAGS", "build"]
 
-CFLAGS = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-fvisibility=hidden")
+PROGRAM_CFLAGS = ("-O2", "-Wall", "-Wextra")
+CFLAGS = (*PROGRAM_CFLAGS, "-shared", "-fPIC", "-fvisibility=hidden")
 
 
-def build(sources: Sequence[str], packages: str) -> tuple[Path, str]:
+def build(sources: Sequence[str], packages: str, *, program: bool = False) -> tuple[Path, str]:
     """Compile the first of `sources`, which includes the others, unless the cache has it.
 
     Parameters
     ----------
     sources : files of this folder
     packages : the Debian packages that it takes, for the message when it fails
+    program : make a program of it, not a library
 
     Returns
     -------
-    The library's path and the sha256 it is kept under.
+    The path of what was made, and the sha256 it is kept under.
 
     Raises
     ------
@@ -35,18 +37,19 @@ def build(sources: Sequence[str], packages: str) -> tuple[Path, str]:
         There is no gcc, gcc refused it, or the cache folder cannot be written.
     """
     folder = Path(__file__).resolve().parent
-    digest = hashlib.sha256("\0".join([_gcc_version(packages), *CFLAGS]).encode())
+    flags = PROGRAM_CFLAGS if program else CFLAGS
+    digest = hashlib.sha256("\0".join([_gcc_version(packages), *flags]).encode())
     for name in sources:
         digest.update((folder / name).read_bytes())
     key = digest.hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtool"
-    library = cache / f"{Path(sources[0]).stem}-{key[:16]}.so"
+    made = cache / f"{Path(sources[0]).stem}-{key[:16]}{'' if program else '.so'}"
     try:
-        if not library.exists():
-            _compile(folder / sources[0], library, packages)
+        if not made.exists():
+            _compile(folder / sources[0], made, flags, packages)
     except OSError as error:
         raise CapabilityError(f"{cache}: {error.strerror}: set XDG_CACHE_HOME to a folder of yours") from None
-    return library, key
+    return made, key
 
 
 def _gcc_version(packages: str) -> str:
@@ -57,18 +60,18 @@ def _gcc_version(packages: str) -> str:
     return done.stdout.splitlines()[0]
 
 
-def _compile(source: Path, library: Path, packages: str) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
+def _compile(source: Path, target: Path, flags: Sequence[str], packages: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
         done = subprocess.run(
-            ["gcc", *CFLAGS, "-o", made, source], capture_output=True, text=True, check=False
+            ["gcc", *flags, "-o", made, source], capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise CapabilityError(
                 f"gcc cannot compile {source.name} ({_first_error(done.stderr)}): apt-get install {packages}"
             )
-        made.rename(library)
+        made.rename(target)
 
 
 def _first_error(stderr: str) -> str:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +38,7 @@ class Ending:
     """How the command ended.
 
     exit_code : negative, the signal
-    wall_ns : from its first instruction to its end
+    wall_ns : from its first instruction to its end, or that of what it had left behind
     major_faults, minor_faults : of it and its waited-for children by wait4(2), those of its start taken off
     """
 
@@ -154,6 +154,11 @@ class Launched:
         )
         return True
 
+    def extend(self) -> None:
+        """Count its run up to now: what it had left behind, such as a daemon, has ended."""
+        if self.ending is not None:
+            self.ending = replace(self.ending, wall_ns=time.monotonic_ns() - self._start_ns)
+
 
 def _start(
     command: Sequence[str], own: Household, env: Mapping[str, str] | None, stdout: int | None
@@ -213,7 +218,7 @@ def _joiner(joins: list[tuple[Path, int]], report: int) -> Callable[[], None]:
 
 def _faults_so_far(pid: int) -> tuple[int, int]:
     """Return major and minor faults of the process itself (proc(5): fields 12 and 10 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(fields[9]), int(fields[7])
 
 

@@ -3,10 +3,11 @@
 Recorders and the demo share it: the same command is run with and without events in the same way.
 """
 
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class RunFacts:
 
     exit_code : negative, the signal that ended it
     ended_by : command (by itself), duration, size, or signal (Ctrl-C, SIGTERM or SIGHUP sent to us)
-    wall_ns : from the command's first instruction to its end
+    wall_ns : from the command's first instruction to the end of all that it started
     major_faults, minor_faults : wait4(2), from the first instruction on, waited-for children included
     pswpin, pswpout : pages read from and written to swap, by `swap_scope`: `cgroup` where its memory.stat
         says so, else `host`, the whole machine's during the run
@@ -192,11 +193,13 @@ def run_in(
     )
 
 
-def describe_failure(command: list[str], workload: Mapping[str, Any], limit_bytes: int | None) -> str | None:
-    """Return the one line that says how a recorded command failed, None if it did not.
+def describe_failure(
+    command: Sequence[str], workload: Mapping[str, Any], limit_bytes: int | None, advice: str
+) -> str | None:
+    """Return the one line that says how a command failed, and `advice`; None if it did not.
 
-    >>> describe_failure(["make"], {"exit_code": 2, "ended_by": "command"}, None)
-    'make: failed with exit code 2: the trace is sealed and says so'
+    >>> describe_failure(["make"], {"exit_code": 2, "ended_by": "command"}, None, "run it alone")
+    'make: failed with exit code 2: run it alone'
     """
     code = workload["exit_code"]
     if workload.get("oom_kills") and limit_bytes is not None:
@@ -207,7 +210,7 @@ def describe_failure(command: list[str], workload: Mapping[str, Any], limit_byte
         )
     if code in (0, None) or workload.get("ended_by") != "command":
         return None
-    return f"{command[0]}: failed with {_how(code)}: the trace is sealed and says so"
+    return f"{command[0]}: failed with {_how(code)}: {advice}"
 
 
 def _how(code: int) -> str:
@@ -223,28 +226,47 @@ def _wait(
     tick_s: Callable[[], float],
 ) -> str:
     """Wait until the command and all that it left in the cgroup have ended; return what ended the wait."""
-    while not launched.wait(tick_s()) or own.processes():
+    while not _is_over(own, launched, tick_s()):
         if (reason := tick()) is not None:
             return reason
         if stop:
             return "signal"
         if deadline is not None and time.monotonic() >= deadline:
             return "duration"
-        if launched.ending is not None:
-            time.sleep(tick_s())
     return "command"
 
 
+def _is_over(own: Household, launched: Launched, wait_s: float) -> bool:
+    """Return whether the command and all that it started have ended, after at most `wait_s` seconds."""
+    if launched.ending is None:
+        return launched.wait(wait_s) and not own.processes()
+    time.sleep(wait_s)  # its end is behind us: nothing else says when the last of them ends
+    if own.processes():
+        return False
+    launched.extend()
+    return True
+
+
 def _end(own: Household, launched: Launched, first: signal.Signals, tick: Tick) -> None:
-    """Ask the process group to end; what is left in the cgroup after the grace is killed."""
+    """Ask all that lives in the cgroup to end; what is left of it after the grace is killed."""
     launched.signal(first)
+    _terminate_others(own, launched.pid)
     deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline and (not launched.wait(TICK_S) or own.processes()):
+    while not (over := _is_over(own, launched, TICK_S)) and time.monotonic() < deadline:
         tick()
-    if not launched.wait(0) or own.processes():
+    if not over:
         launched.signal(signal.SIGKILL)
         launched.wait(GRACE_S)
         own.kill()
+        launched.extend()
+
+
+def _terminate_others(own: Household, group: int) -> None:
+    """Ask those to end that have left the command's process group, such as daemons: they ignore Ctrl-C."""
+    for pid in own.processes():
+        with suppress(ProcessLookupError):
+            if os.getpgid(pid) != group:
+                os.kill(pid, signal.SIGTERM)
 
 
 def _host_swap() -> dict[str, int]:

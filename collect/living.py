@@ -91,7 +91,7 @@ def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
         children.setdefault(parent, []).append(int(stat.parent.name))
@@ -112,7 +112,7 @@ def memory_cgroup(pids: Sequence[int]) -> tuple[str, MemoryCgroup] | None:
     if layout.memory is None or not pids:
         return None
     try:
-        lines = Path(f"/proc/{pids[0]}/cgroup").read_text().splitlines()
+        lines = Path(f"/proc/{pids[0]}/cgroup").read_text(errors="surrogateescape").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return None
     for line in lines:

@@ -8,6 +8,7 @@ Unit of work: a tick of 50 ms, in which failures, the size, Ctrl-C and the durat
 second the trace's draft is renewed: what is known of the recording should this process be killed.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from kdtool.traces import Manifest, Trace, TraceWriter
 __all__ = ["Show", "record"]
 
 DRAFT_S = 1.0
+MIN_BUFFER, MAX_BUFFER = 4 << 10, 1 << 30
+"""Of each CPU: a page, and what a machine can spare. The kernel's rings end at 4 GiB."""
 
 Show = Callable[[Mapping[str, Progress], int], None]
 """Called every tick with the progress of each source and the bytes of the trace so far."""
@@ -206,8 +209,7 @@ def _check_request(request: Request, collectors: Sequence[Collector]) -> None:
         raise ParameterError(
             "collect: --memory limits a command; what lives already keeps its own: leave it out"
         )
-    if request.duration_s is not None and request.duration_s <= 0:
-        raise ParameterError(f"duration {request.duration_s:g} s, allowed: more than 0")
+    _check_numbers(request)
     if request.devices and "blockio" not in [each.name for each in collectors]:
         raise ParameterError(
             f"collect: --device {request.devices[0]} selects what blockio records: add --events blockio"
@@ -223,3 +225,15 @@ def _check_request(request: Request, collectors: Sequence[Collector]) -> None:
             "without --memory, --cgroup and --pid; give memory to replay"
         )
     check_memory(request.memory_bytes)
+
+
+def _check_numbers(request: Request) -> None:
+    duration_s, max_bytes, buffer_bytes = request.duration_s, request.max_bytes, request.buffer_bytes
+    if duration_s is not None and not (duration_s > 0 and math.isfinite(duration_s)):
+        raise ParameterError(
+            f"duration {duration_s:g} s, allowed: more than 0: leave it out to record to the end"
+        )
+    if max_bytes is not None and max_bytes < 1:
+        raise ParameterError(f"--max-size {max_bytes} bytes, allowed: 1 or more: leave it out for no bound")
+    if buffer_bytes is not None and not MIN_BUFFER <= buffer_bytes <= MAX_BUFFER:
+        raise ParameterError(f"--buffer {buffer_bytes} bytes, allowed: 4K to 1G: so much memory for each CPU")

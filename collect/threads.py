@@ -71,8 +71,10 @@ def own_threads() -> set[int]:
 def identify(tid: int) -> tuple[int, str] | None:
     """Return the process and the name of a thread; None when it has ended."""
     try:
-        name = Path(f"/proc/{tid}/comm").read_text().removesuffix("\n")
-        process = re.search(r"^Tgid:\t(\d+)", Path(f"/proc/{tid}/status").read_text(), re.MULTILINE)
+        name = Path(f"/proc/{tid}/comm").read_text(errors="replace").removesuffix("\n")
+        process = re.search(
+            r"^Tgid:\t(\d+)", Path(f"/proc/{tid}/status").read_text(errors="replace"), re.MULTILINE
+        )
         return None if process is None else (int(process[1]), name)
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -57,14 +57,14 @@ class FaultCounter:
 
 
 def _faults(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return int(fields[MINOR_FIELD]) + int(fields[MAJOR_FIELD])
 
 
 def _anonymous_pages(pid: int) -> int:
     """Return the pages that a process has in memory and in swap; 0 for one that has just ended."""
     kib = 0
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name in ANONYMOUS:
             kib += int(value.split()[0])
@@ -156,7 +156,7 @@ class Processes:
     def _is_member(self, pid: int) -> bool:
         """Tell whether a process lives in the cgroup or below it."""
         try:
-            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
         except OSError:
             return False
         return self._lists_us(lines)

@@ -17,6 +17,10 @@ from kdtool.rmt.program import LIMITS
 __all__ = ["Bounds", "DeployRequest", "bounds_of", "check_request"]
 
 
+RATE_PAGES, MIN_ACCURACY, MIN_COVERAGE = 400_000, 0.5, 0.1
+"""Of a baseline, which has no guards of its own; the last of programs, too."""
+
+
 @dataclass(frozen=True)
 class DeployRequest:
     """For whom, in which memory, for how long, and within which bounds.
@@ -40,17 +44,13 @@ class DeployRequest:
     rate_pages: int | None = None
     degree_pages: int | None = None
     min_accuracy: float | None = None
-    min_coverage: float = 0.1
+    min_coverage: float = MIN_COVERAGE
     step_back: bool = True
     placement: Placement = Placement()  # noqa: RUF009 - immutable
     source: str = "auto"
     stall: bool = True
     quiet_stdout: bool = False
     log_events: int = 0
-
-
-RATE_PAGES, MIN_ACCURACY = 400_000, 0.5
-"""Of a baseline, which has no guards of its own."""
 
 
 @dataclass(frozen=True)
@@ -109,4 +109,5 @@ def _check_numbers(request: DeployRequest) -> None:
 def _check_range(option: str, value: float | None, low: int, high: int, meaning: str) -> None:
     """Raise ParameterError for a value outside of a range; also for what is no number (nan)."""
     if value is not None and not low <= value <= high:
-        raise ParameterError(f"{option} {value:g}, allowed: {low} to {high}: {meaning}")
+        given = value if isinstance(value, int) else f"{value:g}"
+        raise ParameterError(f"{option} {given}, allowed: {low} to {high}: {meaning}")

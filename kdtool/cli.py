@@ -3,6 +3,7 @@
 Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error, 2 usage.
 """
 
+import io
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import typer
 
 from kdtool import __version__
-from kdtool.errors import KdtoolError
+from kdtool.errors import KdtoolError, ParameterError
 
 __all__ = ["app", "main"]
 
@@ -67,6 +68,22 @@ def spread_values(arguments: list[str]) -> list[str]:
     return spread
 
 
+def _ours(arguments: list[str]) -> list[str]:
+    """Return the arguments that are not of a command that we run.
+
+    >>> _ours(["collect", "-o", "T.kdt", "--", "cat", "U.kdt"])
+    ['collect', '-o', 'T.kdt']
+    """
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _refuse_what_is_no_text(arguments: list[str]) -> None:
+    """Refuse bytes that are not UTF-8: Parquet files cannot be opened by such a name."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise ParameterError(f"argument {argument!r} is not UTF-8: rename the file")
+
+
 def _seal_what_was_killed(arguments: list[str]) -> None:
     """Seal the traces among the arguments whose recorder was killed, so that every command can read them."""
     for argument in arguments:
@@ -79,8 +96,12 @@ def _seal_what_was_killed(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; expected errors become one line on stderr and exit 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a command's name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _seal_what_was_killed(sys.argv[1:])
+        ours = _ours(sys.argv[1:])
+        _refuse_what_is_no_text(ours)
+        _seal_what_was_killed(ours)
         app(spread_values(sys.argv[1:]))
     except KdtoolError as error:
         print(f"kdtool: error: {error}", file=sys.stderr)
@@ -88,6 +109,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("kdtool: interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
+            print("kdtool: interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -60,7 +60,7 @@ def find_layout(mountinfo: Path = MOUNTINFO) -> Layout:
     """Return what is mounted here."""
     v1: dict[str, Hierarchy] = {}
     unified = None
-    for line in mountinfo.read_text().splitlines():
+    for line in mountinfo.read_text(errors="replace").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         root = Path(before.split()[4].encode().decode("unicode_escape"))

@@ -51,7 +51,7 @@ class Disk:
 
 def swap_devices(proc_swaps: Path = PROC_SWAPS) -> list[SwapDevice]:
     """Return the swap that is on, in the kernel's order."""
-    return [_device(line) for line in proc_swaps.read_text().splitlines()[1:]]
+    return [_device(line) for line in proc_swaps.read_text(errors="replace").splitlines()[1:]]
 
 
 def free_swap_bytes() -> int:

@@ -78,7 +78,7 @@ class CpuStats:
 def find_tracefs(mountinfo: Path = MOUNTINFO) -> Path:
     """Return where tracefs is mounted and may be used; CapabilityError, with what to do, where it is not."""
     mounted = []
-    for line in mountinfo.read_text().splitlines():
+    for line in mountinfo.read_text(errors="replace").splitlines():
         before, _, after = line.partition(" - ")
         if after.split(" ", 1)[0] == "tracefs":
             mounted.append(Path(before.split()[4].encode().decode("unicode_escape")))

@@ -10,12 +10,15 @@ from kdtool.features import Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
 from kdtool.replay import compile_ahead, load_device, load_workload
+from kdtool.replay.files import check_target, whole_file
 from kdtool.rmt import Network, Program, program_sha256, write_program
 from kdtool.traces import Trace, parse_fraction
 
 __all__ = ["TrainingRequest", "train_traces"]
 
 HOOKS = ("mm.swapin",)
+MAX_SEED = 2**31 - 1
+"""What all learners' libraries take."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,13 @@ def train_traces(
         raise unknown_name("hook", request.hook, HOOKS)
     if not output.name.endswith(".rmt.json"):
         raise ProgramError(f"{output}: a program's name ends in .rmt.json: give -o {output.stem}.rmt.json")
+    if request.dataset is not None:
+        check_target(request.dataset, ".parquet")
     fraction = parse_fraction(request.part)
     if fraction is None:
         raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
+    if not 0 <= request.seed <= MAX_SEED:
+        raise ParameterError(f"--seed {request.seed}, allowed: 0 to {MAX_SEED}")
     learner, device = find_learner(request.learner), load_device(request.device).by_agent(request.agent_ns)
     compile_ahead()
     workloads = (load_workload(Trace(path), allow_loss=request.allow_loss) for path in traces)
@@ -63,7 +70,8 @@ def train_traces(
     )
     samples: Dataset = part_dataset(parts, best.features, whole=True)
     if request.dataset is not None:
-        write_dataset(samples, request.dataset)
+        with whole_file(request.dataset) as partial:
+            write_dataset(samples, partial)
     write_program(program, output)
     return {
         "program": str(output),

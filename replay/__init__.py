@@ -4,6 +4,7 @@ from kdtool.replay.compiling import compile_ahead
 from kdtool.replay.devices import DEVICE_FIELDS, Device, device_names, load_device, write_device
 from kdtool.replay.events import miss_events
 from kdtool.replay.filemaps import FILES
+from kdtool.replay.live import Allowed, LiveSetting
 from kdtool.replay.memory import SWAP_MISSED, Flush
 from kdtool.replay.policies import BOUNDS, POLICIES, LinuxCluster, Policy, ProgramPolicy, Setting, load_policy
 from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
@@ -15,9 +16,11 @@ __all__ = [
     "FILES",
     "POLICIES",
     "SWAP_MISSED",
+    "Allowed",
     "Device",
     "Flush",
     "LinuxCluster",
+    "LiveSetting",
     "Policy",
     "ProgramPolicy",
     "Result",

@@ -11,10 +11,18 @@ but for accessed bits.
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.replay.memory import AGENT_FREE_NS, AGENT_NS, QUEUED, SWAPPED
+from kdtool.replay.memory import (
+    AGENT_FREE_NS,
+    AGENT_NS,
+    ISSUED,
+    PREDICTED,
+    PREFETCHED,
+    PREFETCHED_NOW,
+    SWAPPED,
+)
 from kdtool.rmt.jit import inner
 
-__all__ = ["QUEUE_PAGES", "leave_to_agent", "new_queue", "take_turn"]
+__all__ = ["QUEUE_PAGES", "leave_to_agent", "new_queue", "note_issued", "take_turn"]
 
 QUEUE_PAGES = 1024
 FIRST, COUNT = 0, 1
@@ -27,17 +35,30 @@ def new_queue() -> npt.NDArray[np.int64]:
 
 
 @inner
+def note_issued(page, memory):  # type: ignore[no-untyped-def]
+    """Count a page that comes into memory as one of the policy that is scored."""
+    memory[8][page] |= PREDICTED
+    memory[6][PREFETCHED_NOW] += 1
+    memory[7][ISSUED] += 1
+
+
+@inner
 def leave_to_agent(n, end_ns, out, memory, queue, device):  # type: ignore[no-untyped-def]
     """Queue those of the n pages in `out` that are in swap and not queued; their fault ends at `end_ns`.
 
-    What finds no room is dropped.
+    What finds no room is dropped. A page that the kernel's own readahead is bringing in counts as the agent's
+    from now on: it cannot tell it from one on the device, and asks for it.
     """
     status, marks, ends = memory[0], memory[8], queue[QUEUE_PAGES]
     for i in range(n):
         page = out[i]
-        if page < 0 or status[page] != SWAPPED or marks[page] & QUEUED or ends[COUNT] == QUEUE_PAGES:
+        if page < 0 or marks[page] & PREDICTED:
             continue
-        marks[page] |= QUEUED  # until it is in memory again
+        if status[page] == PREFETCHED:
+            note_issued(page, memory)
+        if status[page] != SWAPPED or ends[COUNT] == QUEUE_PAGES:
+            continue
+        marks[page] |= PREDICTED
         at = (ends[FIRST] + ends[COUNT]) % QUEUE_PAGES
         queue[at, 0], queue[at, 1] = end_ns + device[AGENT_NS], page
         ends[COUNT] += 1

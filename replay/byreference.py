@@ -1,7 +1,9 @@
 """A tuple of arrays that compiled functions hand on as one pointer.
 
 Numba passes each word of each array by value: a hundred words for what a replay knows, at each call.
-`reference(t)` keeps the tuple on the caller's stack; what it returns is indexed as the tuple, by constants.
+`reference(t, n_bytes)` keeps the tuple on the caller's stack; what it returns is indexed as the tuple, by
+constants. Its arrays without a layout are fields of records of `n_bytes`, a constant: an element is found by
+a shift, where Numba loads the size and multiplies.
 """
 
 from typing import Any
@@ -20,11 +22,11 @@ templates: Any = untyped_templates
 
 
 class Reference(types.Type):
-    """The type of a pointer to a tuple of the type `target`."""
+    """The type of a pointer to a tuple of the type `target`, whose fields are of records of `n_bytes`."""
 
-    def __init__(self, target: Any) -> None:
-        self.target = target
-        super().__init__(name=f"Reference({target})")
+    def __init__(self, target: Any, n_bytes: int) -> None:
+        self.target, self.n_bytes = target, n_bytes
+        super().__init__(name=f"Reference({target}, {n_bytes})")
 
 
 @register_model(Reference)
@@ -47,16 +49,21 @@ class _GetItem(untyped_templates.AbstractTemplate):
 @extending.lower_builtin("static_getitem", Reference, types.IntegerLiteral)
 def _load(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
     pointer, index = arguments
-    return builder.load(cgutils.gep_inbounds(builder, pointer, 0, index))
+    value, element = builder.load(cgutils.gep_inbounds(builder, pointer, 0, index)), kind.return_type
+    if not isinstance(element, types.Array) or element.layout != "A":
+        return value
+    field = context.make_array(element)(context, builder, value)
+    field.strides = cgutils.pack_array(builder, [context.get_constant(types.intp, kind.args[0].n_bytes)])
+    return field._getvalue()
 
 
-def _reference(typing: Any, target: Any) -> Any:
+def _reference(typing: Any, target: Any, n_bytes: Any) -> Any:
     """Return a reference to a tuple, which lives as long as the function that asks for it runs."""
 
     def generate(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
         return cgutils.alloca_once_value(builder, arguments[0])
 
-    return Reference(target)(target), generate
+    return Reference(target, n_bytes.literal_value)(target, n_bytes), generate
 
 
-reference: Any = extending.intrinsic(_reference)
+reference: Any = extending.intrinsic(prefer_literal=True)(_reference)

@@ -7,13 +7,14 @@ prefetcher foresees it. LLVM's intrinsic llvm.prefetch becomes one instruction, 
 from typing import Any
 
 from llvmlite import ir
+from numba import extending as untyped_extending
 from numba import types
 from numba.core import cgutils as untyped_cgutils
-from numba.extending import intrinsic
 
 __all__ = ["prefetch_line"]
 
 cgutils: Any = untyped_cgutils
+extending: Any = untyped_extending
 
 READ, KEEP, DATA = 0, 3, 1
 
@@ -39,4 +40,12 @@ def _prefetch_line(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.int64), generate
 
 
-prefetch_line: Any = intrinsic(_prefetch_line)
+class _Hint(extending._Intrinsic):  # type: ignore[misc]
+    """What compiled code does for speed alone."""
+
+    def __call__(self, *arguments: Any) -> None:
+        """Do nothing: Python has no use for it."""
+
+
+prefetch_line: Any = _Hint("prefetch_line", _prefetch_line)
+prefetch_line._register()

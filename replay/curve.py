@@ -10,7 +10,8 @@ import numpy.typing as npt
 from kdtool.errors import ParameterError
 from kdtool.replay.display import Display
 from kdtool.replay.distances import COLD, measure_range, new_stack
-from kdtool.replay.run import CHUNK_ROWS, Progress, check_from_row, first_row
+from kdtool.replay.drive import CHUNK_ROWS, Progress
+from kdtool.replay.run import check_from_row, first_row
 from kdtool.replay.workload import Workload, load_workload
 from kdtool.traces import Trace
 
@@ -80,7 +81,7 @@ def miss_curve(workload: Workload, *, from_row: int = 0, progress: Progress | No
     """
     check_from_row(workload, from_row)
     w, s = workload, new_stack(workload)
-    arrays = (s.bits, s.tree, s.slot, s.holes, s.scalars, s.histogram)
+    arrays = (s.bits, s.before, s.level, s.slot, s.holes, s.scalars, s.histogram)
     for start in range(0, w.n_refs, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, w.n_refs)
         measure_range(start, stop, from_row, w.page, w.free_row, w.free_page, arrays)

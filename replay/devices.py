@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay.memory import AGENT_NS, N_DEVICE
+from kdtool.traces.document import read_document
 
 __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_device"]
 
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
-    "prefetch_ns", "reclaim_ns", "step_ps", "insn_ps",
+    "prefetch_ns", "reclaim_ns", "writeout_ns", "beside_ns", "step_ps", "insn_ps",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
@@ -31,10 +32,13 @@ reads · transfer_ns: the same for a read merged with its neighbour · synchrono
 thread does the read itself · batched: 1 when reads that were submitted together
 end together, with the last · major_ns, minor_ns, cold_ns: the kernel's own work at a fault on a swapped,
 a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch · reclaim_ns: to unmap and
-write out one page · step_ps: one step of a program, in picoseconds · insn_ps: one instruction of the
+free one page · writeout_ns: to write it out first, if it is dirty · beside_ns: what an agent on another CPU
+costs the workload for each page that it brings in, beyond minor_ns: interrupts of its reads and of its
+reclaim, and its locks · step_ps: one step of a program, in picoseconds · insn_ps: one instruction of the
 workload, in picoseconds.
 """
 
+FLAGS = ("synchronous", "batched")
 MAX_VALUE = 1 << 40
 """18 minutes in ns: sums of them stay far inside 64 bits."""
 FOLDER = Path(__file__).parent / "devices"
@@ -78,8 +82,8 @@ def device_names() -> list[str]:
 def load_device(name: str) -> Device:
     """Return the shipped profile `name`, or the one in the JSON file of that name.
 
-    Raises ParameterError for an unknown name, a file that cannot be read, an unknown base, and a missing,
-    negative, fractional or huge number.
+    Raises ParameterError for an unknown name, a file that cannot be read, an unknown base, and an unknown,
+    missing, negative, fractional or huge number.
 
     >>> load_device("zram").synchronous
     True
@@ -118,10 +122,10 @@ def write_device(document: dict[str, Any], path: Path) -> Device:
 def _read(path: Path, name: str) -> dict[str, Any]:
     """Return the document in `path`, completed by its base."""
     try:
-        document = json.loads(path.read_bytes())
+        document = read_document(path)
     except OSError as error:
         raise ParameterError(f"device {name}: {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ParameterError(f"device {name}: {path} is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise ParameterError(f"device {name}: {path} holds no object: see *Device* in docs/formats.md")
@@ -138,6 +142,9 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
     """Return the profile of a complete document."""
     numbers, sources = [], {}
+    for key, entry in document.items():
+        if isinstance(entry, dict) and {"value", "source"} <= set(entry) and key not in DEVICE_FIELDS:
+            raise ParameterError(f"device {name}: {unknown_name('number', key, DEVICE_FIELDS)}")
     for field in DEVICE_FIELDS:
         entry = document.get(field)
         if not isinstance(entry, dict) or "value" not in entry or not str(entry.get("source", "")).strip():
@@ -147,6 +154,8 @@ def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
         value = entry["value"]
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_VALUE:
             raise ParameterError(f"device {name}: {field} is {value!r}: give an integer in [0, 2**40)")
+        if field in FLAGS and value > 1:
+            raise ParameterError(f"device {name}: {field} is {value}: give 1 for yes or 0 for no")
         numbers.append(value)
         sources[field] = str(entry["source"])
     assert len(numbers) == AGENT_NS == N_DEVICE - 1

@@ -15,47 +15,47 @@ from numba import types
 
 from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
-from kdtool.replay.filecache import file_fault, unmap_file_page
+from kdtool.replay.filecache import file_fault
 from kdtool.replay.hook import ask, serve_agent
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
+    BESIDE_NS,
     CACHE_HITS,
     COLD,
     COLD_NS,
     FILE_MISSED,
     FILE_OUT,
-    FIRST_FILE,
     FREE_AT,
     HITS,
     INSN_PS,
     ISSUED,
     LATE,
-    LRU,
     MAJOR,
     MAJOR_NS,
     MINOR,
     MINOR_NS,
-    NEVER,
     NOW_NS,
+    PAGE_BYTES,
     POLLUTION,
+    PREDICTED,
     PREFETCHED,
     PREFETCHED_NOW,
-    RECLAIM_KIND,
     RESIDENT,
     START_NS,
     START_WAITED_NS,
     SWAP_MISSED,
     SWAPPED,
     SYNCHRONOUS,
+    TICK_NS,
     UNMAPPED,
     USED,
     WAITED_NS,
-    WASTED,
     WORKED_NS,
     WRITEBACK,
 )
-from kdtool.replay.reclaim import add_page, forget_page, make_room, touch
+from kdtool.replay.reclaim import add_page, make_room, touch
+from kdtool.replay.release import release
 from kdtool.replay.slots import free_slot
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
@@ -63,7 +63,7 @@ from kdtool.rmt.numba_vm import DECIDE
 __all__ = ["SIGNATURE", "replay_range"]
 
 FAR_ROWS, NEAR_ROWS = 48, 16
-"""How many rows ahead records are asked for, and, once they have come, their neighbours on the LRU list."""
+"""How many rows ahead records are asked for, and, once they have come, what else a policy is told."""
 
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
@@ -75,46 +75,42 @@ _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8_2))  # type: ignore[no-untyped-call]
+_POLICIES = types.UniTuple(_POLICY, 2)  # type: ignore[no-untyped-call]
+_DECIDER = types.FunctionType(DECIDE)
 
 
 @inner
-def _release(until, trace, memory):  # type: ignore[no-untyped-def]
-    """Forget the pages that were unmapped before row `until`."""
-    free_row, free_page = trace[9], trace[10]
-    status, clusters, slot, page_of_slot = memory[0], memory[1], memory[3], memory[4]
-    scalars, counters, evicted_at = memory[6], memory[7], memory[9]
-    at = scalars[FREE_AT]
-    while at < len(free_row) and free_row[at] <= until:
-        page = np.int64(free_page[at])
-        at += 1
-        if page >= scalars[FIRST_FILE]:
-            unmap_file_page(page, memory)
-            continue
-        if status[page] != NEVER and status[page] != SWAPPED:
-            forget_page(page, memory)
-        if status[page] == PREFETCHED:
-            counters[WASTED] += 1
-            scalars[PREFETCHED_NOW] -= 1
-        free_slot(page, slot, page_of_slot, clusters)
-        status[page] = NEVER
-        evicted_at[page] = -1
-    scalars[FREE_AT] = at
-
-
-@inner
-def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
+def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device):  # type: ignore[no-untyped-def]
     """A prefetched page is touched: a minor fault, and a wait if its read has not ended."""
     ready_ns, scalars, counters = memory[5], memory[6], memory[7]
+    predicted = memory[8][page] & PREDICTED
     counters[MINOR] += 1
-    counters[USED] += 1
+    scalars[WORKED_NS] += device[MINOR_NS]
+    if predicted:
+        counters[USED] += 1
+        scalars[PREFETCHED_NOW] -= 1
+        if device[AGENT_NS]:
+            scalars[WORKED_NS] += device[BESIDE_NS]
+        memory[8][page] &= ~PREDICTED
     memory[0][page] = RESIDENT
     touch(page, trace[2][row], memory)
-    scalars[PREFETCHED_NOW] -= 1
-    scalars[WORKED_NS] += device[MINOR_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if ready_ns[page] > now_ns:
+    if predicted and ready_ns[page] > now_ns:
         counters[LATE] += 1
-    ask(decide, row, page, np.int64(0), compute_ns, capacity, trace, memory, policy, device)
+    ask(
+        decide,
+        beside,
+        row,
+        page,
+        np.int64(0),
+        predicted,
+        compute_ns,
+        capacity,
+        trace,
+        memory,
+        policies,
+        device,
+    )
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns[page] > now_ns:
         scalars[WAITED_NS] += ready_ns[page] - now_ns
@@ -123,14 +119,27 @@ def _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy,
 
 
 @inner
-def _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
+def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: ask the policy, submit the reads, then wait for its own."""
     status, slot, scalars = memory[0], memory[3], memory[6]
     memory[7][MAJOR] += 1
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
-    ready_ns = ask(decide, row, page, np.int64(1), compute_ns, capacity, trace, memory, policy, device)
+    ready_ns = ask(
+        decide,
+        beside,
+        row,
+        page,
+        np.int64(1),
+        np.uint8(0),
+        compute_ns,
+        capacity,
+        trace,
+        memory,
+        policies,
+        device,
+    )
     add_page(page, np.uint8(1), trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns > now_ns:
@@ -163,17 +172,15 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _look_ahead(row, is_lru, asks, trace, memory):  # type: ignore[no-untyped-def]
+def _look_ahead(row, asks, trace, memory):  # type: ignore[no-untyped-def]
     """Have on their way what the rows to come need; what a policy is told, too, if one is asked."""
-    page, status, place, rings = trace[0], memory[0], memory[2], memory[12]
+    page, status = trace[0], memory[0]
     far = row + FAR_ROWS
     if far < len(page):
         prefetch_line(status, np.int64(page[far]))
         prefetch_line(trace[1], far)
-        near = np.int64(page[row + NEAR_ROWS])
-        if is_lru and status[near] == RESIDENT:
-            prefetch_line(rings, np.int64(place[near]))
         if asks:
+            near = np.int64(page[row + NEAR_ROWS])
             prefetch_line(trace[3], far)
             prefetch_line(trace[4], far)
             if status[near] != RESIDENT:
@@ -183,18 +190,22 @@ def _look_ahead(row, is_lru, asks, trace, memory):  # type: ignore[no-untyped-de
 
 
 @inner
-def _fault(decide, row, page, capacity, trace, memory, policy, device, files, missed, shadow_missed):  # type: ignore[no-untyped-def]
-    """Handle an access to a page that is not mapped."""
+def _fault(  # type: ignore[no-untyped-def]
+    decide, beside, row, page, capacity, trace, memory, policies, device, files, missed, shadow_missed
+):
+    """Handle an access to a page that is not mapped; return whether the guards are to be asked first."""
     status, scalars, counters = memory[0], memory[6], memory[7]
     compute_ns = trace[1][row] * device[INSN_PS] // 1000
     scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    if scalars[NOW_NS] >= scalars[TICK_NS]:
+        return True
     if device[AGENT_NS]:
-        serve_agent(scalars[NOW_NS], capacity, memory, policy, device)
+        serve_agent(scalars[NOW_NS], capacity, memory, policies[0], device)
     if status[page] == SWAPPED:
         missed[row] = SWAP_MISSED
-        _major_fault(decide, row, page, compute_ns, capacity, trace, memory, policy, device)
+        _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device)
     elif status[page] == PREFETCHED:
-        _first_touch(decide, row, page, compute_ns, capacity, trace, memory, policy, device)
+        _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device)
     elif status[page] == UNMAPPED:
         _cache_hit(row, page, trace, memory, device)
     elif status[page] >= FILE_OUT:
@@ -208,6 +219,7 @@ def _fault(decide, row, page, capacity, trace, memory, policy, device, files, mi
         add_page(page, np.uint8(1), np.uint8(1), memory)
     if missed[row] and len(shadow_missed) and not shadow_missed[row]:
         counters[POLLUTION] += 1
+    return False
 
 
 @inner
@@ -218,49 +230,56 @@ def _next_due(row, stop, from_row, trace, memory):  # type: ignore[no-untyped-de
     return min(due, from_row) if from_row > row else due
 
 
-SIGNATURE = types.void(
-    types.FunctionType(DECIDE), types.int64, types.int64, types.int64, types.int64,
-    _TRACE, _MEMORY, _POLICY, _I8, _FILES, _U1, _U1,
+SIGNATURE = types.int64(
+    _DECIDER, _DECIDER, types.int64, types.int64, types.int64, types.int64,
+    _TRACE, _MEMORY, _POLICIES, _I8, _FILES, _U1, _U1,
 )  # fmt: skip
 """Of replay_range(); to be compiled by compiling.py, before the first call."""
 
 
 @jit()
 def replay_range(  # type: ignore[no-untyped-def]
-    decide, start, stop, from_row, capacity, trace, memory, policy, device, files, missed, shadow_missed
-):
-    """Replay rows [start, stop); counters begin anew at `from_row`.
+    decide, beside, start, stop, from_row, capacity, trace, memory, policies, device, files, missed,
+    shadow_missed,
+):  # fmt: skip
+    """Replay rows [start, stop), or until the clock is at TICK_NS; return the row that is next.
+
+    Counters begin anew at `from_row`.
 
     `missed` (one byte a row) is set where this run has a major fault; `shadow_missed` is the `missed`
     of the run without prefetching, or empty while that run is the one being made.
     """
     page, insns, store = trace[0], trace[1], trace[2]
-    status, scalars, counters = memory[0], memory[6], memory[7]
-    is_lru, asks = scalars[RECLAIM_KIND] == LRU, len(policy[3]) > 0
-    all_trace, all_memory, all_policy, all_files = (
-        reference(trace), reference(memory), reference(policy), reference(files),
+    asks = len(policies[0][3]) > 0
+    all_trace, all_memory, all_files = (
+        reference(trace, PAGE_BYTES), reference(memory, PAGE_BYTES), reference(files, PAGE_BYTES),
     )  # fmt: skip
-    begin = start
+    all_policies = reference(policies[0], PAGE_BYTES), reference(policies[1], PAGE_BYTES)
+    status, scalars, counters = all_memory[0], all_memory[6], all_memory[7]
+    begin, is_due = start, False
     while begin < stop:
-        _release(begin, all_trace, all_memory)
+        release(begin, all_trace, all_memory)
         if begin == from_row:
             before = insns[begin - 1] if begin else 0
             _start_counting(before * device[INSN_PS] // 1000, all_memory)
         end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
-            _look_ahead(row, is_lru, asks, trace, memory)
+            _look_ahead(row, asks, trace, all_memory)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
                 hits += 1
-                touch(p, store[row], memory)
-            else:
-                _fault(
-                    decide, row, p, capacity, all_trace, all_memory, all_policy, device, all_files, missed,
-                    shadow_missed,
-                )  # fmt: skip
+                touch(p, store[row], all_memory)
+            elif _fault(
+                decide, beside, row, p, capacity, all_trace, all_memory, all_policies, device, all_files,
+                missed, shadow_missed,
+            ):  # fmt: skip
+                end = stop = row
+                is_due = True
+                break
         counters[ACCESSES] += end - begin
         counters[HITS] += hits
         begin = end
-    if stop > start:
-        compute_ns = insns[stop - 1] * device[INSN_PS] // 1000
+    if begin > start and not is_due:
+        compute_ns = insns[begin - 1] * device[INSN_PS] // 1000
         scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    return begin

@@ -4,6 +4,7 @@ Follows __remove_mapping() in mm/vmscan.c and workingset_eviction() in mm/workin
 """
 
 from kdtool.replay.generations import note_eviction
+from kdtool.replay.lists import unlink
 from kdtool.replay.memory import (
     AGE,
     COUNT,
@@ -14,6 +15,7 @@ from kdtool.replay.memory import (
     MOST_AGE,
     NEXT_SLOT,
     NOW_NS,
+    PREDICTED,
     PREFETCHED,
     PREFETCHED_NOW,
     RECLAIM_KIND,
@@ -24,6 +26,7 @@ from kdtool.replay.memory import (
     WASTED,
     WORKED_NS,
     WORKINGSET,
+    WRITEOUT_NS,
 )
 from kdtool.replay.slots import take_slot
 from kdtool.rmt.jit import inner
@@ -40,27 +43,31 @@ def work(ns, scalars):  # type: ignore[no-untyped-def]
 
 @inner
 def give_slot(page, memory):  # type: ignore[no-untyped-def]
-    """Give the page a place on the device unless it has one."""
+    """Give the page a place on the device unless it has one; return whether it had none."""
     clusters, slot, page_of_slot, scalars = memory[1], memory[3], memory[4], memory[6]
     if slot[page] < 0:
         taken, scalars[NEXT_SLOT] = take_slot(scalars[NEXT_SLOT], page_of_slot, clusters)
         slot[page] = taken
         page_of_slot[taken] = page
+        return True
+    return False
 
 
 @inner
 def evict(page, memory, device):  # type: ignore[no-untyped-def]
-    """Take a page that is on no list out of memory, on the device already or at once, and remember when."""
+    """Take a page off its list and out of memory, on the device already or at once, and remember when."""
     status, scalars, counters, marks = memory[0], memory[6], memory[7], memory[8]
+    unlink(page, memory)
     scalars[COUNT] -= 1
     counters[RECLAIMED] += 1
     if status[page] != UNMAPPED:  # else it was paid for when it was written
         work(device[RECLAIM_NS], scalars)
-    if status[page] == PREFETCHED:
+    if status[page] == PREFETCHED and marks[page] & PREDICTED:
         counters[WASTED] += 1
         scalars[PREFETCHED_NOW] -= 1
     if page < scalars[FIRST_FILE]:
-        give_slot(page, memory)
+        if give_slot(page, memory):
+            work(device[WRITEOUT_NS], scalars)
         status[page] = SWAPPED
     else:
         scalars[FILE_COUNT] -= 1

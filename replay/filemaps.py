@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.errors import ParameterError, unknown_name
+from kdtool.errors import ParameterError, TraceError, unknown_name
+from kdtool.replay.lists import MOST_PAGES
 from kdtool.traces import NO_OFFSET, PAGE_BYTES, VmaFlag, parse_size
 
 __all__ = [
@@ -106,7 +107,7 @@ def file_maps(
     which : of FILES
     ra_pages : how far readahead reaches
 
-    Raises ParameterError for an unknown `which`.
+    Raises ParameterError for an unknown `which`, TraceError for files too large.
     """
     check_files(which)
     if maps is None or which == "none" or "offset_pages" not in maps:
@@ -124,6 +125,11 @@ def file_maps(
     np.maximum.at(high, file, offset[rows] + end - start)
     low = np.maximum(low - ra_pages, 0)
     first = np.concatenate(([0], np.cumsum(high - low)))
+    if max(int(n) for n in (*(high - low), first[-1])) > MOST_PAGES:
+        raise TraceError(
+            f"files are mapped from end to end over more pages than can be replayed, {MOST_PAGES} (256 GiB): "
+            f"give --files none"
+        )
     files = np.zeros((len(names), N_STATE), np.int64)
     files[:, FIRST_ID], files[:, LOW], files[:, HIGH] = first[:-1], low, high
     first_id = first[file] + offset[rows] - low[file]

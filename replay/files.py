@@ -11,15 +11,16 @@ __all__ = ["check_target", "whole_file"]
 
 
 def check_target(path: Path, suffix: str) -> None:
-    """Refuse, before hours of replay, a file that could not be written after them.
+    """Refuse, before hours of work, a file that could not be written after them.
 
-    Raises ParameterError for a name without `suffix` and for a folder that is missing or read-only.
+    Raises ParameterError for a name without `suffix`, for a folder that is missing or read-only, and for what
+    is there and no regular file: another file would take the place of a device.
     """
     if path.suffix != suffix:
         raise ParameterError(f"{path}: its name must end in {suffix}: give {path.stem}{suffix}")
     if not path.parent.is_dir():
         raise ParameterError(f"{path}: there is no folder {path.parent}: make it or choose another")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
         raise ParameterError(f"{path}: cannot be written: choose another name or folder")
 
 

@@ -14,7 +14,7 @@ functions named below in mm/vmscan.c, v6.18, with one memory cgroup and one zone
 
 import numpy as np
 
-from kdtool.replay.lists import push_newest, unlink
+from kdtool.replay.lists import push_newest
 from kdtool.replay.memory import (
     AVG_REFAULTED,
     AVG_TOTAL,
@@ -75,7 +75,6 @@ def put(page, seq, memory):  # type: ignore[no-untyped-def]
     file = np.int64(page >= memory[6][FIRST_FILE])
     seq = max(seq, memory[6][MIN_SEQ + file])
     set_generation(page, seq, memory)
-    unlink(page, memory)
     push_newest(generation_list(file, seq), page, memory)
 
 

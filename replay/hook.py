@@ -1,13 +1,15 @@
 """The hook `mm.swapin`: what a policy is told at an event, and what becomes of the pages that it names.
 
+Without an agent the policy decides within the fault. With one the kernel's own readahead does, `none` unless
+another is given, and the policy's pages follow, see agent.py.
+
 At a major fault all reads go to the device together, once room is made for the last of them: as Linux holds a
-window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18). With an agent the fault reads its own
-page alone, and the others follow, see agent.py.
+window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18).
 """
 
 import numpy as np
 
-from kdtool.replay.agent import leave_to_agent, take_turn
+from kdtool.replay.agent import leave_to_agent, note_issued, take_turn
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.memory import (
@@ -15,15 +17,15 @@ from kdtool.replay.memory import (
     AGENT_NS,
     BATCHED,
     DECISIONS,
-    ISSUED,
+    DEGREE,
     LATENCY_NS,
     PREFETCH_NS,
     PREFETCHED,
-    PREFETCHED_NOW,
     STEP_PS,
     SWAPPED,
     SYNCHRONOUS,
     WAITED_NS,
+    WATCHES,
     WORKED_NS,
 )
 from kdtool.replay.reclaim import add_page, make_room
@@ -133,13 +135,14 @@ def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _bring_in(n, missing, capacity, out, memory, device):  # type: ignore[no-untyped-def]
+def _bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore[no-untyped-def]
     """Make room for those of the n pages in `out` that are swapped out; the others cost nothing.
 
+    scored : the policy whose pages are counted asked for them
     Leaves in `out` what is to be read, in order, and returns how many: with the page `missing` that a fault
     waits for, -1 for none, where the policy named it, or first.
     """
-    status, ready_ns, scalars, counters = memory[0], memory[5], memory[6], memory[7]
+    status, ready_ns, scalars = memory[0], memory[5], memory[6]
     m, named = 0, missing < 0
     for i in range(n):
         page = _page_of(out[i], memory[4])
@@ -149,8 +152,8 @@ def _bring_in(n, missing, capacity, out, memory, device):  # type: ignore[no-unt
             ready_ns[page] = NOT_SENT
             status[page] = PREFETCHED
             add_page(page, np.uint8(0), np.uint8(0), memory)
-            scalars[PREFETCHED_NOW] += 1
-            counters[ISSUED] += 1
+            if scored:
+                note_issued(page, memory)
         elif page != missing or named:
             continue
         else:
@@ -192,29 +195,61 @@ def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyp
 
 
 @inner
-def ask(decide, row, page, major, compute_ns, capacity, trace, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Ask the policy at one event of the hook; start its prefetches, and at a `major` fault its own read.
-
-    Returns when that ends; at a first touch 0.
-    """
-    params, state, ctx, out = policy[0], policy[1], policy[2], policy[3]
-    scalars, missing = memory[6], page if major else np.int64(-1)
-    memory[7][DECISIONS] += 1
+def _decide(decide, row, page, major, compute_ns, trace, memory, decider, device):  # type: ignore[no-untyped-def]
+    """Let a decider decide; put dense ids into its `out` and return how many."""
+    params, state, ctx, out = decider[0], decider[1], decider[2], decider[3]
+    scalars = memory[6]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
-        return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
     _context(ctx, row, page, major, now_ns, trace, memory[3])
     state[0] = 0
     n = decide(params, state, ctx, out)
     scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
     _find_pages(n, page, trace[5], out, memory)
-    if device[AGENT_NS]:
+    return n
+
+
+@inner
+def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, memory, decider, device):  # type: ignore[no-untyped-def]
+    """Ask a decider within the fault; start its prefetches, and at a `major` fault its own read.
+
+    Returns when that ends; at a first touch 0.
+    """
+    out, scalars, missing = decider[3], memory[6], page if major else np.int64(-1)
+    if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-        ends_ns = submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
-        leave_to_agent(n, max(now_ns, ends_ns if major else memory[5][page]), out, memory, policy[4], device)
-        return ends_ns
-    m = _bring_in(n, missing, capacity, out, memory, device)
+        return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
+    n = _decide(decide, row, page, major, compute_ns, trace, memory, decider, device)
+    m = _bring_in(n, missing, scored, capacity, out, memory, device)
     return _read(m, missing, compute_ns, out, memory, device)
+
+
+@inner
+def ask(decide, beside, row, page, major, predicted, compute_ns, capacity, trace, memory, policies, device):  # type: ignore[no-untyped-def]
+    """Ask at one event of the hook, and at a `major` fault start its own read.
+
+    decide, beside : of the two `policies`: the one that is scored, and the kernel's own beside its agent
+    predicted : the first touch is of a page that the policy asked for
+
+    Returns when its own read ends; at a first touch 0.
+    """
+    scored, readahead = policies
+    scalars, ends_ns = memory[6], np.int64(0)
+    if not device[AGENT_NS]:
+        memory[7][DECISIONS] += 1
+        return _read_ahead(
+            decide, row, page, major, True, compute_ns, capacity, trace, memory, scored, device
+        )
+    if major or not predicted:
+        ends_ns = _read_ahead(
+            beside, row, page, major, False, compute_ns, capacity, trace, memory, readahead, device
+        )
+    if scalars[WATCHES] and (major or predicted):
+        memory[7][DECISIONS] += 1
+        n = _decide(decide, row, page, major, compute_ns, trace, memory, scored, device)
+        now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+        ready_ns = ends_ns if major else memory[5][page]
+        leave_to_agent(min(n, scalars[DEGREE]), max(now_ns, ready_ns), scored[3], memory, scored[4], device)
+    return ends_ns
 
 
 @inner
@@ -227,7 +262,7 @@ def serve_agent(now_ns, capacity, memory, policy, device):  # type: ignore[no-un
             return
         worked_ns, waited_ns = scalars[WORKED_NS], scalars[WAITED_NS]
         before_ns = at_ns - worked_ns - waited_ns
-        m = _bring_in(n, np.int64(-1), capacity, out, memory, device)
+        m = _bring_in(n, np.int64(-1), True, capacity, out, memory, device)
         _read(m, np.int64(-1), before_ns, out, memory, device)
         scalars[AGENT_FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
         scalars[WORKED_NS], scalars[WAITED_NS] = worked_ns, waited_ns

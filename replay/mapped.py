@@ -8,17 +8,33 @@ A page that a process touches is one of:
     left out      of another file, until a private page is written: it is copied, and anonymous from then on
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.errors import TraceError
 from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT
+from kdtool.replay.longarrays import copied
+from kdtool.replay.numbering import number_keys
 from kdtool.rmt.jit import inner, jit
-from kdtool.traces import RefKind, VmaFlag
+from kdtool.traces import NO_OFFSET, RefKind, VmaFlag
 
-__all__ = ["VPN_BITS", "follow_mappings", "holds_code", "note_kinds", "spans"]
+__all__ = [
+    "VPN_BITS",
+    "check_mappings",
+    "follow_mappings",
+    "holds_code",
+    "note_kinds",
+    "page_keys",
+    "spans",
+]
 
 VPN_BITS = 52
 """A page's key is its process's index << VPN_BITS | vpn: 2**52 pages cover any 64-bit address."""
+MOST_PROCESSES = 1 << (63 - VPN_BITS)
+"""A key has a sign."""
 _VPN_MASK = (1 << VPN_BITS) - 1
 
 _ANONYMOUS, _FILE, _PRIVATE_FILE = 0, 1, 2
@@ -130,6 +146,42 @@ def _follow(page, store, changes, keys, files, keep, state, freed):  # type: ign
             n_kept += 1
             live[touched] = 1
     return n_kept, n_freed
+
+
+def page_keys(
+    name: str, refs: Mapping[str, npt.NDArray[Any]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the processes, sorted, and the key of each reference's page; TraceError where it has no room."""
+    pids, process = number_keys(refs["pid"])
+    if len(pids) > MOST_PROCESSES:
+        raise TraceError(
+            f"{name}: has {len(pids)} processes, at most {MOST_PROCESSES} can be replayed: record fewer"
+        )
+    key = copied(process, np.int64)
+    key <<= VPN_BITS
+    vpn = refs["vpn"]
+    if len(vpn) and (most := int(vpn.max())) >> VPN_BITS:
+        raise TraceError(
+            f"{name}: page {most} is beyond any 64-bit address, below {1 << VPN_BITS}: record it again"
+        )
+    key |= vpn.view(np.int64)
+    return pids, key
+
+
+def check_mappings(name: str, maps: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse mapping changes that no address space has; what follows them looks at no number again.
+
+    Raises TraceError.
+    """
+    start, end = maps["start_vpn"], maps["end_vpn"]
+    offset = maps.get("offset_pages", np.full(len(start), NO_OFFSET))
+    bad = (start > end) | (end >= 1 << VPN_BITS) | (offset < NO_OFFSET) | (offset >= 1 << VPN_BITS)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise TraceError(
+            f"{name}: row {at} of vmas maps pages {start[at]} to {end[at]} at page {offset[at]} of a file: "
+            f"no mapping is like that: record it again"
+        )
 
 
 def spans(

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.replay.lists import new_rings
+from kdtool.replay.lists import N_LISTS, new_rings
+from kdtool.replay.longarrays import zeros
 from kdtool.replay.slots import new_clusters, new_page_of_slot
 
 __all__ = [
@@ -47,9 +48,9 @@ __all__ = [
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED, FILE_OUT, FILE_IN = range(7)
 
-ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD, QUEUED = (1 << i for i in range(8))
-"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names. QUEUED: in
-swap, and an agent is about to ask for it, see agent.py."""
+ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD, PREDICTED = (1 << i for i in range(8))
+"""Bits of Memory.marks: accessed and dirty of the PTE, and the page's flags of the other names. PREDICTED:
+the policy that is scored asked for it, or its agent is about to, and it was not touched since."""
 
 EXECUTABLE = -2
 SWAP_MISSED, FILE_MISSED = 1, 2
@@ -60,6 +61,8 @@ HAS_BITS = 1
 """Set in the kinds that go by accessed bits."""
 RECLAIMS = {"linux": LINUX, "lru": LRU, "mglru": MGLRU}
 """How memory gives pages up, by name; a policy may bring along a plan instead, see Memory.planned()."""
+LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
+"""How many lists a memory keeps, by kind."""
 
 # Indexes into Memory.scalars; those with a FILE_ beside them are the anonymous pages' own.
 (COUNT, WAITED_NS, WORKED_NS, DEVICE_FREE_NS, LAST_SLOT, NEXT_SLOT, FREE_AT, PREFETCHED_NOW, NOW_NS,
@@ -68,13 +71,14 @@ RECLAIMS = {"linux": LINUX, "lru": LRU, "mglru": MGLRU}
  STAT_FILE_ACTIVE, STAT_ACTIVATIONS, STAT_FILE_ACTIVATIONS, SNAPSHOT_ACTIVATIONS,
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
- PROTECTED, AVG_REFAULTED, AVG_TOTAL, AGENT_FREE_NS, PLUG_REQUESTS, PLUG_PAGES, PLUG_SLOT, N_SCALARS) = (
-    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95, 96, 97, 98, 99,
+ PROTECTED, AVG_REFAULTED, AVG_TOTAL, AGENT_FREE_NS, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
+ PLUG_SLOT, N_SCALARS) = (
+    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 95, 96, 97, 98, 104, 105, 106, 107,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, BATCHED, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS,
- RECLAIM_NS, STEP_PS, INSN_PS, AGENT_NS, N_DEVICE) = range(14)  # fmt: skip
+ RECLAIM_NS, WRITEOUT_NS, BESIDE_NS, STEP_PS, INSN_PS, AGENT_NS, N_DEVICE) = range(16)  # fmt: skip
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED,
@@ -108,7 +112,10 @@ PAGE = np.dtype(
     ],
     align=True,
 )
+PAGE_BYTES = PAGE.itemsize
 CACHE_LINE_BYTES = 64
+NEVER_NS = 2**63 - 1
+"""Later than any replay ends."""
 
 
 @dataclass(frozen=True)
@@ -159,16 +166,17 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
     scalars[MAX_SEQ] = 3  # MIN_NR_GENS + 1: lru_gen_init_lruvec()
     scalars[FLUSH_PERIOD_NS] = flush.period_ns
     scalars[FLUSH_AT_NS] = flush.phase_ns
+    scalars[[TICK_NS, WATCHES, DEGREE]] = NEVER_NS, 1, n_pages
     page_of_slot = new_page_of_slot(n_pages)
-    rings, ends = new_rings(min(n_pages, memory_pages))
+    rings, ends = new_rings(min(n_pages, memory_pages), LISTS[RECLAIMS[reclaim]])
     return Memory(
         pages=pages,
-        ready_ns=np.zeros(n_pages, np.int64),
+        ready_ns=zeros(n_pages, np.int64),
         clusters=new_clusters(len(page_of_slot)),
         page_of_slot=page_of_slot,
         scalars=scalars,
         counters=np.zeros(N_COUNTERS, np.int64),
-        writes=np.zeros((n_pages, 2), np.int64),
+        writes=zeros(2 * n_pages, np.int64).reshape(n_pages, 2),
         victims=np.empty(0, np.int32),
         rings=rings,
         ends=ends,
@@ -177,6 +185,6 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
 
 def _new_pages(n: int) -> npt.NDArray[np.void]:
     """Return zeroed records, none of which lies in two cache lines."""
-    room = np.zeros(n * PAGE.itemsize + CACHE_LINE_BYTES, np.uint8)
+    room = zeros(n * PAGE_BYTES + CACHE_LINE_BYTES, np.uint8)
     begin = -room.ctypes.data % CACHE_LINE_BYTES
-    return room[begin : begin + n * PAGE.itemsize].view(PAGE)
+    return room[begin : begin + n * PAGE_BYTES].view(PAGE)

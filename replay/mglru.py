@@ -28,7 +28,7 @@ from kdtool.replay.generations import (
     set_generation,
     tier_of,
 )
-from kdtool.replay.lists import NO_PAGE, oldest, push_oldest, unlink
+from kdtool.replay.lists import NO_PAGE, oldest, push_oldest
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX
 from kdtool.replay.memory import (
     ACCESSED,
@@ -48,6 +48,7 @@ from kdtool.replay.memory import (
     UNMAPPED,
     WORKINGSET,
     WRITEBACK,
+    WRITEOUT_NS,
 )
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes
 from kdtool.rmt.jit import inner
@@ -91,7 +92,6 @@ def _inc_min_seq(file, memory):  # type: ignore[no-untyped-def]
     while page != NO_PAGE:
         if evicted_at[page] == min_seq:
             set_generation(page, min_seq + 1, memory)
-        unlink(page, memory)
         push_oldest(generation_list(file, evicted_at[page]), page, memory)
         page = oldest(which, memory)
     carry_over(file, scalars)
@@ -154,10 +154,9 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
     elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
         status[page] = UNMAPPED
         give_slot(page, memory)
-        work(device[RECLAIM_NS], scalars)
+        work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
         begin_write(page, memory, device)
     else:
-        unlink(page, memory)
         evict(page, memory, device)
         return 1
     return 0

@@ -3,10 +3,13 @@
     reading a trace ──► shadow of each cell ──► its policies
        this process          workers              workers
 
-A shadow is run before its cell's policies, which see it in memory that all of them share. The next trace is
-read while workers are busy with the one before.
+A shadow is run before its cell's policies, which see it in memory that all of them share. Of what can start,
+what is expected to take longest does, so that no worker is left with a long one at the end: a policy that was
+not run yet, and then by how many times the shadow's time it took in another cell. The next trace is read
+while workers are busy with the one before.
 """
 
+import math
 import os
 from collections import deque
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ from kdtool.replay.sweep import Cell, Sweep, load_cells, replay_cell
 from kdtool.replay.workers import Row, Workers
 from kdtool.rmt.numba_vm import compiled
 
-__all__ = ["available_cpus", "score_traces"]
+__all__ = ["LongestFirst", "Task", "available_cpus", "score_traces"]
 
 
 def available_cpus() -> int:
@@ -69,9 +72,13 @@ def _compile(sweep: Sweep, display: Display) -> None:
         line.end()
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A replay that can start: the shadow of a cell when there is no `policy`. `missed` is the shadow's."""
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A replay that can start: the shadow of a cell when there is no `policy`. `missed` is the shadow's.
+
+    index : of the cell
+    policy : its index in the cell, and it
+    """
 
     index: int
     cell: Cell
@@ -80,6 +87,7 @@ class _Task:
 
     @property
     def name(self) -> str:
+        """Return how a person is told of it."""
         return self.cell.name(self.policy and self.policy[1])
 
     def run(self, progress: Progress) -> Row:
@@ -93,13 +101,47 @@ class _Task:
         return result.to_row()
 
 
+class LongestFirst:
+    """Tasks that can start. Shadows, and policies that were not run yet, are taken to be endless."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+        self._shadow_s: dict[int, float] = {}
+        self._times_shadow: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, task: Task) -> None:
+        """Have a task wait."""
+        self._tasks.append(task)
+
+    def take(self) -> Task:
+        """Take out the task that is expected to take longest, the first of several."""
+        longest = max(self._tasks, key=self._expected_s)
+        self._tasks.remove(longest)
+        return longest
+
+    def learn(self, task: Task, took_s: float) -> None:
+        """Note how long a task took; a policy's time is counted in times of its cell's shadow."""
+        if task.policy is None:
+            self._shadow_s[task.index] = took_s
+        else:
+            self._times_shadow[task.policy[0]] = took_s / self._shadow_s[task.index]
+
+    def _expected_s(self, task: Task) -> float:
+        if task.policy is None or task.policy[0] not in self._times_shadow:
+            return math.inf
+        return self._times_shadow[task.policy[0]] * self._shadow_s[task.index]
+
+
 class _Parallel:
     """The state of one parallel sweep: traces to read, tasks that can start, results by cell and policy."""
 
     def __init__(self, paths: list[Path], sweep: Sweep, display: Display) -> None:
         self._unread = deque(paths)
         self._sweep, self._display = sweep, display
-        self._ready: deque[_Task] = deque()
+        self._ready = LongestFirst()
         self._results: dict[tuple[int, int], Result] = {}
         self._n_cells = 0
 
@@ -108,7 +150,7 @@ class _Parallel:
             while self._ready or self._unread or workers.n_running:
                 while not workers.full and (self._ready or self._unread):
                     if self._ready:
-                        self._start(self._ready.popleft(), workers)
+                        self._start(self._ready.take(), workers)
                     else:
                         self._read(self._unread.popleft())
                 if workers.n_running:
@@ -119,19 +161,20 @@ class _Parallel:
         for cell in load_cells(path, self._sweep, self._display):
             # Shared with the workers, and gone with the last of them: it has no name.
             shared = new_array(cell.workload.n_refs, np.uint8, shared=True)
-            self._ready.append(_Task(self._n_cells, cell, None, shared))
+            self._ready.add(Task(self._n_cells, cell, None, shared))
             self._n_cells += 1
 
-    def _start(self, task: _Task, workers: Workers) -> None:
+    def _start(self, task: Task, workers: Workers) -> None:
         line = self._display.line(task.name, task.cell.workload.n_refs)
         workers.start(task.name, task.run, lambda row: self._done(task, Result(**row)), line)
 
-    def _done(self, task: _Task, result: Result) -> None:
+    def _done(self, task: Task, result: Result) -> None:
+        self._ready.learn(task, result.replay_s)
         if task.policy is not None:
             self._results[task.index, task.policy[0]] = result
             return
         for at, policy in enumerate(task.cell.policies):
             if task.cell.needs_replay(policy):
-                self._ready.append(_Task(task.index, task.cell, (at, policy), task.missed))
+                self._ready.add(Task(task.index, task.cell, (at, policy), task.missed))
             else:
                 self._results[task.index, at] = result

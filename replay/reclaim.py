@@ -21,7 +21,7 @@ import numpy as np
 
 from kdtool.replay.evict import evict
 from kdtool.replay.generations import add_generation, leave_generation
-from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink, unlink_old
+from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink
 from kdtool.replay.liststats import flush_stats, note_cost, update_stats
 from kdtool.replay.memory import (
     ACCESSED,
@@ -67,7 +67,6 @@ def touch(page, store, memory):  # type: ignore[no-untyped-def]
     if memory[6][RECLAIM_KIND] & HAS_BITS:
         memory[8][page] |= ACCESSED | store * DIRTY
         return
-    unlink(page, memory)
     push_newest(INACTIVE_LIST, page, memory)
 
 
@@ -125,15 +124,12 @@ def forget_page(page, memory):  # type: ignore[no-untyped-def]
 
 @inner
 def _take_victim(memory):  # type: ignore[no-untyped-def]
-    """Take the next page to go off its list: the oldest, or what the plan says."""
+    """Return the next page to go: the oldest, or what the plan says."""
     scalars = memory[6]
     if scalars[RECLAIM_KIND] == LRU:
-        page = oldest(INACTIVE_LIST, memory)
-        unlink_old(INACTIVE_LIST, page, memory)
-        return page
+        return oldest(INACTIVE_LIST, memory)
     page = np.int64(memory[11][scalars[VICTIM_AT]])
     scalars[VICTIM_AT] += 1
-    unlink(page, memory)
     return page
 
 

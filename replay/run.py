@@ -1,7 +1,6 @@
 """One replay: a workload under a policy, a memory and a device, scored beside a run without prefetching."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,19 +9,18 @@ import numpy.typing as npt
 
 from kdtool.errors import ParameterError, unknown_name
 from kdtool.replay import memory as layout
-from kdtool.replay.agent import new_queue
-from kdtool.replay.compiling import engine
-from kdtool.replay.devices import Device
-from kdtool.replay.hook import CTX_WORDS
+from kdtool.replay.devices import DEVICE_FIELDS, Device
+from kdtool.replay.drive import Progress, drive
 from kdtool.replay.lists import MOST_PAGES
+from kdtool.replay.live import LiveSetting
 from kdtool.replay.longarrays import new_array
 from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
 from kdtool.replay.policies import Policy, Setting, device_of
-from kdtool.replay.policies.base import OUT_WORDS, Prepared
+from kdtool.replay.policies.base import Prepared
 from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.result import Result, Shadow, exact_pages, score
 from kdtool.replay.workload import Workload
-from kdtool.rmt.numba_vm import compiled
+from kdtool.rmt import LIMITS
 from kdtool.traces import parse_fraction
 
 __all__ = [
@@ -31,6 +29,7 @@ __all__ = [
     "Shadow",
     "check_from_row",
     "check_memory",
+    "check_times",
     "exact_pages",
     "first_row",
     "replay",
@@ -38,12 +37,9 @@ __all__ = [
     "run_shadow",
 ]
 
-CHUNK_ROWS = 500_000
-"""Replayed between two reports of progress: some tenths of a second."""
+MAX_TIME = 2**63 - 1
 LATE_FLUSH = Flush()
-
-Progress = Callable[[int], None]
-"""Called with the number of references replayed since the last call."""
+ALONE = LiveSetting()
 
 
 def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> None:
@@ -65,6 +61,22 @@ def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> No
         raise ParameterError(
             f"memory is {memory_pages} pages and the trace touches {workload.n_pages}: at most {MOST_PAGES} "
             f"(256 GiB) can be replayed: give less memory"
+        )
+
+
+def check_times(workload: Workload, device: Device) -> None:
+    """Refuse what could last longer than 63 bits of ns, 292 years, or of ps, 106 days, of instructions alone.
+
+    Raises ParameterError.
+    """
+    costs = dict(zip(DEVICE_FIELDS, device.values.tolist(), strict=False))
+    work_ps = int(workload.insns[-1]) * costs["insn_ps"]
+    waits_ns = workload.n_refs * sum(costs[field] for field in DEVICE_FIELDS if field.endswith("_ns"))
+    if work_ps + 1000 > MAX_TIME or work_ps // 1000 + waits_ns * LIMITS.degree_pages > MAX_TIME:
+        raise ParameterError(
+            f"{workload.name} on {device.name}: {workload.insns[-1]:,} instructions of "
+            f"{costs['insn_ps']} ps, or the device's times, add up to more than can be counted: "
+            f"give a device with smaller ones"
         )
 
 
@@ -141,18 +153,22 @@ def replay(
     *,
     from_row: int = 0,
     progress: Progress | None = None,
+    live: LiveSetting = ALONE,
 ) -> Result:
     """Replay `workload` under `policy` in the memory of `shadow`, counting from reference `from_row` on.
 
     What comes before `from_row` fills the memory and teaches the policy's state, and is not scored.
 
+    live : what surrounds a policy that an agent runs; others are not concerned. Guards count from row 0
+
     Raises ParameterError for a memory that check_memory() refuses and for a `from_row` beyond the trace.
     """
-    check_memory(workload, shadow.memory_pages, policy.degree_pages)
+    assert live.guards is None or from_row == 0, "what guards compare must not begin anew"
+    check_memory(workload, shadow.memory_pages, max(policy.degree_pages, live.readahead.degree_pages))
     check_from_row(workload, from_row)
     began = time.perf_counter()
     missed = new_array(workload.n_refs, np.uint8)
-    state = _run(workload, policy, shadow, device, missed, from_row, progress)
+    state = _run(workload, policy, shadow, device, missed, from_row, progress, live)
     replay_s = time.perf_counter() - began
     return score(workload, policy, shadow, device_of(policy, device), state, from_row, replay_s)
 
@@ -165,12 +181,15 @@ def _run(
     missed: npt.NDArray[np.uint8],
     from_row: int,
     progress: Progress | None,
+    live: LiveSetting = ALONE,
 ) -> Memory:
+    check_times(workload, device)
+
     def runtime_ns(prepared: Prepared) -> int:
         # Its state is used up by the trial.
         trial = replace(prepared, state=prepared.state.copy())
-        memory = _run_prepared(
-            workload, policy, trial, shadow, fresh(), device, new_array(len(missed), np.uint8), 0, None
+        memory = drive(
+            replace(setting, memory=fresh()), policy, trial, new_array(len(missed), np.uint8), ALONE
         )
         return int(memory.scalars[layout.NOW_NS])
 
@@ -182,46 +201,6 @@ def _run(
         shadow.flush,
         workload.files.n_pages,
     )
-    memory = fresh()
-    setting = Setting(workload, shadow.memory_pages, device, shadow.missed, memory, runtime_ns)
+    setting = Setting(workload, shadow.memory_pages, device, shadow.missed, fresh(), runtime_ns)
     prepared = policy.prepare(setting)
-    return _run_prepared(workload, policy, prepared, shadow, memory, device, missed, from_row, progress)
-
-
-def _run_prepared(
-    workload: Workload,
-    policy: Policy,
-    prepared: Prepared,
-    shadow: Shadow,
-    memory: Memory,
-    device: Device,
-    missed: npt.NDArray[np.uint8],
-    from_row: int,
-    progress: Progress | None,
-) -> Memory:
-    """Replay into `memory` and return it; `missed` is set where there are major faults."""
-    shadow_missed = shadow.missed
-    if prepared.victims is not None:
-        memory = memory.planned(prepared.victims)
-        # What it evicts is its own choice, whatever it reads ahead: none of its faults comes from that.
-        shadow_missed = np.empty(0, np.uint8)
-    w = workload
-    arrays = memory.arrays()
-    trace = (
-        w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
-        w.free_page,
-    )  # fmt: skip
-    files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
-    out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
-    buffers = (prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, new_queue())
-    values = device_of(policy, device).values
-    decide, replay_range = compiled(policy.decide), engine()
-    for start in range(0, w.n_refs, CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, w.n_refs)
-        replay_range(
-            decide, start, stop, from_row, shadow.memory_pages, trace, arrays, buffers, values, files,
-            missed, shadow_missed,
-        )  # fmt: skip
-        if progress is not None:
-            progress(stop - start)
-    return memory
+    return drive(setting, policy, prepared, missed, live, from_row=from_row, progress=progress)

@@ -22,7 +22,7 @@ import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.evict import evict, give_slot, work
-from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, NO_PAGE, oldest, push_newest, unlink_old
+from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, NO_PAGE, oldest, push_newest
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX, flush_stats, inactive_is_low, note_cost
 from kdtool.replay.memory import (
     ACCESSED,
@@ -53,6 +53,7 @@ from kdtool.replay.memory import (
     UNMAPPED,
     WORKINGSET,
     WRITEBACK,
+    WRITEOUT_NS,
 )
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes, wait_for_write
 from kdtool.rmt.jit import inner
@@ -72,7 +73,6 @@ INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE, N_LISTS = range(5)
 def activate(page, file, memory):  # type: ignore[no-untyped-def]
     """Put an inactive page on the active list: workingset_age_nonresident() as well."""
     scalars = memory[6]
-    unlink_old(2 * file + INACTIVE_LIST, page, memory)
     memory[8][page] |= ACTIVE
     scalars[ACTIVE_COUNT + file] += 1
     scalars[AGE] += 1
@@ -86,7 +86,6 @@ def _spare(page, file, memory):  # type: ignore[no-untyped-def]
     if marks[page] & REFERENCED or (file and memory[3][page] == EXECUTABLE):
         activate(page, file, memory)
     else:
-        unlink_old(2 * file + INACTIVE_LIST, page, memory)
         push_newest(2 * file + INACTIVE_LIST, page, memory)
     marks[page] = marks[page] & ~ACCESSED | REFERENCED
 
@@ -103,7 +102,7 @@ def _write(page, file, memory, device):  # type: ignore[no-untyped-def]
         return
     status[page] = UNMAPPED
     give_slot(page, memory)
-    work(device[RECLAIM_NS], scalars)
+    work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
     begin_write(page, memory, device)
 
 
@@ -122,7 +121,6 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
         if marks[page] & WRITEBACK:
             wait_for_write(page, memory, device)
         if status[page] in (PREFETCHED, FILE_IN) and ready_ns[page] > scalars[NOW_NS]:
-            unlink_old(inactive, page, memory)
             push_newest(inactive, page, memory)
         elif marks[page] & ACCESSED:
             _spare(page, file, memory)
@@ -130,7 +128,6 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
             _write(page, file, memory, device)
             written += 1 - file
         else:
-            unlink_old(inactive, page, memory)
             evict(page, memory, device)
             freed += 1
     note_cost(file, written, scanned - freed, scalars)
@@ -144,7 +141,6 @@ def _shrink_active_list(n_pages, file, memory):  # type: ignore[no-untyped-def]
     inactive, rotated = 2 * file + INACTIVE_LIST, 0
     for _ in range(min(n_pages, scalars[ACTIVE_COUNT + file])):
         page = oldest(inactive + 1, memory)
-        unlink_old(inactive + 1, page, memory)
         if file and marks[page] & ACCESSED and memory[3][page] == EXECUTABLE:
             marks[page] &= ~ACCESSED
             push_newest(inactive + 1, page, memory)

@@ -22,6 +22,7 @@ program's pages, so that it is never half full: the kernel then frees slots it w
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.longarrays import zeros
 from kdtool.rmt.jit import inner
 
 __all__ = ["NO_PAGE", "SWAPFILE_CLUSTER", "free_slot", "new_clusters", "new_page_of_slot", "take_slot"]
@@ -40,7 +41,8 @@ N_LISTS = 4
 def new_page_of_slot(n_pages: int) -> npt.NDArray[np.int32]:
     """Return an empty area for a program of `n_pages`."""
     n_slots = max(2 * n_pages + 1, MIN_SLOTS)
-    page_of_slot = np.full(-(-n_slots // SWAPFILE_CLUSTER) * SWAPFILE_CLUSTER, NO_PAGE, np.int32)
+    page_of_slot = zeros(-(-n_slots // SWAPFILE_CLUSTER) * SWAPFILE_CLUSTER, np.int32)
+    page_of_slot[:] = NO_PAGE
     page_of_slot[0] = RESERVED
     return page_of_slot
 

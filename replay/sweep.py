@@ -22,6 +22,9 @@ from kdtool.traces import Trace, memory_pages
 
 __all__ = ["Cell", "Sweep", "load_cells", "replay_cell", "replay_sweep", "sweep_cells"]
 
+MAX_PHASES = 200
+"""One each 10 ms of the kernel's 2 s."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -98,10 +101,10 @@ def sweep_cells(workload: Workload, sweep: Sweep) -> list[Cell]:
     """
     if sweep.reclaim not in RECLAIMS:
         raise unknown_name("reclaim", sweep.reclaim, RECLAIMS)
-    if sweep.phases < 1 or (sweep.phases > 1 and sweep.reclaim != "linux"):
+    if not 1 <= sweep.phases <= MAX_PHASES or (sweep.phases > 1 and sweep.reclaim != "linux"):
         raise ParameterError(
-            f"--phases {sweep.phases} with {sweep.reclaim} reclaim: give 1 or more, and more than 1 for "
-            f"linux only, which alone goes by statistics"
+            f"--phases {sweep.phases} with {sweep.reclaim} reclaim: give 1 to {MAX_PHASES}, and more than 1 "
+            f"for linux only, which alone goes by statistics"
         )
     start = first_row(sweep.start, workload.n_refs)
     sizes = [memory_pages(memory, workload.footprint_pages) for memory in sweep.memories]

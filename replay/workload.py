@@ -15,7 +15,15 @@ import numpy.typing as npt
 from kdtool.errors import TraceError
 from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
 from kdtool.replay.longarrays import copied, kept, new_array
-from kdtool.replay.mapped import VPN_BITS, follow_mappings, holds_code, note_kinds, spans
+from kdtool.replay.mapped import (
+    VPN_BITS,
+    check_mappings,
+    follow_mappings,
+    holds_code,
+    note_kinds,
+    page_keys,
+    spans,
+)
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.rmt.jit import jit
@@ -173,7 +181,9 @@ def workload_from_arrays(
     ra_pages: int = RA_PAGES,
 ) -> Workload:
     """Build a workload from the columns of `refs`, each asked for once, and, if known, of `vmas`."""
-    pids, key = _keys(refs)
+    if maps is not None:
+        check_mappings(name, maps)
+    pids, key = page_keys(name, refs)
     keys, page = number_keys(key)
     del key  # here and below: a column less while the next one is read
     store, code = new_array(len(page), np.uint8), np.zeros(len(keys), np.uint8)
@@ -192,7 +202,7 @@ def workload_from_arrays(
         )
     page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
     tid = copied(refs["tid"], np.int32)
-    insns = kept(_merged_clock(copied(refs["insns"], np.int64), tid), keep, n_kept)
+    insns = kept(_merged_clock(name, copied(refs["insns"], np.int64), tid), keep, n_kept)
     bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
@@ -211,15 +221,6 @@ def workload_from_arrays(
         files=file_pages,
         k=k,
     )
-
-
-def _keys(refs: Mapping[str, npt.NDArray[Any]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the processes, sorted, and the key of each reference's page."""
-    pids, process = number_keys(refs["pid"])
-    key = copied(process, np.int64)
-    key <<= VPN_BITS
-    key |= refs["vpn"].view(np.int64)
-    return pids, key
 
 
 def _changes(
@@ -242,23 +243,32 @@ def _changes(
 _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 
 
-def _merged_clock(insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+def _merged_clock(
+    name: str, insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
     """Return the instructions of all threads so far, written over `insns`, which counts each thread's own."""
     tids, thread = number_keys(tid)
-    _merge_clocks(insns, thread, np.zeros(len(tids), np.int64))
+    if not _merge_clocks(insns, thread, np.zeros(len(tids), np.int64)):
+        raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
     return insns
 
 
 @jit()
 def _merge_clocks(insns, thread, last):  # type: ignore[no-untyped-def]
-    """Add up what each thread advanced from `last` on; a clock that went back is of a new program (exec)."""
+    """Add up what each thread advanced from `last` on; a clock that went back is of a new program (exec).
+
+    False when the sum, or a clock, does not fit into 63 bits.
+    """
     total = np.int64(0)
     for i in range(len(insns)):
         own = insns[i]
         advanced = own - last[thread[i]]
         total += advanced if advanced >= 0 else own
+        if own < 0 or total < 0:
+            return False
         last[thread[i]] = own
         insns[i] = total
+    return True
 
 
 def _anonymous_vmas(

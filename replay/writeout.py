@@ -21,7 +21,7 @@ import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.generations import MIN_NR_GENS, generation_list, put, set_generation
-from kdtool.replay.lists import INACTIVE_LIST, push_newest, push_oldest, unlink, unlink_old
+from kdtool.replay.lists import INACTIVE_LIST, push_newest, push_oldest
 from kdtool.replay.memory import (
     DIRTY,
     MAX_SEQ,
@@ -86,7 +86,6 @@ def begin_write(page, memory, device):  # type: ignore[no-untyped-def]
     if scalars[RECLAIM_KIND] == MGLRU:
         put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
         return
-    unlink_old(INACTIVE_LIST, page, memory)
     push_newest(INACTIVE_LIST, page, memory)
 
 
@@ -106,7 +105,6 @@ def complete_writes(memory):  # type: ignore[no-untyped-def]
             if scalars[RECLAIM_KIND] == MGLRU:
                 set_generation(page, scalars[MIN_SEQ], memory)
                 which = generation_list(0, scalars[MIN_SEQ])
-            unlink(page, memory)
             push_oldest(which, page, memory)
 
 

@@ -1,19 +1,21 @@
 """A tree as blocks of two levels, which a walk takes in one step, and where each lies.
 
 A block compares at a node and, before it is known which way that one goes, at both children. Which features
-these are, the block itself says, and the one before it for each of the four that may come next, in slots of a
-word that is shifted by what the comparisons come to: so a walk waits for one load a step. The last step of
-all comes to values. A leaf above has a block that leads to itself. Where there is no split, VALUE_MAX is
-compared with, which no feature exceeds, and the walk goes left.
+these are, the block itself says, and the one before it for each of the four that may come next: a word names
+two, of which it is shifted to one by what a child's comparison comes to, and of two such words, shifted each
+by its child's, the node's comparison takes one. So a walk waits for one load a step. The last step of all
+comes to values. A leaf above has a block that leads to itself. Where there is no split, VALUE_MAX is compared
+with, which no feature exceeds, and the walk goes left.
 
-    block     NODE      the node's threshold s32 | u32: where the first of the next four lies, side by side
-              CHILDREN  the right child's threshold s32, of a leaf its steps | the left child's s32
-              PAIRS     by slot the features of a node and its left child; of a leaf its value s32 | 0
-              RIGHTS    by slot the features of right children; between them the block's own, at OWN_BITS
+    block     NODE      the node's threshold 32 bits | u32: where the next four begin, side by side
+              CHILDREN  the right child's threshold 32 bits, of a leaf its steps | the left child's
+              LEFTS     slots of the two that come next on the left; of a leaf its value s32 | its one slot
+              RIGHTS    slots of the two on the right; beside slots lie the block's own features, at OWN
     values    of four leaves, what leads there taking them for a block: CHILDREN their steps, 8 bits each from
-              bit 32 on; PAIRS the values of the first s32 | the second s32; RIGHTS those of the others
-    slot      the first of four: from bit 0 on. Where the walk goes right at the node, RIGHT_SHIFT more, at
-              its child, CHILD_SHIFT more: what remains of a negative difference that is shifted right
+              bit 32 on; LEFTS the values of the first s32 | the second s32; RIGHTS those of the others
+    slot      the features of a node, its left and its right child, SPLIT_BITS each; from NEXT_BIT on which
+              of the four it is. The first of two is from bit 0 on, the second from SLOT_SHIFT on, which is
+              what remains of a negative difference that is shifted right
     entry     a block without a split; more such follow, so that the deepest leaves come with the last step,
               and the root's
 """
@@ -27,14 +29,15 @@ from kdtool.rmt.program import VALUE_MAX
 __all__ = [
     "BLOCK_WORDS",
     "CHILDREN",
-    "CHILD_SHIFT",
+    "LEFTS",
     "LEVELS",
+    "NEXT_BIT",
     "NODE",
     "NO_TREE",
-    "OWN_BITS",
-    "PAIRS",
+    "OWN",
     "RIGHTS",
-    "RIGHT_SHIFT",
+    "SLOT_BITS",
+    "SLOT_SHIFT",
     "SPLIT_BITS",
     "STEPS_BITS",
     "Place",
@@ -44,15 +47,14 @@ __all__ = [
 ]
 
 LEVELS = 2
-NODE, CHILDREN, PAIRS, RIGHTS, BLOCK_WORDS = range(5)
+NODE, CHILDREN, LEFTS, RIGHTS, BLOCK_WORDS = range(5)
 VALUES_WORDS = 3
-RIGHT_SHIFT, CHILD_SHIFT = 31, 15
-SPLIT_BITS = 6
-"""Of the number of a split's feature; a slot has two, and room below them for two bits more."""
-OWN_BITS = (8, 24, 40)
-"""Where in RIGHTS a block's own three features are: of a byte, with room for two bits more."""
+SPLIT_BITS, NEXT_BIT, SLOT_BITS, SLOT_SHIFT = 6, 20, 22, 31
+"""Of a slot; a feature's number may be multiplied by 4: its three have room for two bits more."""
+OWN = ((RIGHTS, 24), (RIGHTS, 56), (LEFTS, 24))
+"""Where a block's own three features are: word, and bit of a byte. Those of a leaf are 0."""
 STEPS_BITS = 8
-LOW_32 = 2**32 - 1
+LOW_32, SIGN = 2**32 - 1, 1 << 31
 
 AnyTree = Tree | ScoreTree
 Splits = tuple[int | None, int | None, int | None]
@@ -72,6 +74,7 @@ class Place(NamedTuple):
     leaves : by node of each leaf its value, 32 bits, and its steps
     first : where the tree's first word goes, which is the entry's
     unit : of offsets: 1 for words, 8 for bytes
+    bias : what thresholds are written with, added; 2**31 makes them unsigned
     """
 
     steps: int
@@ -79,6 +82,7 @@ class Place(NamedTuple):
     leaves: Mapping[int, tuple[int, int]]
     first: int
     unit: int
+    bias: int = 0
 
 
 class Block(NamedTuple):
@@ -109,21 +113,42 @@ def tree_words(tree: AnyTree, place: Place) -> list[int]:
             _write_values(words, starts[number], block.then, place)
             continue
         for slot, node in enumerate(block.then):
-            at = starts[number] + BLOCK_WORDS * slot
+            at, named = starts[number] + BLOCK_WORDS * slot, slot << NEXT_BIT
             if node is not None and _is_leaf(tree, node):
-                value, steps = place.leaves[node]
-                words[at + NODE] = VALUE_MAX << 32 | place.first + place.unit * at
-                words[at + CHILDREN], words[at + PAIRS] = steps << 32 | VALUE_MAX, value << 32
+                _write_leaf(words, at, place.leaves[node], place)
             elif node is not None:
                 then = len(positions)
-                following = starts[then] - (CHILDREN if blocks[then].step == place.steps else 0)
-                node_threshold, left, right = (_threshold(tree, split) for split in blocks[then].splits)
-                words[at + NODE] = node_threshold << 32 | place.first + place.unit * following
-                words[at + CHILDREN] = right << 32 | left & LOW_32
-                features = [_feature(tree, split, place) for split in blocks[then].splits]
-                _name_features(words, positions[number], slot, at, features)
                 positions.append(at)
+                following = starts[then] - (CHILDREN if blocks[then].step == place.steps else 0)
+                named |= _write_block(words, at, tree, blocks[then].splits, place)
+                words[at + NODE] |= place.first + place.unit * following
+            if node is not None:
+                words[positions[number] + LEFTS + (slot >> 1)] |= named << SLOT_SHIFT * (slot & 1)
     return words
+
+
+def _write_leaf(words: list[int], at: int, leaf: tuple[int, int], place: Place) -> None:
+    value, steps = leaf
+    words[at + NODE] = _high(VALUE_MAX + place.bias) | place.first + place.unit * at
+    words[at + CHILDREN] = steps << 32 | VALUE_MAX + place.bias
+    words[at + LEFTS] = value << 32
+
+
+def _write_block(words: list[int], at: int, tree: AnyTree, splits: Splits, place: Place) -> int:
+    """Write where a block splits; return what its slot says of that."""
+    node, left, right = (_threshold(tree, split) + place.bias for split in splits)
+    words[at + NODE], words[at + CHILDREN] = _high(node), _high(right) | left & LOW_32
+    named = 0
+    for number, (split, (word, bit)) in enumerate(zip(splits, OWN, strict=True)):
+        feature = _feature(tree, split, place)
+        named |= feature << SPLIT_BITS * number
+        words[at + word] |= _high(feature << bit - 32) if bit >= 32 else feature << bit
+    return named
+
+
+def _high(half: int) -> int:
+    """Return the higher 32 bits of a word, which are those of `half`, as part of a signed one."""
+    return (half & LOW_32 ^ SIGN) - SIGN << 32
 
 
 def _write_values(words: list[int], at: int, leaves: Group, place: Place) -> None:
@@ -144,16 +169,6 @@ def _threshold(tree: AnyTree, split: int | None) -> int:
 
 def _feature(tree: AnyTree, split: int | None, place: Place) -> int:
     return 0 if split is None else place.features[tree.feature[split]]
-
-
-def _name_features(words: list[int], before: int, slot: int, at: int, features: list[int]) -> None:
-    """Say which features the block at `at` compares: there, and in the block before it."""
-    shift = RIGHT_SHIFT * (slot >> 1) + CHILD_SHIFT * (slot & 1)
-    node, left, right = features
-    words[before + PAIRS] |= (node << SPLIT_BITS | left) << shift
-    words[before + RIGHTS] |= right << shift
-    for feature, bit in zip(features, OWN_BITS, strict=True):
-        words[at + RIGHTS] |= feature << bit
 
 
 def _blocks(tree: AnyTree, steps: int) -> list[Block]:

@@ -8,6 +8,7 @@ or decide is the business of `kdtool.verify`.
 import hashlib
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = ["from_document", "program_sha256", "read_program", "to_document", "wr
 
 FIRST_VERSION, PAGES_VERSIONS = "1.0", ("1.0", "1.1")
 """Of the latter: they knew mm.swapin alone."""
+VERSIONS = (*PAGES_VERSIONS, FORMAT_VERSION)
 LIVE_GUARDS = ("rate_pages", "min_accuracy_permille")
 ANSWER_KEYS = ("counters", "default_class")
 """What later versions have."""
@@ -63,9 +65,10 @@ def write_program(program: Program, path: Path | str) -> None:
         partial.write_text(text)
         partial.replace(target)
     except OSError as error:
+        raise ProgramError(f"{target}: cannot be written: {error.strerror}") from None
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise ProgramError(f"{target}: cannot be written: {error.strerror}") from None
 
 
 def read_program(path: Path | str) -> Program:
@@ -74,27 +77,29 @@ def read_program(path: Path | str) -> Program:
     Raises
     ------
     ProgramError
-        Too large, not JSON, a float or NaN, a key twice, wrong version or hash, a missing or unknown
-        key, a value or index out of range, a tree with a cycle.
+        No regular file, too large, not JSON, a float or NaN, a key twice, wrong version or hash, a missing or
+        unknown key, a value or index out of range, a tree with a cycle.
     """
     source = Path(path)
     try:
-        size_bytes = source.stat().st_size
-        if size_bytes > LIMITS.file_bytes:
-            raise ProgramError(
-                f"{source}: {size_bytes} bytes, at most {LIMITS.file_bytes} are allowed: build fewer entries"
-            )
+        _check_kind_and_size(source)
         document = _parse(source.read_bytes())
+        return from_document(document)
     except OSError as error:
         raise ProgramError(f"{source}: {error.strerror}: give a file that `kdtool train` wrote") from None
     except ProgramError as error:
-        raise ProgramError(
-            str(error) if str(error).startswith(str(source)) else f"{source}: {error}"
-        ) from None
-    try:
-        return from_document(document)
-    except ProgramError as error:
         raise ProgramError(f"{source}: {error}") from None
+
+
+def _check_kind_and_size(source: Path) -> None:
+    """Refuse what has no end, such as a device, waits for a writer, such as a pipe, or is too large."""
+    status = source.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # of a folder, reading says it
+        raise ProgramError("is not a regular file: give a file that `kdtool train` wrote")
+    if status.st_size > LIMITS.file_bytes:
+        raise ProgramError(
+            f"{status.st_size} bytes, at most {LIMITS.file_bytes} are allowed: build fewer entries"
+        )
 
 
 def from_document(document: Any) -> Program:
@@ -120,7 +125,7 @@ def from_document(document: Any) -> Program:
     _unique(root["tables"], [t.name for t in tables])
     budget = root["budget"].keys("steps", "state_bytes")
     return Program(
-        name=root["name"].text(),
+        name=_name(root["name"]),
         hook=hook.name,
         registers=registers,
         features=features,
@@ -132,6 +137,14 @@ def from_document(document: Any) -> Program:
         counters=scope.counters,
         default_class="" if is_old else _default_class(root["default_class"], hook),
     )
+
+
+def _name(node: Node) -> str:
+    """Return the program's name, after which `kdtool build` names files."""
+    name = node.text()
+    if "/" in name:
+        node.refuse(f"{name[:40]!r} has a '/': files are named after it: give a name without")
+    return name
 
 
 def _counters(node: Node) -> tuple[str, ...]:
@@ -174,10 +187,11 @@ def _parse(text: bytes) -> Any:
 def _check_version_and_hash(root: Node) -> None:
     if not isinstance(root.value, dict) or root.value.get("format") != FORMAT:
         root.refuse(f"not a program: its `format` must be {FORMAT!r}")
-    version = str(root.value.get("format_version"))
-    if version.split(".", maxsplit=1)[0] != FORMAT_VERSION.split(".", maxsplit=1)[0]:
+    version = root.value.get("format_version")
+    if version not in VERSIONS:  # a minor one, too, may mean what we do not know
         root.refuse(
-            f"format version {version[:20]}, this kdtool reads {FORMAT_VERSION}: use the kdtool that wrote it"
+            f"format version {str(version)[:20]!r}, this kdtool reads {', '.join(VERSIONS)}: "
+            f"use the kdtool that wrote it"
         )
     body = {key: value for key, value in root.value.items() if key != "sha256"}
     if "sha256" in root.value and root.value["sha256"] != _sha256(body):

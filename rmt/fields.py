@@ -52,13 +52,15 @@ class Node:
         return self.value
 
     def text(self, allowed: Sequence[str] | None = None) -> str:
-        """Return a string of 1 to 200 characters, one of `allowed` if given."""
+        """Return a string of 1 to 200 printable characters, one of `allowed` if given."""
         if not isinstance(self.value, str):
             self.refuse(f"expected a string, got {_kind(self.value)}")
         if allowed is not None and self.value not in allowed:
             self.refuse(f"{self.value[:40]!r} is not one of: {', '.join(allowed)}")
         if not 0 < len(self.value) <= 200:
             self.refuse(f"expected 1 to 200 characters, got {len(self.value)}")
+        if not self.value.isprintable():  # a terminal would obey some, and no file can hold others
+            self.refuse(f"{ascii(self.value)[:40]} has a character that cannot be printed")
         return self.value
 
     def length(self, most: int, least: int = 0) -> int:

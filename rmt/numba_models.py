@@ -14,13 +14,13 @@ from numba.extending import intrinsic
 
 from kdtool.rmt.blocks import (
     BLOCK_WORDS,
-    CHILD_SHIFT,
     CHILDREN,
+    LEFTS,
+    NEXT_BIT,
     NODE,
-    OWN_BITS,
-    PAIRS,
-    RIGHT_SHIFT,
+    OWN,
     RIGHTS,
+    SLOT_SHIFT,
     SPLIT_BITS,
     STEPS_BITS,
 )
@@ -31,59 +31,76 @@ from kdtool.rmt.pointers import WORDS
 __all__ = ["call_model", "sum_forest", "walk_tree"]
 
 
-NODE_BIT, LEFT_BIT, RIGHT_BIT = OWN_BITS
+(NODE_WORD, NODE_BIT), (LEFT_WORD, LEFT_BIT), (RIGHT_WORD, RIGHT_BIT) = OWN
 CLASS_MASK, FEATURE = (1 << CLASS_BITS) - 1, (1 << SPLIT_BITS) - 1
+NEXT_SHIFT, NEXT = NEXT_BIT - BLOCK_WORDS.bit_length() + 1, 3 * BLOCK_WORDS
 STEPS = (1 << STEPS_BITS) - 1
+SIGNS = 64 - SLOT_SHIFT.bit_length()
+"""Differences have no more than 33 bits. Shifted by 63, LLVM would take them for conditions, and branch."""
 
 
 @inline
 def _compare(params, block, x, features):  # type: ignore[no-untyped-def]
-    """Return where the next four blocks begin, and -1 or 0: whether the walk goes right, and at the child.
+    """Return where the next four blocks begin, and how nodes compare: no branch depends on x.
 
-    No branch depends on x.
+    That is -1 where the walk goes right at the node, else 0; and of each child a difference, which is
+    negative where it goes right there.
     """
     at_node, at_left, at_right = features
     node, children = params[block + NODE], params[block + CHILDREN]
     right = (node >> 32) - x[at_node] >> 63
-    left_child = (children << 32 >> 32) - x[at_left]
-    right_child = (children >> 32) - x[at_right]
-    return node & LOW_32, right, (left_child ^ ((left_child ^ right_child) & right)) >> 63
+    return node & LOW_32, right, (children << 32 >> 32) - x[at_left], (children >> 32) - x[at_right]
+
+
+@inline
+def _choose(left, right, mask):  # type: ignore[no-untyped-def]
+    """Return `right` if mask is -1, `left` if it is 0."""
+    return left ^ ((left ^ right) & mask)
 
 
 @inline
 def _own_features(params, block):  # type: ignore[no-untyped-def]
-    word = params[block + RIGHTS]
-    return word >> NODE_BIT & FEATURE, word >> LEFT_BIT & FEATURE, word >> RIGHT_BIT & FEATURE
+    return (
+        params[block + NODE_WORD] >> NODE_BIT & FEATURE,
+        params[block + LEFT_WORD] >> LEFT_BIT & FEATURE,
+        params[block + RIGHT_WORD] >> RIGHT_BIT & FEATURE,
+    )
+
+
+@inline
+def _named_features(slot):  # type: ignore[no-untyped-def]
+    return slot & FEATURE, slot >> SPLIT_BITS & FEATURE, slot >> 2 * SPLIT_BITS & FEATURE
 
 
 @inline
 def _step(params, block, x):  # type: ignore[no-untyped-def]
     """Return the block that comes next. One walk alone would wait for its features, which walk_tree knows."""
-    following, right, child = _compare(params, block, x, _own_features(params, block))
+    following, right, at_left, at_right = _compare(params, block, x, _own_features(params, block))
+    child = _choose(at_left, at_right, right) >> 63
     return following + (right & 2 * BLOCK_WORDS) + (child & BLOCK_WORDS)
 
 
 @inline
 def _last_step(params, compared, state):  # type: ignore[no-untyped-def]
     """Return a leaf's value, and count its steps."""
-    following, right, child = compared
+    following, right, at_left, at_right = compared
+    child = _choose(at_left, at_right, right) >> 63
     state[0] += params[following + CHILDREN] >> 32 + (right & 2 * STEPS_BITS) + (child & STEPS_BITS) & STEPS
-    return params[following + PAIRS - right] << (child & 32) >> 32
+    return params[following + LEFTS - right] << (child & 32) >> 32
 
 
 @inline
 def walk_tree(params, tree, state, x):  # type: ignore[no-untyped-def]
     """Return the value of the leaf that x falls into."""
     entry = tree + 1
-    block, pairs, rights = entry + BLOCK_WORDS, params[entry + PAIRS], params[entry + RIGHTS]
+    block, slot = entry + BLOCK_WORDS, params[entry + LEFTS]
     for _ in range(params[tree] - 1):
-        features = pairs >> SPLIT_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
-        following, right, child = _compare(params, block, x, features)
-        pairs = params[block + PAIRS] >> (right & RIGHT_SHIFT) >> (child & CHILD_SHIFT)
-        rights = params[block + RIGHTS] >> (right & RIGHT_SHIFT) >> (child & CHILD_SHIFT)
-        block = following + (right & 2 * BLOCK_WORDS) + (child & BLOCK_WORDS)
-    features = pairs >> SPLIT_BITS & FEATURE, pairs & FEATURE, rights & FEATURE
-    return _last_step(params, _compare(params, block, x, features), state)
+        following, right, at_left, at_right = _compare(params, block, x, _named_features(slot))
+        lefts = params[block + LEFTS] >> (at_left >> SIGNS & SLOT_SHIFT)
+        rights = params[block + RIGHTS] >> (at_right >> SIGNS & SLOT_SHIFT)
+        slot = _choose(lefts, rights, right)
+        block = following + (slot >> NEXT_SHIFT & NEXT)
+    return _last_step(params, _compare(params, block, x, _named_features(slot)), state)
 
 
 @inner

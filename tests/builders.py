@@ -10,7 +10,6 @@ import pytest
 
 from kdtool.errors import ProgramError
 from kdtool.replay import Device, Workload, load_device, workload_from_arrays
-from kdtool.replay.lists import NO_PAGE
 from kdtool.replay.slots import free_slot, new_clusters, new_page_of_slot, take_slot
 from kdtool.rmt import from_document, stride_program, to_document
 from kdtool.rmt.jit import jit
@@ -71,11 +70,12 @@ def strided_trace(path: Path, n_pages=3000, strides=(3, 3), step_insns=20_000) -
     return write_refs(path, np.concatenate(parts), step_insns=step_insns)
 
 
-def list_pages(rings, ends, which):
+def list_pages(memory, which):
     """Return the pages on one of memory's lists, the oldest first, as replay/lists.py lays them out."""
-    oldest, newest, first, mask = map(int, ends[which])
-    pages = [int(rings[first + (at & mask)]) for at in range(oldest, newest)]
-    return [page for page in pages if page != NO_PAGE]
+    place, rings = memory[2], memory[12]
+    oldest, newest, first, mask = map(int, memory[13][which])
+    places = [first + (at & mask) for at in range(oldest, newest)]
+    return [int(rings[at]) for at in places if place[rings[at]] == at]
 
 
 def refusal_of(model, change):

@@ -8,13 +8,13 @@ from strategies import VALUES, trees
 from kdtool.rmt import Tree
 from kdtool.rmt.blocks import (
     BLOCK_WORDS,
-    CHILD_SHIFT,
     CHILDREN,
+    LEFTS,
+    NEXT_BIT,
     NODE,
-    OWN_BITS,
-    PAIRS,
-    RIGHT_SHIFT,
+    OWN,
     RIGHTS,
+    SLOT_SHIFT,
     SPLIT_BITS,
     Place,
     tree_size,
@@ -33,34 +33,42 @@ def low(word):
     return (word & 0xFFFF_FFFF ^ 1 << 31) - (1 << 31)
 
 
-def walk_words(words, x, steps, first):
+def threshold(half, bias):
+    """Return what is compared with: signed, or unsigned and `bias` more."""
+    return (half & 0xFFFF_FFFF) - bias if bias else low(half)
+
+
+def walk_words(words, x, steps, first, bias, unit):
     """Return a leaf's value and steps. What blocks say of their features is what was named before."""
-    mask, block, pairs, rights = (1 << SPLIT_BITS) - 1, BLOCK_WORDS, words[PAIRS], words[RIGHTS]
+    mask, block, slot = (1 << SPLIT_BITS) - 1, BLOCK_WORDS, words[LEFTS]
     for step in range(steps):
-        named = pairs >> SPLIT_BITS & mask, pairs & mask, rights & mask
+        named = tuple(slot >> SPLIT_BITS * number & mask for number in range(3))
         node, children = words[block + NODE], words[block + CHILDREN]
-        assert named == tuple(words[block + RIGHTS] >> bit & mask for bit in OWN_BITS)
-        right = x[named[0]] > node >> 32
-        child = x[named[2]] > children >> 32 if right else x[named[1]] > low(children)
-        following = (node & 0xFFFF_FFFF) - first
+        assert named == tuple(words[block + word] >> bit & mask for word, bit in OWN)
+        right = x[named[0]] > threshold(node >> 32, bias)
+        at_child = threshold(children >> 32 if right else children, bias)
+        child = x[named[2 if right else 1]] > at_child
+        following = ((node & 0xFFFF_FFFF) - first) // unit
         if step < steps - 1:
-            shift = RIGHT_SHIFT * right + CHILD_SHIFT * child
-            pairs, rights = words[block + PAIRS] >> shift, words[block + RIGHTS] >> shift
-            block = following + BLOCK_WORDS * (2 * right + child)
-    values = words[following + (RIGHTS if right else PAIRS)]
+            slot = words[block + (RIGHTS if right else LEFTS)] >> SLOT_SHIFT * child
+            assert slot >> NEXT_BIT & 3 in (2 * right + child, 0)
+            block = following + BLOCK_WORDS * (slot >> NEXT_BIT & 3)
+    values = words[following + (RIGHTS if right else LEFTS)]
     counted = words[following + CHILDREN] >> 32 + 8 * (2 * right + child) & 0xFF
     return low(values) if child else values >> 32, counted
 
 
+@pytest.mark.parametrize(("unit", "bias"), [(1, 0), (8, 1 << 31)])
 @given(trees(["a", "b"]), st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=9), st.integers(0, 3))
-def test_blocks_lead_to_the_leaf_that_nodes_lead_to(tree, rows, more):
+def test_blocks_lead_to_the_leaf_that_nodes_lead_to(unit, bias, tree, rows, more):
     steps, first = walk_steps(tree.depth) + more, 1000
     leaves = dict(enumerate(zip(tree.value, node_depths(tree), strict=True)))
-    words = tree_words(tree, Place(steps, FEATURES, leaves, first, 1))
+    words = tree_words(tree, Place(steps, FEATURES, leaves, first, unit, bias))
     assert len(words) == tree_size(tree, steps)
+    assert all(-(1 << 63) <= word < 1 << 63 for word in words)
     for row in rows:
         x = dict.fromkeys(range(LIMITS.features), 0) | dict(zip(FEATURES, row, strict=True))
-        assert walk_words(words, x, steps, first) == walk_tree(tree, list(row))
+        assert walk_words(words, x, steps, first, bias, unit) == walk_tree(tree, list(row))
 
 
 def full(depth):

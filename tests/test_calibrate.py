@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_cli import refused
 
 from kdtool.calibrate import plan, rounds
+from kdtool.calibrate.limited import Limited
 from kdtool.calibrate.model import numbers_of
 from kdtool.calibrate.numbers import summarize
 from kdtool.calibrate.plan import LAYOUT, Plan, choose_swap, make_plan
@@ -42,6 +43,7 @@ ROUND = Round(
     merged_pages=85, batched=1, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, reclaim_ns=3_000,
     step_ps=17_000, insn_ps=250,
 )  # fmt: skip
+LIMITED = Limited([9_700, 8_700, 30_000], [(9_000, 6_000), (6_500, 0), (6_600, 0), (5_000, 0)])
 SWAP = SwapDevice("/dev/kdtool-none", "disk", None, False, False, 1024 * MIB, 0, -2)
 
 
@@ -73,10 +75,10 @@ def test_too_few_repeats_are_an_error() -> None:
 def test_numbers_of_a_device_with_a_queue() -> None:
     found = [replace(ROUND, fault_ns=61_000 + extra) for extra in (-500, 0, 9_000_000)]
 
-    numbers = numbers_of(found, "a disk, a CPU, Linux 9", queued=True)
+    numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True)
 
     assert tuple(numbers) == DEVICE_FIELDS
-    values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 3_000, 17_000, 250]
+    values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 3_000, 5_000, 5_000, 17_000, 250]
     assert [number.value for number in numbers.values()] == values
     assert numbers["major_ns"].quartiles == (20_500, 9_021_000)
     assert "block_rq_issue" in numbers["latency_ns"].source
@@ -88,7 +90,7 @@ def test_numbers_of_a_device_with_a_queue() -> None:
 def test_numbers_of_a_device_that_the_faulting_thread_reads_itself() -> None:
     found = [replace(ROUND, latency_ns=1_900, fault_ns=5_000, batch_ns=4_100, sleeps=0)] * 3
 
-    numbers = numbers_of(found, "zram", queued=False)
+    numbers = numbers_of(found, LIMITED, "zram", queued=False)
 
     assert numbers["synchronous"].value == 1
     assert numbers["service_ns"].value == numbers["transfer_ns"].value == numbers["batched"].value == 0

@@ -14,7 +14,8 @@ from kdtool.errors import ParameterError
 from kdtool.replay import load_workload
 from kdtool.replay.curve import miss_curve
 from kdtool.replay.distances import new_stack
-from kdtool.replay.run import CHUNK_ROWS, replay_none
+from kdtool.replay.drive import CHUNK_ROWS
+from kdtool.replay.run import replay_none
 from kdtool.traces import Trace
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "stencil.kdt"

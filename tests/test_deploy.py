@@ -547,13 +547,20 @@ def test_what_a_killed_agent_left_is_cleaned_and_a_living_one_shown(folder):
             "--cpu 4096, allowed: a CPU that is on",
         ),
         (["--policy", "stride", "--source", "pref", "--", "true"], "did you mean 'perf'"),
+        (["--policy", "stride", "--degree", "1000000", "--", "true"], "--degree 1000000, allowed"),
         (["no.rmt.json", "--", "true"], "no.rmt.json"),
+        (["no.rmt.json", "--policy", "stride", "--", "true"], "a program or --policy stride, not both"),
+        (["--status", "--stop"], "goes with --json only"),
+        (["--status", "7"], "goes with --json only"),
+        (["--policy", "stride", "-o", "/dev/full", "--", "true"], "its name must end in .json"),
+        (["--policy", "stride", "-o", "/no/x.json", "--", "true"], "there is no folder /no"),
     ],
 )
-def test_bad_input_is_one_line(arguments, said):
+def test_bad_input_is_one_line_before_anything_is_changed(arguments, said):
     result = CliRunner().invoke(app, ["deploy", *arguments])
     assert result.exit_code != 0
     assert said in result.output + str(result.exception)
+    assert "for all until this ends" not in result.output
 
 
 def test_status_says_what_runs(folder):

@@ -18,7 +18,11 @@ from kdtool.replay import (
     write_device,
 )
 
-WHOLE = {field: {"value": number, "source": "a test"} for number, field in enumerate(DEVICE_FIELDS)}
+FLAGS = ("synchronous", "batched")
+WHOLE = {
+    field: {"value": 1 if field in FLAGS else number, "source": "a test"}
+    for number, field in enumerate(DEVICE_FIELDS)
+}
 
 
 def written(tmp_path, document):
@@ -34,7 +38,7 @@ def test_a_file_with_further_keys_is_a_device(tmp_path):
     device = load_device(written(tmp_path, document))
 
     assert device.name == "d"
-    assert device.values.tolist() == [7, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0]
+    assert device.values.tolist() == [7, 1, 2, 1, 1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0]
     assert device.sources == dict.fromkeys(DEVICE_FIELDS, "a test")
 
 
@@ -67,10 +71,11 @@ def test_an_existing_file_is_replaced(tmp_path):
         ({"step_ps": 3}, "step_ps has no value and source"),
         ({"cold_ns": {"value": -1, "source": "a test"}}, "cold_ns is -1: give an integer"),
         ({"cold_ns": {"value": 1.0, "source": "a test"}}, "cold_ns is 1.0: give an integer"),
-        ({"cold_ns": {"value": float("nan"), "source": "a test"}}, "cold_ns is nan: give an integer"),
         ({"cold_ns": {"value": True, "source": "a test"}}, "cold_ns is True: give an integer"),
         ({"cold_ns": {"value": "9", "source": "a test"}}, "cold_ns is '9': give an integer"),
         ({"cold_ns": {"value": 1 << 40, "source": "a test"}}, "integer in [0, 2**40)"),
+        ({"batched": {"value": 2, "source": "a test"}}, "batched is 2: give 1 for yes or 0 for no"),
+        ({"cold_n": {"value": 5, "source": "a test"}}, "unknown number 'cold_n': did you mean 'cold_ns'?"),
     ],
 )
 def test_a_bad_number_is_one_line_and_is_neither_read_nor_written(change, saying, tmp_path):
@@ -93,6 +98,7 @@ def test_a_bad_number_is_one_line_and_is_neither_read_nor_written(change, saying
         ("[]", "holds no object"),
         ("7", "holds no object"),
         ("[" * 100_000, "is not JSON"),
+        ('{"cold_ns": {"value": NaN, "source": "x"}}', "is not JSON: NaN is no number"),
         (json.dumps({"base": "ssdd"}), "base 'ssdd' is no shipped profile: give one of hdd"),
         (json.dumps({"base": ["ssd"]}), "is no shipped profile"),
         (json.dumps({"base": "d.json"}), "is no shipped profile"),
@@ -111,6 +117,13 @@ def test_a_file_that_is_not_there_or_has_another_name_is_one_line(tmp_path):
         load_device(str(tmp_path / "none.json"))
     with pytest.raises(ParameterError, match=r"ends in \.json: give -o host\.json"):
         write_device(WHOLE, tmp_path / "host")
+
+
+@pytest.mark.timeout(10)
+def test_a_device_file_that_would_never_end_is_one_line(tmp_path):
+    (tmp_path / "d.json").symlink_to("/dev/zero")
+    with pytest.raises(ParameterError, match="it is not a regular file"):
+        load_device(str(tmp_path / "d.json"))
 
 
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):

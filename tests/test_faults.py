@@ -309,6 +309,18 @@ def test_the_signal_is_sealed(tmp_path: Path) -> None:
     assert trace.manifest.workload["exit_code"] == -signal.SIGSEGV
 
 
+def test_a_program_whose_name_is_no_text_is_recorded(tmp_path: Path) -> None:
+    program = os.fsdecode(os.fsencode(tmp_path) + b"/w\xff")
+    shutil.copy("/bin/true", program)
+
+    trace = record(tmp_path, "sh", "-c", '"$1" && exec "$1"', "sh", program)
+    again = session.record(Request((program,), tmp_path / "again.kdt"), [Faults()])
+
+    for each in (trace, again):
+        assert each.manifest.workload["exit_code"] == 0
+        assert any(name.startswith("w") and not name.isascii() for name in each.names().values())
+
+
 @pytest.mark.parametrize("command", ["no-such-command", "/etc/passwd", "/"])
 def test_what_cannot_be_started_leaves_no_trace(tmp_path: Path, command: str) -> None:
     with pytest.raises(CommandError, match=f"{command}: cannot be started: .*: give a program"):
@@ -327,13 +339,36 @@ def test_the_duration_ends_the_command_and_what_it_left(program: str, tmp_path: 
     assert trace.manifest.workload["exit_code"] == 0
 
 
+def test_a_daemon_is_asked_to_end_and_its_time_counts(tmp_path: Path) -> None:
+    start = time.monotonic()
+
+    trace = record(tmp_path, "sh", "-c", "setsid sleep 30 & sleep 0.1", duration_s=0.5)
+
+    assert time.monotonic() - start < limited.GRACE_S
+    assert trace.manifest.workload["ended_by"] == "duration"
+    assert trace.manifest.workload["wall_ns"] > 0.4e9
+
+
+def test_the_grace_of_a_daemon_that_goes_on_is_waited_for_in_sleep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limited, "GRACE_S", 2.0)
+    shell = "setsid sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & sleep 0.1"
+    cpu_s = time.process_time()
+
+    facts = limited.run_limited(("sh", "-c", shell), None, duration_s=0.3)
+
+    assert facts.ended_by == "duration" and facts.wall_ns > 2e9
+    assert time.process_time() - cpu_s < 0.5
+
+
 @pytest.mark.usefixtures("swap")
 def test_an_oom_kill_is_told(program: str, tmp_path: Path) -> None:
     trace = record(tmp_path, program, "lock", str(64 * MIB // 4096), memory_mib=16)
 
     workload = trace.manifest.workload
     assert workload["oom_kills"] == 1 and workload["exit_code"] == -signal.SIGKILL
-    line = limited.describe_failure(["prog"], workload, 16 * MIB)
+    line = limited.describe_failure(["prog"], workload, 16 * MIB, "look")
     assert line is not None and "memory limit of 16 MiB (signal SIGKILL): give more --memory" in line
 
 
@@ -422,6 +457,11 @@ def test_a_cgroup_of_the_memory_hierarchy_only_says_how_to_mend_it(tmp_path: Pat
         ({"command": ("true",), "memory_bytes": 0}, "allowed: 4M or more"),
         ({"command": ("true",), "memory_bytes": MIB}, "allowed: 4M or more"),
         ({"command": ("true",), "duration_s": 0.0}, "allowed: more than 0"),
+        ({"command": ("true",), "duration_s": float("nan")}, "duration nan s, allowed: more than 0"),
+        ({"command": ("true",), "duration_s": float("inf")}, "duration inf s, allowed: more than 0"),
+        ({"command": ("true",), "max_bytes": 0}, "--max-size 0 bytes, allowed: 1 or more"),
+        ({"command": ("true",), "buffer_bytes": 4095}, "--buffer 4095 bytes, allowed: 4K to 1G"),
+        ({"command": ("true",), "buffer_bytes": 1 << 40}, "--buffer 1099511627776 bytes, allowed"),
     ],
 )
 def test_refuses_what_it_cannot_record(tmp_path: Path, wrong: dict[str, object], said: str) -> None:

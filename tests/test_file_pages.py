@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from needs import compiled, gcc, loop, loop_disk, qemu, root
 from test_cli import kdtool
 
-from kdtool.errors import ParameterError
+from kdtool.errors import ParameterError, TraceError
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
 from kdtool.replay import Flush, load_policy, load_workload, replay, run_shadow
 from kdtool.replay.filemaps import read_ahead_pages
@@ -295,3 +295,28 @@ def test_a_recorded_program_reads_its_file_as_it_does_under_the_kernel(tmp_path,
     # The kernel also reads parts of the program itself, and of its trace nothing is in memory but the file.
     assert abs(result.file_major_faults - major) <= 0.01 * major + 15
     assert abs(result.file_pages_read - read) <= 0.02 * read + 500
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"start_vpn": 1 << 40},
+        {"end_vpn": 1 << 52},
+        {"start_vpn": (1 << 64) - 1},
+        {"offset_pages": -2},
+        {"offset_pages": 1 << 52},
+    ],
+)
+def test_mappings_that_no_address_space_has_are_refused(wrong):
+    maps = mappings((0, 1, 0, 10, READ | FILE, 5, 0), (2, 1, 30, 40, READ | FILE, 6, 0))
+    for name, value in wrong.items():
+        maps[name][1] = value
+    with pytest.raises(TraceError, match="row 1 of vmas maps pages"):
+        workload([0, 1, 30], maps=maps)
+
+
+def test_files_that_no_memory_could_hold_are_refused():
+    maps = mappings((0, 1, 0, 10, READ | FILE, 5, 0), (2, 1, 30, 40, READ | FILE, 5, 1 << 40))
+    with pytest.raises(TraceError, match="give --files none"):
+        workload([0, 1, 30], maps=maps, files="all")
+    assert workload([0, 1, 30, 99], maps=maps, files="none").n_refs == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from builders import write_refs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from needs import compiled, gcc, root
@@ -367,6 +368,7 @@ def test_a_real_lackey_run_has_the_pages_that_the_program_stored_to(tmp_path: Pa
         "vpn\n99999999999999999999\n",
         "vpn\n4503599627370496\n",
         "vpn,kind\n1,jump\n",
+        "vpn,vpn\n1,2\n",
         "vpn,colour\n1,red\n",
         "vpn,tid\n1\n",
         "vpn,tid\n1,\n",
@@ -404,3 +406,16 @@ def test_the_commands_import_and_export(tmp_path: Path) -> None:
     assert (out.returncode, out.stdout) == (0, f"{tmp_path}/a.bin: 9 records\n")
     assert wrong.returncode == 1 and "did you mean 'lackey'" in wrong.stderr
     assert missing.returncode == 1 and missing.stderr.count("\n") == 1 and "No such file" in missing.stderr
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    trace = write_refs(tmp_path / "t.kdt", [1, 2, 3])
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_trace("oracle-general", trace.path, tmp_path / "o.bin")
+    assert list(tmp_path.iterdir()) == [trace.path]

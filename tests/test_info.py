@@ -553,3 +553,25 @@ def test_progress_counts_every_row_that_is_read(tmp_path):
     describe(made.path, lambda rows, total: steps.append((rows, total)))
 
     assert sum(rows for rows, _ in steps) == steps[0][1] == 2 * (11 + 7 + 4)
+
+
+def test_a_program_is_named_although_its_loader_and_libraries_are_mapped_below_it(tmp_path):
+    loader, libc = "/lib/ld-linux-x86-64.so.2", "/lib/libc.so.6"
+    vmas = [
+        (0, 1, 0x10, 0x20, hand_traces.DATA, loader, 0),
+        (1, 1, 0x30, 0x40, hand_traces.DATA, "/bin/app", 0),
+        (2, 1, 0x50, 0x60, hand_traces.DATA, "/data", 1),
+        (3, 2, 0x05, 0x08, hand_traces.DATA, "/data", 1),  # a fork has all that its parent has
+        (4, 2, 0x08, 0x10, hand_traces.DATA, libc, 1),
+        (5, 2, 0x30, 0x40, hand_traces.DATA, "/bin/app", 1),
+        (6, 3, 0x30, 0x40, hand_traces.DATA, "/bin/app", 1),
+        (7, 3, 0, 1 << 36, hand_traces.GONE, "", 2),  # it execs
+        (8, 3, 0x10, 0x20, hand_traces.DATA, loader, 2),
+        (9, 3, 0x30, 0x40, hand_traces.DATA, "/bin/other", 2),
+    ]
+    refs = [(pid, pid, 0x35, 0, 0, n) for n, pid in enumerate([1, 2, 1, 2, 3])]
+    made = write_trace(tmp_path / "t.kdt", {"refs": refs, "vmas": vmas}, clock="insns")
+
+    top = describe(made.path)["tables"]["refs"]["top_processes"]
+
+    assert [(each["name"], each["count"]) for each in top] == [("app", 2), ("other", 1)]

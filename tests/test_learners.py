@@ -1,6 +1,7 @@
 """Learners find what is there, from the training part alone, and give the same program twice."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,10 @@ def test_train_traces_writes_program_and_dataset(tmp_path):
         ({"part": "0%"}, "between 0 and 100"),
         ({"part": "half"}, "percentage"),
         ({"device": "sdd"}, "did you mean 'ssd'"),
+        ({"seed": -1}, "--seed -1, allowed: 0 to 2147483647"),
+        ({"seed": 2**31}, "--seed 2147483648, allowed"),
+        ({"dataset": Path("d.csv")}, "its name must end in .parquet: give d.parquet"),
+        ({"dataset": Path("/no/d.parquet")}, "there is no folder /no"),
     ],
 )
 def test_bad_requests_are_named_and_write_nothing(tmp_path, change, message):

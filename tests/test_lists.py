@@ -1,4 +1,4 @@
-"""Memory's lists: rings with holes are the lists that plain Python keeps."""
+"""Memory's lists: rings with gaps are the lists that plain Python keeps."""
 
 import pytest
 from builders import list_pages, workload
@@ -10,13 +10,11 @@ from kdtool.replay import run
 from kdtool.replay.lists import (
     ACTIVE_LIST,
     INACTIVE_LIST,
-    N_LISTS,
     NO_PAGE,
     oldest,
     push_newest,
     push_oldest,
     unlink,
-    unlink_old,
 )
 from kdtool.replay.memory import Flush, new_memory
 
@@ -32,35 +30,32 @@ def test_pages_move_as_on_lists_of_plain_python(moves):
     lists = {which: [] for which in LISTS}
 
     for page, which, to_newest in moves:
-        for of, pages in lists.items():
+        for pages in lists.values():
             if page in pages:
                 pages.remove(page)
-                if to_newest:
-                    unlink(page, memory)
-                else:
-                    unlink_old(of, page, memory)
         if which is not None and to_newest:
             lists[which].append(page)
             push_newest(which, page, memory)
         elif which is not None:
             lists[which].insert(0, page)
             push_oldest(which, page, memory)
+        else:
+            unlink(page, memory)
         for each, pages in lists.items():
             assert oldest(each, memory) == (pages[0] if pages else NO_PAGE)
-            assert list_pages(memory[12], memory[13], each) == pages
+            assert list_pages(memory, each) == pages
 
 
-def test_a_list_that_is_full_of_holes_moves_its_pages_together():
+def test_a_list_that_is_full_of_gaps_moves_its_pages_together():
     memory = new_memory(N_PAGES, N_PAGES, "linux", Flush()).arrays()
-    n_places = len(memory[12]) // N_LISTS
+    n_places = len(memory[12]) // len(memory[13])
 
     for page in range(N_PAGES):
         push_newest(INACTIVE_LIST, page, memory)
     for _ in range(2 * n_places):
-        unlink(1, memory)
         push_newest(INACTIVE_LIST, 1, memory)
 
-    assert list_pages(memory[12], memory[13], INACTIVE_LIST) == [0, 2, 3, 4, 1]
+    assert list_pages(memory, INACTIVE_LIST) == [0, 2, 3, 4, 1]
     oldest_place, newest_place = memory[13][INACTIVE_LIST][:2]
     assert newest_place - oldest_place <= n_places
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import list_pages, ssd, strided_trace, workload
+from builders import list_pages, refs_columns, ssd, strided_trace, workload, workload_from_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +24,9 @@ from kdtool.replay import (
     replay,
     run_shadow,
 )
+from kdtool.replay import drive as drive_module
 from kdtool.replay import run as run_module
-from kdtool.replay.lists import ACTIVE_LIST, N_LISTS
+from kdtool.replay.lists import ACTIVE_LIST
 from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
 from kdtool.replay.numbering import number_keys
 from kdtool.rmt import stride_program
@@ -117,11 +118,11 @@ def test_every_policy_keeps_the_books(policy, reclaim, data, extra):
     assert r.pollution_faults <= r.major_faults == missed.sum()
     assert r.decisions == r.major_faults + r.prefetch_used
     in_memory = np.isin(state.pages["status"], [RESIDENT, PREFETCHED, UNMAPPED]).sum()
-    listed = [list_pages(state.rings, state.ends, which) for which in range(N_LISTS)]
+    listed = [list_pages(state.arrays(), which) for which in range(len(state.ends))]
     pages_on_lists = [page for each in listed for page in each]
     assert in_memory == state.scalars[COUNT] == len(set(pages_on_lists)) == len(pages_on_lists) <= pages
     assert all(state.rings[state.pages["place"][page]] == page for page in pages_on_lists)
-    assert state.scalars[ACTIVE_COUNT] == (0 if reclaim == "mglru" else len(listed[ACTIVE_LIST]))
+    assert state.scalars[ACTIVE_COUNT] == (len(listed[ACTIVE_LIST]) if reclaim == "linux" else 0)
 
 
 @pytest.mark.parametrize("reclaim", RECLAIMS)
@@ -132,7 +133,7 @@ def test_the_same_run_twice_in_chunks_or_in_one_is_identical(policy, reclaim, mo
     w = workload(vpns, kinds=rng.integers(0, 2, len(vpns)))
     device = ssd().by_agent(2_000)
     whole, again = (score(w, policy, 100, device, reclaim) for _ in range(2))
-    monkeypatch.setattr(run_module, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(drive_module, "CHUNK_ROWS", 7)
     chunked = score(w, policy, 100, device, reclaim)
     assert replace(whole, replay_s=0) == replace(again, replay_s=0) == replace(chunked, replay_s=0)
 
@@ -369,3 +370,34 @@ def test_keys_are_numbered_as_numpy_does_it(keys, more):
         found, given_numbers = number_keys(column)
         assert found.tolist() == distinct.tolist()
         assert given_numbers.tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("field", ["insn_ps", "latency_ns"])
+def test_times_that_cannot_be_counted_are_refused(field):
+    numbers = ssd().values.copy()
+    numbers[DEVICE_FIELDS.index(field)] = 2**40 - 1
+    slow, w = replace(ssd(), values=numbers), workload([*range(100)] * 1500, step_insns=100)
+
+    score(w, load_policy("none"), 50)
+    with pytest.raises(ParameterError, match="give a device with smaller ones"):
+        score(w, load_policy("none"), 50, device=slow)
+
+
+@pytest.mark.parametrize("insns", [[2**63, 5, 6], [2**62, 2**62 + 1, 2**62 - 1]])
+def test_a_clock_that_overflows_is_refused(insns):
+    columns = refs_columns([1, 2, 3]) | {"insns": np.array(insns, np.uint64)}
+    with pytest.raises(TraceError, match=r"more than 2\^63 instructions"):
+        workload_from_arrays("test", "0" * 64, columns, None, 0, "data", 32)
+
+
+def test_as_many_processes_as_keys_have_room_for_are_told_apart_and_more_are_refused():
+    n = 2048
+    w = workload([5] * n, pids=range(1, n + 1))
+    assert w.footprint_pages == n and sorted(w.pids[w.keys >> 52]) == list(range(1, n + 1))
+    with pytest.raises(TraceError, match="has 2049 processes, at most 2048"):
+        workload([5] * (n + 1), pids=range(1, n + 2))
+
+
+def test_a_page_beyond_any_address_is_refused():
+    with pytest.raises(TraceError, match="page 4503599627370496 is beyond"):
+        workload([1, 1 << 52])

@@ -1,6 +1,7 @@
 """The program: its file format refuses what it must, and its two executors decide alike."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -227,6 +228,18 @@ def test_ten_million_entries_are_refused_before_they_are_read(tmp_path):
         file.write('{"entries": [')
         file.write("1," * 10_000_000)
     with pytest.raises(ProgramError, match="bytes, at most"):
+        read_program(path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_a_program_that_would_never_end_is_refused(tmp_path, kind):
+    path = tmp_path / "p.rmt.json"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(ProgramError, match="is not a regular file"):
         read_program(path)
 
 

@@ -221,3 +221,9 @@ def test_a_target_that_cannot_be_written_is_refused_beforehand(tmp_path, name, s
     (tmp_path / "d.png").mkdir()
     with pytest.raises(ParameterError, match=re.escape(saying)):
         check_target(tmp_path / name, ".png")
+
+
+def test_no_file_takes_the_place_of_a_device(tmp_path):
+    (tmp_path / "p.png").symlink_to("/dev/null")
+    with pytest.raises(ParameterError, match="cannot be written: choose another"):
+        check_target(tmp_path / "p.png", ".png")

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import ssd, strided_trace
 from rich.console import Console
@@ -21,8 +22,8 @@ from kdtool.replay import Flush, load_device, load_policy, load_workload, replay
 from kdtool.replay import display as display_module
 from kdtool.replay import parallel as parallel_module
 from kdtool.replay.display import Display
-from kdtool.replay.parallel import score_traces
-from kdtool.replay.sweep import Sweep, replay_sweep
+from kdtool.replay.parallel import LongestFirst, Task, score_traces
+from kdtool.replay.sweep import Sweep, replay_sweep, sweep_cells
 from kdtool.traces import Trace
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,29 @@ def test_a_sweep_gives_what_single_replays_give(jobs):
     shadow = run_shadow(w, 4741, device)
     single = [replay(w, load_policy(name), shadow, device, from_row=59_298) for name in NAMES]
     assert as_bytes(results) == as_bytes(single)
+
+
+def test_what_is_not_known_starts_first_and_then_the_longest():
+    w, wanted = load_workload(Trace(STENCIL)), sweep("leap-paper", "linux-vma", devices=("ssd",))
+    small, large = sweep_cells(w, wanted)
+    leap, vma = enumerate(wanted.policies)
+    waiting, missed = LongestFirst(), np.zeros(0, np.uint8)
+    shadows = [Task(index, cell, None, missed) for index, cell in enumerate((small, large))]
+    for shadow, took_s in zip(shadows, (4.0, 3.0), strict=True):
+        waiting.learn(shadow, took_s)
+    quick, slow = Task(0, small, vma, missed), Task(0, small, leap, missed)
+    for task in (Task(1, large, vma, missed), quick, Task(1, large, leap, missed), slow):
+        waiting.add(task)
+
+    waiting.learn(Task(1, large, vma, missed), 6.0)
+    unknown = [waiting.take() for _ in range(2)]
+    waiting.learn(unknown[0], 9.0)
+    waiting.add(slow)
+    known = [waiting.take() for _ in range(3)]
+
+    assert [(task.index, task.policy) for task in unknown] == [(1, leap), (0, leap)]
+    assert [(task.index, task.policy) for task in known] == [(0, leap), (0, vma), (1, vma)]
+    assert len(waiting) == 0
 
 
 def test_without_none_the_shadow_is_run_all_the_same():

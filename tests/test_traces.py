@@ -1,8 +1,10 @@
 """Traces: what is written is read back; what is altered, cut, newer or unbalanced is refused."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -108,6 +110,10 @@ def test_counts_that_do_not_balance_are_refused(trace, key, value):
         lambda d: d.update(extra=1),
         lambda d: d.pop("reduction"),
         lambda d: d.update(reduction={"window": 3}),
+        lambda d: d.update(reduction={"method": "sad", "k": None}),
+        lambda d: d.update(reduction={"method": "sad", "k": -1}),
+        lambda d: d["tables"]["refs"]["segments"][0].update(file=7),
+        lambda d: d["tables"]["refs"]["segments"][0].update(file="\ud800"),
     ],
 )
 def test_a_malformed_manifest_is_a_trace_error(trace, change):
@@ -116,7 +122,9 @@ def test_a_malformed_manifest_is_a_trace_error(trace, change):
         Trace(trace.path)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{", b"\xff\xfe", b"3", b"{}"])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"{", b"\xff\xfe", b"3", b"{}", b"[" * 10**5, b'{"schema_version": "1.0", "a": NaN}']
+)
 def test_a_manifest_that_is_not_one_is_a_trace_error(trace, text):
     (trace.path / "manifest.json").write_bytes(text)
     with pytest.raises(TraceError):
@@ -140,6 +148,15 @@ def test_a_manifest_that_is_not_one_is_a_trace_error(trace, text):
 def test_a_manifest_with_parts_of_other_kinds_is_a_trace_error(trace, change):
     reseal(trace.path, change)
     with pytest.raises(TraceError, match=r"manifest\.json"):
+        Trace(trace.path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["manifest.json", "refs/000000.parquet"])
+def test_a_file_that_would_never_end_is_refused(trace, name):
+    (trace.path / name).unlink()
+    (trace.path / name).symlink_to("/dev/zero")
+    with pytest.raises(TraceError, match=r"regular file|no file of"):
         Trace(trace.path)
 
 
@@ -291,3 +308,16 @@ def test_a_bad_csv_is_a_trace_error_and_leaves_nothing(tmp_path, text):
     with pytest.raises(TraceError):
         import_trace("csv", file, tmp_path / "t.kdt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with (
+        pytest.raises(TraceError, match=r"t\.kdt: cannot be created: no space left"),
+        TraceWriter(tmp_path / "t.kdt"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

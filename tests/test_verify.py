@@ -1,6 +1,7 @@
 """Verification: what is claimed holds on every run, and what is wrong is refuted with a witness."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from kdtool.rmt import (
     stride_program,
     tree_to_table,
     worst_case,
+    write_program,
 )
 from kdtool.verify import (
     CHECKS,
@@ -31,6 +33,8 @@ from kdtool.verify import (
     value_intervals,
     verify_program,
 )
+from kdtool.verify.build import build_p4runtime
+from kdtool.verify.wholefile import write_whole
 
 
 def verdict(program, check):
@@ -205,3 +209,28 @@ def test_a_hidden_layer_gets_nothing_negative():
     assert network.sum_bounds() == [(-128, 127), (-12700, 12700)]
     layers = (layers[0], Dense(((100,),), (1,), 0, 0))
     assert replace(network, layers=layers, classes=(5,)).sum_bounds()[1] == (1, 12701)
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "stride-3-tables.txt").mkdir()
+    (tmp_path / "stride-3-tables.p4info.json").mkdir()
+    with pytest.raises(ProgramError, match=r"tables\.txt: cannot be written: Is a directory"):
+        build_tables(stride_program(), tmp_path)
+    (tmp_path / "stride-3-tables.txt").rmdir()
+    with pytest.raises(ProgramError, match=r"p4info\.json: cannot be written: Is a directory"):
+        build_p4runtime(stride_program(), tmp_path)
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_ctrl_c_while_a_file_takes_its_name_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    for write in (
+        lambda: write_program(stride_program(), tmp_path / "p.rmt.json"),
+        lambda: write_whole(tmp_path / "p.txt", b"text"),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert list(tmp_path.iterdir()) == []

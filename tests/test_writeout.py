@@ -45,7 +45,7 @@ def memory():
 
 
 def oldest_first(memory):
-    return list_pages(memory[12], memory[13], INACTIVE_LIST)
+    return list_pages(memory, INACTIVE_LIST)
 
 
 def write(memory, *pages):

@@ -157,6 +157,10 @@ class Trace:
     def _check(self, table: str, segment: Segment) -> None:
         file = self.path / table / segment.file
         try:
+            if not file.is_file() or file.stat().st_size != segment.bytes:  # a device or a pipe would not end
+                raise TraceError(
+                    f"{file}: is no file of {segment.bytes} bytes: the trace is not whole; record it again"
+                )
             found = sha256_of(file)
         except OSError as error:
             raise TraceError(f"{file}: {error.strerror}: the trace is not whole; record it again") from None

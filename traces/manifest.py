@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kdtool.errors import TraceError
+from kdtool.traces.document import read_document
 from kdtool.traces.schema import SCHEMA_VERSION, TABLES
 
 __all__ = ["Manifest", "Reduction", "Segment", "TableInfo", "canonical_json"]
@@ -117,8 +118,8 @@ def canonical_json(document: dict[str, Any]) -> bytes:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        document = read_document(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise TraceError(
             f"{path.parent}: not a trace (no manifest.json): give a folder that `kdtool collect` or "
             f"`kdtool import` made"
@@ -161,9 +162,16 @@ def _check_types(path: Path, manifest: Manifest) -> None:
     if not all(isinstance(word, str) for word in [manifest.clock, *words]):
         raise TraceError(f"{path}: clock is a text and command a list of texts: record it again")
     for name, info in manifest.tables.items():
+        if not all(isinstance(text, str) for s in info.segments for text in (s.file, s.sha256)):
+            raise TraceError(f"{path}: table {name} has a segment without a name or hash: record it again")
         numbers = [info.rows, info.counted, info.lost, *(n for s in info.segments for n in (s.rows, s.bytes))]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise TraceError(f"{path}: table {name} has a count that is none: record it again")
+    reduction = manifest.reduction or Reduction()
+    if not isinstance(reduction.method, str) or type(reduction.k) is not int or reduction.k < 0:
+        raise TraceError(
+            f"{path}: a reduction has a method, and a window k of 0 pages or more: record it again"
+        )
 
 
 def _check_balance(path: Path, manifest: Manifest) -> None:
@@ -172,7 +180,7 @@ def _check_balance(path: Path, manifest: Manifest) -> None:
     for name, info in manifest.tables.items():
         if name not in TABLES:
             raise TraceError(f"{path}: unknown table {name!r}; this kdtool knows: {', '.join(TABLES)}")
-        outside = [s.file for s in info.segments if Path(s.file).name != s.file]
+        outside = [s.file for s in info.segments if Path(s.file).name != s.file or not s.file.isascii()]
         if outside:
             raise TraceError(f"{path}: segment {outside[0]!r} is not a file of the trace: record it again")
         if info.counted != info.rows + info.lost or info.rows != sum(s.rows for s in info.segments):

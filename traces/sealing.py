@@ -7,7 +7,6 @@ whose writer was killed. Sealing may itself be killed anywhere and begun again.
 """
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtool.errors import TraceError
+from kdtool.traces.document import read_document
 from kdtool.traces.manifest import Manifest, TableInfo, canonical_json
 from kdtool.traces.spool import SPOOL, DiskError, TableSpool, sync
 
@@ -58,7 +58,7 @@ def seal(path: Path, manifest: Manifest, tables: Mapping[str, TableSpool], lost:
 def read_draft(path: Path) -> tuple[Manifest, dict[str, int]]:
     """Return what a dead writer noted last; TraceError when that cannot be read."""
     try:
-        document: dict[str, Any] = json.loads((path / DRAFT).read_bytes())
+        document: dict[str, Any] = read_document(path / DRAFT)
         lost = {str(name): int(n) for name, n in document["lost"].items()}
         return Manifest.of(path / DRAFT, document["manifest"]), lost
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

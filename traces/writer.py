@@ -73,8 +73,12 @@ class TraceWriter:
             self._folder_fd = lock_folder(made)
             write_draft(made, UNKNOWN, {})
             made.rename(self.path)
-        except OSError as error:
-            raise TraceError(f"{self.path}: cannot be created: {error.strerror}") from None
+        except (OSError, TraceError) as error:
+            if self._folder_fd >= 0:
+                os.close(self._folder_fd)
+            shutil.rmtree(made, ignore_errors=True)
+            why = error.strerror if isinstance(error, OSError) else "no space left: free some"
+            raise TraceError(f"{self.path}: cannot be created: {why}") from None
         return self
 
     def __exit__(
@@ -125,9 +129,13 @@ class TraceWriter:
             self._lost[table] = self._lost.get(table, 0) + lost
 
     def name_id(self, name: str) -> int:
-        """Return the id of `name` in the side table, adding it if it is new."""
+        """Return the id of `name` in the side table, adding it if it is new.
+
+        A file may have any bytes as its name: those that are no UTF-8 become the replacement character.
+        """
+        text = name.encode(errors="surrogateescape").decode(errors="replace")
         with self._lock:
-            return self._names.setdefault(name, len(self._names))
+            return self._names.setdefault(text, len(self._names))
 
     def seal(self, manifest: Manifest) -> "Trace":
         """Seal all tables, write the manifest, sync, rename it into place and open the trace."""

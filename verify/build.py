@@ -24,6 +24,7 @@ from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.traces import Trace, memory_pages
 from kdtool.verify.equivalence import compare_decisions
 from kdtool.verify.program import verify_program
+from kdtool.verify.wholefile import write_whole
 
 __all__ = [
     "build_p4runtime",
@@ -54,7 +55,7 @@ def build_tables(
     require_proof(tables)
     program_file, listing_file = folder / f"{tables.name}.rmt.json", folder / f"{tables.name}.txt"
     write_program(tables, program_file)
-    listing_file.write_text("\n".join(format_table(table) for table in tables.tables))
+    write_whole(listing_file, "\n".join(format_table(table) for table in tables.tables).encode())
     return tables, [program_file, listing_file]
 
 
@@ -97,7 +98,7 @@ def build_p4runtime(
     tables, files = build_tables(program, folder, max_entries)
     for kind, document in (("p4info", p4info(tables)), ("entries", updates(tables))):
         file = folder / f"{tables.name}.{kind}.json"
-        file.write_text(json.dumps(document, indent=1) + "\n")
+        write_whole(file, (json.dumps(document, indent=1) + "\n").encode())
         files.append(file)
     return tables, files
 

@@ -3,8 +3,6 @@
 NAME.bpf.o   program `decide` (xdp) | .rodata: the policy | .bss: scratch, registers, counters
 """
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from kdtool.errors import ProgramError
@@ -15,6 +13,7 @@ from kdtool.verify.build import require_proof, swap_ins
 from kdtool.verify.finding import Finding, proved
 from kdtool.verify.kernelvm import KernelVm
 from kdtool.verify.packetcode import packet_code
+from kdtool.verify.wholefile import write_whole
 
 __all__ = ["build_bpf", "check_load", "compare_in_kernel"]
 
@@ -43,7 +42,7 @@ def build_bpf(program: Program, folder: Path) -> Path:
         bss_bytes=layout.scratch_bytes + layout.state_bytes + layout.counter_bytes,
     )
     target = folder / f"{program.name}.bpf.o"
-    _write_whole(target, content)
+    write_whole(target, content)
     return target
 
 
@@ -80,18 +79,3 @@ def compare_in_kernel(program: Program, trace: Path, memory: str) -> int:
                 f"event {row} of {trace}: the kernel decides {decision}, the VM {expected}: a bug"
             )
     return len(contexts)
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write through a temporary name, so that the file is whole or absent."""
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ProgramError(
-            f"{target}: cannot be written: {error.strerror}: give another folder by -o"
-        ) from None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.rmt.blocks import BLOCK_WORDS, CHILDREN, NODE, PAIRS
+from kdtool.rmt.blocks import BLOCK_WORDS, CHILDREN, LEFTS, NEXT_BIT, NODE, RIGHTS, SLOT_SHIFT
 from kdtool.rmt.bpf import Layout
 from kdtool.rmt.bpf.layout import (
     ANSWER_BYTES,
@@ -23,6 +23,7 @@ from kdtool.rmt.bpf.layout import (
     ROW_WEIGHTS,
     SCORE_BYTES,
     WEIGHT_BLOCK_BYTES,
+    X_BIAS,
     X_BYTES,
 )
 from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
@@ -33,6 +34,7 @@ __all__ = ["Indexes", "policy_indexes"]
 
 Offsets = npt.NDArray[np.int64]
 _BLOCK_BYTES, _LOW_32 = 8 * BLOCK_WORDS, 2**32 - 1
+_NEVER_ABOVE = VALUE_MAX + X_BIAS
 
 
 class Indexes(NamedTuple):
@@ -95,24 +97,33 @@ class _Policy:
 
     def walk(self, blocks: Offsets, steps: int) -> Generator[Indexes, None, Offsets]:
         """Walk from `blocks` on; return the values of leaves that are come to."""
-        firsts, numbers = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        for _ in range(steps):
-            nodes = self._read(self._layout.blocks + 8 * NODE, blocks)
-            children = self._read(self._layout.blocks + 8 * CHILDREN, blocks)
-            then = nodes & _LOW_32
-            yield self.blocks(then)
-            right = nodes >> 32 != VALUE_MAX
-            ways = (
-                then >= 0,
-                children << 32 >> 32 != VALUE_MAX,
-                right,
-                right & (children >> 32 != VALUE_MAX),
-            )
-            firsts = np.concatenate([then[way] for way in ways])
-            numbers = np.repeat(np.arange(4), [way.sum() for way in ways])
-            blocks = np.unique(firsts + _BLOCK_BYTES * numbers)
-        pairs = self._read(self._layout.blocks + 8 * PAIRS, firsts + 8 * (numbers >> 1))
+        for _ in range(steps - 1):
+            firsts, numbers, slots = yield from self._step(blocks)
+            blocks = np.unique(firsts + _BLOCK_BYTES * (slots >> NEXT_BIT & 3))
+        firsts, numbers, _ = yield from self._step(blocks)
+        pairs = self._read(self._layout.blocks + 8 * LEFTS, firsts + 8 * (numbers >> 1))
         return np.unique(np.where(numbers & 1, pairs << 32 >> 32, pairs >> 32))
+
+    def _step(self, blocks: Offsets) -> Generator[Indexes, None, tuple[Offsets, Offsets, Offsets]]:
+        """Return for each way from `blocks` where the next four begin, its number, and the next's slot."""
+        nodes, children, lefts, rights = (
+            self._read(self._layout.blocks + 8 * word, blocks) for word in (NODE, CHILDREN, LEFTS, RIGHTS)
+        )
+        then = nodes & _LOW_32
+        yield self.blocks(then)
+        is_left = np.ones(len(blocks), bool)
+        is_right = nodes >> 32 & _LOW_32 != _NEVER_ABOVE
+        ways = (
+            is_left,
+            children & _LOW_32 != _NEVER_ABOVE,
+            is_right,
+            is_right & (children >> 32 & _LOW_32 != _NEVER_ABOVE),
+        )
+        firsts = np.concatenate([then[way] for way in ways])
+        numbers = np.repeat(np.arange(4), [way.sum() for way in ways])
+        words = (lefts, lefts >> SLOT_SHIFT, rights, rights >> SLOT_SHIFT)
+        slots = np.concatenate([word[way] for word, way in zip(words, ways, strict=True)])
+        return firsts, numbers, slots
 
     def forest(self, forest: int) -> Iterator[Indexes]:
         """Yield the indexes of the forest that lies at `forest`."""

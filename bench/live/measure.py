@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from bench.fidelity.machine import Watch, own_swap
@@ -24,7 +25,17 @@ from kdtool.kernel.host import page_cluster
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.live.policies import load_decider
 
-__all__ = ["LEARNED_FOR", "VARIANTS", "Say", "Variant", "choose_variants", "learn", "limit_of", "measure"]
+__all__ = [
+    "LEARNED_FOR",
+    "VARIANTS",
+    "Say",
+    "Variant",
+    "choose_variants",
+    "learn",
+    "limit_of",
+    "measure",
+    "unlimited_ns",
+]
 
 Say = Callable[[str], None]
 LEARNED_FOR = {"degree_pages": 32, "agent_ns": 300_000}
@@ -32,6 +43,7 @@ LEARNED_FOR = {"degree_pages": 32, "agent_ns": 300_000}
 TRIES = 5
 DISTURBED_PAUSE_S = 3.0
 """Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
+UNLIMITED = "unlimited"
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,14 @@ def limit_of(pair: Pair, store: LiveStore, percent: int) -> int:
     return limit_bytes(footprint, percent)
 
 
+def unlimited_ns(pair: Pair, store: LiveStore) -> int:
+    """Return how long the program takes without a limit: the median of the rounds."""
+    footprint = store.footprint(pair.run)
+    assert footprint is not None, "footprints are measured first"
+    walls_ns = [run["wall_ns"] for run in store.runs(pair, UNLIMITED, 0)]
+    return int(median(walls_ns)) if walls_ns else footprint.wall_ns
+
+
 def measure(
     pairs: Sequence[Pair],
     variants: Sequence[Variant],
@@ -104,6 +124,8 @@ def measure(
 ) -> None:
     """Run what is missing of `runs` rounds; what was measured before is kept."""
     for number in range(runs):
+        for pair in pairs:
+            _run_unlimited(pair, store, number, say)
         for rotational in (False, True):
             todo = [
                 (pair, variant)
@@ -125,6 +147,15 @@ def measure(
                     done = store.runs(pair, variant.name, limit)
                     store.keep_runs(pair, variant.name, limit, [*done, row])
                     say(f"{pair.name} {variant.name} {number + 1}: {_describe(row)}")
+
+
+def _run_unlimited(pair: Pair, store: LiveStore, number: int, say: Say) -> None:
+    """Run it without a limit in each round, too: the machine is not always as fast, and replay goes by it."""
+    done = store.runs(pair, UNLIMITED, 0)
+    if len(done) <= number:
+        _, run = run_once(pair.run.command(store.binaries), None)
+        store.keep_runs(pair, UNLIMITED, 0, [*done, {"wall_ns": run.wall_ns}])
+        say(f"{pair.name} {UNLIMITED} {number + 1}: {run.wall_ns / 1e9:.2f} s")
 
 
 def _run(

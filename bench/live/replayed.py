@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from bench.live.measure import LEARNED_FOR, Variant, limit_of
+from bench.live.measure import LEARNED_FOR, Variant, limit_of, unlimited_ns
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.fidelity.footprint import replay_pages
-from kdtool.live.predict import Predicted, lateness_ns, predict
+from kdtool.live.predict import ByAgent, Predicted, lateness_ns, predict
 from kdtool.replay import Device, Policy, load_policy, load_workload
 from kdtool.traces import Trace
 
@@ -26,12 +26,16 @@ def predict_pair(
         load_workload(Trace(store.trace(pair.run))),
         replay_pages(limit, footprint.kernel_bytes, 0),
         device,
-        footprint.wall_ns,
+        unlimited_ns(pair, store),
         alone={name: policy for name, policy in policies.items() if not acts[name]},
         acting={
-            name: (policy, lateness_ns(store.runs(pair, name, limit), LEARNED_FOR["agent_ns"]))
-            for name, policy in policies.items()
-            if acts[name]
+            v.name: ByAgent(
+                policies[v.name],
+                lateness_ns(store.runs(pair, v.name, limit), LEARNED_FOR["agent_ns"]),
+                v.kernel.policies[0],
+            )
+            for v in variants
+            if acts[v.name]
         },
     )
 

@@ -1,5 +1,9 @@
 """The numbers of replay's cost model from what the rounds found, each with how it was measured."""
 
+from collections.abc import Sequence
+from statistics import median
+
+from kdtool.calibrate.limited import PROBE, Limited
 from kdtool.calibrate.numbers import Number, summarize
 from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.rounds import Round
@@ -8,9 +12,11 @@ from kdtool.replay import DEVICE_FIELDS
 __all__ = ["numbers_of"]
 
 NONE = "none: the faulting thread does the read itself"
+MAJORS_SHARE = 10
+"""A pass in which more than one load in so many was a major fault says little of the others."""
 
 
-def numbers_of(rounds: list[Round], place: str, queued: bool) -> dict[str, Number]:
+def numbers_of(rounds: list[Round], limited: Limited, place: str, queued: bool) -> dict[str, Number]:
     """Return each of DEVICE_FIELDS; `place` (device, CPU, kernel) ends each source.
 
     queued : whether the disk has a queue of requests, see kernel/swap.py
@@ -18,12 +24,16 @@ def numbers_of(rounds: list[Round], place: str, queued: bool) -> dict[str, Numbe
     """
     slept = sum(r.sleeps for r in rounds)
     synchronous = 2 * slept < sum(r.major_faults for r in rounds)
-    samples, sources = _samples(rounds, synchronous), _sources(rounds, synchronous, queued)
+    samples, sources = _samples(rounds, limited, synchronous), _sources(rounds, synchronous, queued)
     return {field: summarize(field, samples[field], f"{sources[field]}; {place}") for field in DEVICE_FIELDS}
 
 
-def _samples(rounds: list[Round], synchronous: bool) -> dict[str, list[int | None]]:
-    """Return each number as each round found it."""
+def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[str, list[int | None]]:
+    """Return each number as each round found it, or each block or pass of the probe at its limit."""
+    cold_ns, reclaim_ns, minor_ns, fault_ns = (
+        _median(samples)
+        for samples in zip(*((r.cold_ns, r.reclaim_ns, r.minor_ns, r.fault_ns) for r in rounds), strict=True)
+    )
     zeros: list[int | None] = [0] * len(rounds)
     return {
         "latency_ns": [r.latency_ns for r in rounds],
@@ -36,6 +46,8 @@ def _samples(rounds: list[Round], synchronous: bool) -> dict[str, list[int | Non
         "cold_ns": [r.cold_ns for r in rounds],
         "prefetch_ns": [_less(r.batch_ns, r.latency_ns) if synchronous else r.batch_ns for r in rounds],
         "reclaim_ns": [r.reclaim_ns for r in rounds],
+        "writeout_ns": [_less(ns, cold_ns + reclaim_ns) for ns in limited.cold_ns],
+        "beside_ns": [_less(_first_touch_ns(*each, fault_ns), minor_ns) for each in limited.passes],
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
     }
@@ -65,11 +77,32 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "cold_ns": f"CPU time of first stores to {layout.fresh} new pages of 4 KiB",
         "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "
         f"{layout.batch - 1}" + (", less latency_ns" if synchronous else ""),
-        "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} dirty pages, half of each random bytes",
+        "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} pages that were written before",
+        "writeout_ns": f"first stores to new pages of a program at its limit of {PROBE.limit_pages} pages, "
+        "mean, less cold_ns and reclaim_ns",
+        "beside_ns": f"loads of a program beside kdtool deploy, {PROBE.pages} pages with a stride of "
+        f"{PROBE.stride} in {PROBE.limit_pages}, by pass, less its arithmetic, its major faults and minor_ns",
         "step_ps": "CPU time of the Numba VM deciding with a random tree of depth 10, over its steps",
         "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
         "and half over 0.2 MiB",
     }
+
+
+def _first_touch_ns(load_ns: int, majors: int, fault_ns: int) -> int | None:
+    """Return what the other loads of a pass took; None where the agent did not keep ahead.
+
+    >>> _first_touch_ns(6_000, 600, 50_000), _first_touch_ns(6_000, 6_000, 50_000)
+    (3741, None)
+    """
+    if majors > PROBE.pages // MAJORS_SHARE:
+        return None
+    return (load_ns * PROBE.pages - majors * fault_ns) // (PROBE.pages - majors)
+
+
+def _median(samples: Sequence[int | None]) -> int:
+    """Return the median of those that could be used, 0 of none: that is refused where they are summarized."""
+    used = [sample for sample in samples if sample is not None]
+    return int(median(used)) if used else 0
 
 
 def _less(whole: int | None, part: int | None) -> int | None:

@@ -166,17 +166,19 @@ class Bench:
         return (many - one) // (LAYOUT.batches * (LAYOUT.batch - 1))
 
     def _fresh(self) -> tuple[int | None, int | None]:
-        """Return the time of the first touch of a new page, and that of reclaiming a dirty one.
+        """Return the time of the first touch of a new page, and that of reclaiming one that is written.
 
-        They are written, and the disk is busy with that for a while: most rounds do without.
+        They are written first, and the disk is busy with that for a while: most rounds do without.
         """
         if self._rounds > MIN_REPEATS and self._rounds % FRESH_EVERY:
             return None, None
         with Pages(LAYOUT.fresh) as pages:
             cold = pages.first_touch()
             pages.fill(self._rounds)
+            pages.swap_out()  # all written
+            pages.touch(np.arange(LAYOUT.fresh))
             reclaim = pages.page_out_all()
-            pages.swap_out()  # all written, so that nothing is in flight when the next part begins
+            pages.swap_out()  # so that nothing is in flight when the next part begins
         return cold.cpu_ns // LAYOUT.fresh, reclaim.cpu_ns // LAYOUT.fresh
 
     def _step(self) -> int:

@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
         duration: float = typer.Option(10.0, "--duration", help="Seconds to measure for, up to 50."),
         as_json: bool = typer.Option(False, "--json", help="Print the document."),
     ) -> None:
-        """Measure this host's swap device and kernel for replay's cost model (as root, 20 seconds)."""
+        """Measure this host's swap and kernel for `replay --device`.
+
+        The numbers of replay's cost model, as root, in 20 seconds.
+        """
         from kdtool.calibrate.plan import make_plan
 
         plan = make_plan(output, duration)

@@ -36,7 +36,10 @@ def register(app: typer.Typer) -> None:
         k: int = typer.Option(256, "--k", help="refs: reduction window in pages; 0 records all."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
-        """Record a command (after --), a living cgroup or a living process into a trace."""
+        """Record a command, a living cgroup or a living process.
+
+        The command stands after --. What is seen of it becomes the trace -o T.kdt.
+        """
         if not command and cgroup is None and pid is None:
             raise typer.BadParameter("nothing to record: give -- COMMAND ..., --cgroup NAME or --pid PID")
         from kdtool.collect.base import Request
@@ -76,13 +79,15 @@ def register(app: typer.Typer) -> None:
         if manifest.state == "interrupted":
             print(f"kdtool: interrupted: {trace.path} holds what came before", file=sys.stderr)
             raise typer.Exit(130)
-        failure = describe_failure(manifest.command, manifest.workload, manifest.cgroup.get("limit_bytes"))
+        limit = manifest.cgroup.get("limit_bytes")
+        sealed = "the trace is sealed and says so"
+        failure = describe_failure(manifest.command, manifest.workload, limit, sealed)
         if failure is not None:
             raise CommandError(failure)
 
     @app.command()
     def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON document.")) -> None:
-        """Say what works on this machine for this user, and how to mend what does not."""
+        """Say what works here for this user, and how to mend the rest."""
         from kdtool.collect.doctor import examine, print_checks
 
         checks = examine()

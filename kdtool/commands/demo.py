@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
         runs: int = typer.Option(5, "--runs", min=1, max=50, help="Real runs of each program and setting."),
         as_json: bool = typer.Option(False, "--json", help="Print scoreboard.json."),
     ) -> None:
-        """Record two programs that really swap, learn a prefetcher from them, and score it (5 minutes)."""
+        """Record two programs that swap, learn from them, and score it.
+
+        All the road on real programs, in 5 minutes.
+        """
         from kdtool.demo.session import run_demo
         from kdtool.demo.show import print_demo
 

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         ),
         memory: str = typer.Option(None, "--memory", help="Memory limit of the command, such as 96M."),
         duration: float = typer.Option(None, "--duration", help="Stop after so many seconds."),
-        output: Path = typer.Option(None, "--output", "-o", help="Also write the result (JSON)."),
+        output: Path = typer.Option(None, "--output", "-o", help="Also write the result: FILE.json."),
         page_cluster: int = typer.Option(
             None,
             "--page-cluster",
@@ -63,18 +63,24 @@ def register(app: typer.Typer) -> None:
         stop: bool = typer.Option(False, "--stop", help="End the agents; with a pid as argument, that one."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
-        """Run a verified program live: prefetch for a command (after --) or a living cgroup (as root)."""
+        """Run a verified program live, for a command or a cgroup.
+
+        As root: prefetches for the command after --, or for a living cgroup, until that ends.
+        """
         given = list(arguments or ())
         if status or stop:
+            if status and (stop or given):
+                raise typer.BadParameter("goes with --json only", param_hint="--status")
             _manage(given, stop, as_json)
             return
         program, command = split_arguments(given, policy)
+        from kdtool.collect.limited import describe_failure
         from kdtool.deploy.agent import Placement
-        from kdtool.deploy.request import DeployRequest
+        from kdtool.deploy.request import DeployRequest, check_request
         from kdtool.deploy.session import deploy as run
         from kdtool.live.policies import load_decider
         from kdtool.live.show import live_line, print_row
-        from kdtool.replay.files import whole_file
+        from kdtool.replay.files import check_target, whole_file
         from kdtool.traces import parse_size
 
         request = DeployRequest(
@@ -92,9 +98,12 @@ def register(app: typer.Typer) -> None:
             stall=stall,
             quiet_stdout=as_json,
         )
+        if output is not None:
+            check_target(output, ".json")
+        decider = load_decider(program)
+        check_request(request)
         if page_cluster is not None:
             print(f"kdtool: vm.page-cluster is {page_cluster} for all until this ends", file=sys.stderr)
-        decider = load_decider(program)
         with live_line() as show:
             row = run(request, decider, show)
         document = json.dumps({"rows": [row]})
@@ -105,8 +114,10 @@ def register(app: typer.Typer) -> None:
             print(document)
         else:
             print_row(row)
-        if row["exit_code"] and row["ended_by"] == "command":
-            raise CommandError(f"{command[0]}: ended with {row['exit_code']}: run it alone")
+        workload = {**row["kernel"], "exit_code": row["exit_code"], "ended_by": row["ended_by"]}
+        failure = describe_failure(command, workload, request.memory_bytes, "run it alone")
+        if failure is not None:
+            raise CommandError(failure)
         if row["ended_by"] == "signal" and command:
             raise typer.Exit(130)
 
@@ -120,6 +131,8 @@ def split_arguments(given: list[str], policy: str | None) -> tuple[str, tuple[st
     ('stride', ('make', '-j'))
     """
     if policy is not None:
+        if given and given[0].endswith(".rmt.json"):
+            raise typer.BadParameter(f"{given[0]}: give a program or --policy {policy}, not both")
         return policy, tuple(given)
     if not given or not given[0].endswith(".json"):
         raise typer.BadParameter("nothing to run: give a program P.rmt.json, or --policy NAME")

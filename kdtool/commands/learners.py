@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         ),
         degree: int = typer.Option(16, "--degree", min=1, max=64, help="Most pages to prefetch at once."),
         seed: int = typer.Option(0, "--seed", help="Seed of everything random."),
-        dataset: Path | None = typer.Option(None, "--dataset", help="Also write the dataset, as Parquet."),
+        dataset: Path | None = typer.Option(None, "--dataset", help="Also write the dataset: FILE.parquet."),
         allow_loss: bool = typer.Option(
             False, "--allow-loss", help="Learn from a trace that lost events too."
         ),

@@ -6,15 +6,24 @@ from pathlib import Path
 import typer
 
 from kdtool.commands.quicknumba import import_compiled
+from kdtool.errors import ParameterError
 
 __all__ = ["register"]
 
+READ_AHEAD = "128K"
 POLICIES = ["none", "linux-vma", "linux-cluster", "leap-paper", "oracle"]
 
 
 def split_values(values: list[str]) -> tuple[str, ...]:
-    """Return the values of an option that may be repeated or hold several, joined by commas."""
-    return tuple(value for text in values for value in text.split(",") if value)
+    """Return the values of an option that may be repeated or hold several, joined by commas.
+
+    >>> split_values(["none,oracle", "ghb"])
+    ('none', 'oracle', 'ghb')
+    """
+    split = tuple(value for text in values for value in text.split(","))
+    if "" in split:
+        raise ParameterError(f"'{','.join(values)}': a value is empty: give a name or a size between commas")
+    return split
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +61,7 @@ def register(app: typer.Typer) -> None:
             help="Mapped files whose pages are in memory: none, data (without code) or all.",
         ),
         read_ahead: str = typer.Option(
-            "128K", "--read-ahead", help="The files' read_ahead_kb, such as 128K."
+            READ_AHEAD, "--read-ahead", help="The files' read_ahead_kb, such as 128K."
         ),
         start: str = typer.Option(
             "0", "--from", help="Count from this row or percentage of the references on."
@@ -76,12 +85,15 @@ def register(app: typer.Typer) -> None:
         jobs: int | None = typer.Option(
             None, "--jobs", "-j", help="Processes to replay in.  [default: one for each CPU]"
         ),
-        parquet: Path | None = typer.Option(None, "--parquet", help="Also write the results, as Parquet."),
+        parquet: Path | None = typer.Option(None, "--parquet", help="Also write the results: FILE.parquet."),
         plot: Path | None = typer.Option(None, "--plot", help="Also draw them (FILE.png)."),
         allow_loss: bool = typer.Option(False, "--allow-loss", help="Replay a trace that lost events too."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
-        """Replay traces under policies, memories and devices, and print the scoreboard."""
+        """Replay traces under policies, memories and devices.
+
+        Prints the scoreboard: for each trace, memory and device, what each policy would have done.
+        """
         import_compiled("kdtool.replay.parallel")
         from kdtool.replay.files import check_target
 
@@ -99,6 +111,7 @@ def register(app: typer.Typer) -> None:
                 or phases != 1
                 or agent_us
                 or files != "data"
+                or read_ahead != READ_AHEAD
             ):
                 raise typer.BadParameter(
                     "goes with --from, --plot, --allow-loss and --json only", param_hint="--mrc"

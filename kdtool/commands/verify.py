@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
         ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
-        """Prove a program's bounds and that its tables and models agree; exit 1 unless all is proved."""
+        """Prove a program's bounds, and its tables equal to its models.
+
+        Exit 1 unless all is proved.
+        """
         from kdtool.rmt import read_program
         from kdtool.verify.build_bpf import check_load
         from kdtool.verify.finding import Report
@@ -61,7 +64,10 @@ def register(app: typer.Typer) -> None:
         ),
         memory: str = typer.Option("50%", "--memory", "-m", help="The memory at which the trace swaps."),
     ) -> None:
-        """Verify a program and write it as match-action tables, for P4Runtime too, or as a BPF object."""
+        """Verify a program and write it as tables or as BPF.
+
+        Match-action tables (P4Info and P4Runtime updates too) or an object that libbpf and bpftool load.
+        """
         from kdtool.errors import ParameterError, unknown_name
         from kdtool.rmt import read_program
         from kdtool.verify.build import build_p4runtime, build_tables, check_on_trace, format_mappings

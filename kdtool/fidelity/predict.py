@@ -8,7 +8,7 @@ Two things are chance, and decide how much is swapped:
              reaches beyond a page table, PMD_PAGES (swap_vma_ra_win())
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +24,15 @@ from kdtool.replay import (
     run_shadow,
 )
 
-__all__ = ["CURRENT", "MOMENTS", "Prediction", "at_own_speed", "replay_moments", "starting_moments"]
+__all__ = [
+    "CURRENT",
+    "MOMENTS",
+    "Prediction",
+    "at_own_speed",
+    "placed_at",
+    "replay_moments",
+    "starting_moments",
+]
 
 MOMENTS = 9
 PMD_PAGES = 512
@@ -73,6 +81,12 @@ def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
     return tuple(Flush(phase_ns=Flush.period_ns * (2 * i + 1) // (2 * n)) for i in range(n))
 
 
+def placed_at(workload: Workload, moments: Iterable[Flush]) -> Iterator[tuple[Workload, Flush]]:
+    """Yield for each moment the workload at another place, as each run of a program has its own."""
+    for i, moment in enumerate(moments):
+        yield workload.moved(i * PLACE_STEP % PMD_PAGES), moment
+
+
 def replay_moments(
     workload: Workload,
     policies: Sequence[Policy],
@@ -87,8 +101,7 @@ def replay_moments(
     Raises ParameterError for a memory that is too small for the trace's reduction.
     """
     predicted: list[list[Result]] = [[] for _ in policies]
-    for i, moment in enumerate(moments):
-        placed = workload.moved(i * PLACE_STEP % PMD_PAGES)
+    for placed, moment in placed_at(workload, moments):
         shadow = run_shadow(placed, memory_pages, device, "linux", moment)
         for results, policy in zip(predicted, policies, strict=True):
             results.append(replay(placed, policy, shadow, device))

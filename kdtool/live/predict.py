@@ -2,9 +2,9 @@
 
     references of the input that is measured ─► replay, by what `kdtool calibrate` wrote ─► run time, coverage
 
-Replay has one prefetcher: an agent's policy is replayed without the kernel's own readahead, also where the
-agent runs beside it. Where the agent acts it keeps the kernel's statistics up to date; else they are so every
-2 s, from a moment on that is chance: the median of a few is said.
+An agent's policy is replayed with all that is around it: the kernel's own readahead, and the guards that try
+it first and may take it off. Where it acts the kernel's statistics are kept up to date; else they are so
+every 2 s, from a moment on that is chance: the median of a few is said.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,11 @@ from statistics import median
 from typing import Any
 
 from kdtool.errors import ParameterError
-from kdtool.fidelity.predict import CURRENT, at_own_speed, replay_moments, starting_moments
-from kdtool.replay import Device, Policy, Result, Workload
+from kdtool.fidelity.predict import at_own_speed, placed_at, replay_moments, starting_moments
+from kdtool.live.governed import ReplayedGuards
+from kdtool.replay import Device, LiveSetting, Policy, Result, Workload, replay, run_shadow
 
-__all__ = ["Predicted", "lateness_ns", "predict"]
+__all__ = ["ByAgent", "Predicted", "lateness_ns", "predict"]
 
 MOMENTS = 3
 
@@ -27,6 +28,15 @@ class Predicted:
 
     wall_s: float
     coverage: float | None
+
+
+@dataclass(frozen=True)
+class ByAgent:
+    """A policy by an agent that asks `agent_ns` after a fault, beside the kernel's `readahead`."""
+
+    policy: Policy
+    agent_ns: int
+    readahead: Policy
 
 
 def lateness_ns(runs: Sequence[Mapping[str, Any]], otherwise_ns: int) -> int:
@@ -53,23 +63,26 @@ def predict(
     wall_ns: int,
     *,
     alone: Mapping[str, Policy],
-    acting: Mapping[str, tuple[Policy, int]],
+    acting: Mapping[str, ByAgent],
 ) -> dict[str, Predicted]:
     """Return what replay says, by the names of `alone`, Linux's own settings, and `acting`, the agent's.
 
-    acting : each with how long after a fault the agent asks, in ns
     wall_ns : what the program took without a limit: its instructions take as long as makes it so
     """
     profile = at_own_speed(workload, device, wall_ns)
     predicted: dict[str, Predicted] = {}
+    by_agent: dict[str, list[Result]] = {name: [] for name in acting}
     moments = starting_moments(MOMENTS)
     replayed = replay_moments(workload, list(alone.values()), memory_pages, profile, moments)
     for name, results in zip(alone, replayed, strict=True):
         predicted[name] = _of(results, acts=False)
-    for name, (policy, agent_ns) in acting.items():
-        [results] = replay_moments(workload, [policy], memory_pages, profile.by_agent(agent_ns), CURRENT)
-        predicted[name] = _of(results, acts=True)
-    return predicted
+    for placed, moment in placed_at(workload, moments):
+        shadow = run_shadow(placed, memory_pages, profile, "linux", moment)
+        for name, agent in acting.items():
+            device = profile.by_agent(agent.agent_ns)
+            live = LiveSetting(agent.readahead, ReplayedGuards(agent.policy, device, moment))
+            by_agent[name].append(replay(placed, agent.policy, shadow, device, live=live))
+    return predicted | {name: _of(results, acts=True) for name, results in by_agent.items()}
 
 
 def _of(results: Sequence[Result], *, acts: bool) -> Predicted:

@@ -107,7 +107,7 @@ def print_cells(cells: Sequence[Cell], console: Console) -> None:
     console.print("×: the median run time of the better Linux setting over this one's")
     if replayed:
         console.print(
-            "(r): what replay says of an agent that asks as late, without the kernel's own readahead"
+            "(r): what replay says of an agent that asks as late, with its trials, beside the same readahead"
         )
 
 

@@ -21,9 +21,9 @@ from kdtool.rmt.bpf.layout import (
     RUN,
     RUN_OF_KEY,
     SLID,
-    X_BYTES,
     Layout,
 )
+from kdtool.rmt.bpf.parts import emit_store_feature
 from kdtool.rmt.hooks import PAGE
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN, Feature
 from kdtool.rmt.vm import MULTIPLIER
@@ -155,7 +155,7 @@ def emit_features(asm: Emitter, layout: Layout, numbers: Iterable[int]) -> None:
         if feature.op == "field":
             asm.load(R1, R9, layout.context(feature.field))
             _clamp(asm, f"f{f}")
-            asm.store(R9, layout.x + X_BYTES * f, R1, X_BYTES)
+            emit_store_feature(asm, layout, f, R1)
     for i, register in enumerate(layout.shape.registers):
         own = {f: each for f, each in features.items() if each.register == register.name}
         _of_history(asm, layout, i, {f: each for f, each in own.items() if each.op != "run"})
@@ -218,7 +218,7 @@ def _of_history(asm: Emitter, layout: Layout, i: int, features: dict[int, Featur
         asm.jump_if(R2, "<=", 8 * feature.lag, f"f{f}.done")
         _value(asm, feature, newest)
         _clamp(asm, f"f{f}")
-        asm.store(R9, layout.x + X_BYTES * f, R1, X_BYTES)
+        emit_store_feature(asm, layout, f, R1)
     asm.label(f"{label}.end")
 
 
@@ -239,7 +239,7 @@ def _near_values(asm: Emitter, layout: Layout, features: dict[int, Feature], new
             asm.load(second, R3, newest - 8 * feature.lag)
             asm.alu_register("sub", first, second)
             kept = feature.lag
-        asm.store(R9, layout.x + X_BYTES * f, first, X_BYTES)
+        emit_store_feature(asm, layout, f, first)
 
 
 def _value(asm: Emitter, feature: Feature, newest: int) -> None:
@@ -268,4 +268,4 @@ def _of_runs(asm: Emitter, layout: Layout, i: int, lags: dict[int, int]) -> None
         asm.jump_if(R1, "<=", lag, f"f{f}.done")
         asm.alu("mov", R1, lag)
         asm.label(f"f{f}.done")
-        asm.store(R9, layout.x + X_BYTES * f, R1, X_BYTES)
+        emit_store_feature(asm, layout, f, R1)

@@ -17,8 +17,9 @@
              equal, at: how far the history has slid, in bytes
     counters u64 each
     scratch  loop variables | version, number of pages, pages, or a class | context | per register: count
-             in bytes, near, run, differences looked at | x, s32 each | a model's loop variables | a forest's
-             sums | a network's values | as much as a feature of a block may point to from x on
+             in bytes, near, run, differences looked at | x, u32 each: of a feature X_BIAS more | a model's
+             loop variables | a forest's sums | a network's values | as much as a feature of a block may
+             point to from x on
 
 A history slides: an event's value goes behind the one before it, and only where the room ends are those
 that features look at moved back to its front. Behind all that there is room for the pages of a rollout, which
@@ -36,6 +37,8 @@ __all__ = ["Layout", "TableLayout"]
 
 VERSION, DEGREE, DELTA_LIMIT, DEFAULT_CLASS, POLICY_HEADER_BYTES = 0, 8, 16, 24, 32
 ACTION_BYTES, X_BYTES = 16, 4
+X_BIAS = 1 << 31
+"""An unsigned number is loaded a cycle sooner than a signed one; thresholds have it, too."""
 SCORE_BYTES, SUM_BYTES, ROOT_BYTES, FOREST_HEADER_BYTES, CLASS_BYTES = 8, 8, 8, 16, 16
 LOOP_BYTES = 48
 ROW_BYTES, NETWORK_BYTES, ANSWER_BYTES, WEIGHT_BLOCK_BYTES = 64, 64, 8, 8 * WEIGHTS_A_BLOCK

@@ -13,6 +13,7 @@ from kdtool.rmt.bpf.layout import (
     ROOT_BYTES,
     SCORE_BYTES,
     SUM_BYTES,
+    X_BIAS,
     X_BYTES,
     Layout,
 )
@@ -68,7 +69,7 @@ class _Trees:
         """Add blocks, with the values of leaves by node."""
         entry, features = self._bytes, [X_BYTES * self._features.index(name) for name in inputs]
         leaves = {node: (value, 0) for node, value in enumerate(values)}
-        words = tree_words(tree, Place(steps, features, leaves, entry, 8))
+        words = tree_words(tree, Place(steps, features, leaves, entry, 8, X_BIAS))
         struct.pack_into(f"<{len(words)}q", self._value, self._layout.blocks + entry, *words)
         self._bytes += 8 * len(words)
         return entry

@@ -4,19 +4,20 @@ No branch depends on what a tree decides, or on a sum. A forest's loops keep the
 scan of a table does (tables.py).
 
 A step of one tree waits for the step before: it takes its features from the block before, and then that is a
-load, a comparison, a choice and two shifts, 13 cycles. Walks of a forest wait beside each other: what counts
-is how many instructions they take, and a step takes its features from its own block.
+comparison, two shifts, a choice and a load, 12 cycles by what each takes. Walks of a forest wait beside each
+other: what counts is how many instructions they take, and a step takes its features from its own block.
 """
 
 from kdtool.rmt.blocks import (
     BLOCK_WORDS,
-    CHILD_SHIFT,
     CHILDREN,
+    LEFTS,
+    NEXT_BIT,
     NODE,
-    OWN_BITS,
-    PAIRS,
-    RIGHT_SHIFT,
+    OWN,
     RIGHTS,
+    SLOT_BITS,
+    SLOT_SHIFT,
     SPLIT_BITS,
 )
 from kdtool.rmt.bpf.emitter import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Emitter
@@ -25,26 +26,29 @@ from kdtool.rmt.bpf.parts import emit_choose, emit_keep_larger, emit_put_aside, 
 
 __all__ = ["emit_forest", "emit_walk"]
 
-NODE_THRESHOLD, LEFT_THRESHOLD, RIGHT_THRESHOLD = 8 * NODE + 4, 8 * CHILDREN, 8 * CHILDREN + 4
+THRESHOLDS = 8 * NODE + 4, 8 * CHILDREN, 8 * CHILDREN + 4
+"""Of a block's node, left and right child."""
 BLOCK_BYTES = 8 * BLOCK_WORDS
 FEATURE_MASK = X_BYTES * ((1 << SPLIT_BITS) - 1)
 FOREST, TREE, TREES_END = 0, 8, 16
 """Loop variables of a forest: offsets from layout.loop of where it and the next tree lie."""
 WALKERS = (R2, R3, R6, R7)
 
+Split = tuple[int, int, int]
+
 
 def emit_walk(asm: Emitter, layout: Layout, steps: int) -> None:
     """R0 = the value of the leaf that x falls into, in the tree whose entry lies at R1 in blocks."""
     asm.alu_register("mov", R3, R1)
     _find_block(asm, layout, R3)
-    for word, at in ((R0, PAIRS), (R2, RIGHTS)):
-        asm.load(word, R3, layout.blocks + 8 * at)
+    asm.load(R2, R3, layout.blocks + 8 * LEFTS)
     asm.alu("add", R3, BLOCK_BYTES)
-    for step in range(steps):
+    for _ in range(steps - 1):
         _compare_named(asm, layout)
-        if step < steps - 1:
-            _go_on(asm, layout)
-    _load_value(asm, layout, R3, R5, R4)
+        _go_on(asm, layout)
+    _compare_named(asm, layout)
+    emit_choose(asm, R4, R5, R1)  # its sign is all that is asked for
+    _load_value(asm, layout, R3, R4, R5)
 
 
 def _find_block(asm: Emitter, layout: Layout, block: int) -> None:
@@ -54,45 +58,52 @@ def _find_block(asm: Emitter, layout: Layout, block: int) -> None:
 
 
 def _compare_named(asm: Emitter, layout: Layout) -> None:
-    """Compare in the block at R3 + layout.blocks the features in the first slots of R0 and R2.
+    """Compare in the block at R3 + layout.blocks the features that the slot R2 names; R0 and R2 are lost.
 
-    R1, R5 < 0: the walk goes right, and at the child.
+    R1, R4, R5 < 0: the walk goes right, and at the left and the right child.
     """
-    asm.alu_register("mov", R4, R0)
-    asm.alu("rsh", R0, SPLIT_BITS)
-    for above, feature, threshold in (
-        (R5, R4, LEFT_THRESHOLD),
-        (R4, R2, RIGHT_THRESHOLD),
-        (R1, R0, NODE_THRESHOLD),
-    ):
+    features = (R0, R5, R2)
+    for number, feature in enumerate(features):
+        if feature != R2:
+            asm.alu_register("mov", feature, R2)
+        if number:
+            asm.alu("rsh", feature, SPLIT_BITS * number)
         asm.alu("and", feature, FEATURE_MASK)
-        _compare(asm, layout, R3, (above, feature, threshold))
-    emit_choose(asm, R5, R4, R1)  # its sign is all that is asked for
+        _load_feature(asm, layout, feature)
+    for split in zip((R1, R4, R5), features, THRESHOLDS, strict=True):
+        _compare(asm, layout, R3, split)
 
 
 def _go_on(asm: Emitter, layout: Layout) -> None:
-    """Go on from the block at R3 + layout.blocks, and to the slots of R0 and R2 that the next one has."""
-    for word, at in ((R0, PAIRS), (R2, RIGHTS)):
-        asm.load(word, R3, layout.blocks + 8 * at)
+    """Go on from the block at R3 + layout.blocks, by R1, R4 and R5, to the next one and its slot, R2."""
+    asm.alu("rsh", R1, 64 - SLOT_BITS)  # as many ones where the walk goes right
+    for child in (R4, R5):
+        asm.alu("rsh", child, 64 - SLOT_SHIFT.bit_length())
+    asm.load(R0, R3, layout.blocks + 8 * RIGHTS)
+    asm.alu_register("rsh", R0, R5)
+    asm.alu_register("and", R0, R1)
+    asm.alu("xor", R1, (1 << SLOT_BITS) - 1)
+    asm.load(R2, R3, layout.blocks + 8 * LEFTS)
+    asm.alu_register("rsh", R2, R4)
+    asm.alu_register("and", R2, R1)
     asm.load(R3, R3, layout.blocks + 8 * NODE, 4)
     _find_block(asm, layout, R3)
-    for above, shift in ((R1, RIGHT_SHIFT), (R5, CHILD_SHIFT)):
-        asm.alu("rsh", above, 64 - shift.bit_length())
-    asm.alu_register("add", R5, R1)
-    asm.alu_register("rsh", R0, R5)
-    asm.alu_register("rsh", R2, R5)
-    asm.alu("add", R5, 2)  # 0, 15, 31 or 46, of which two bits then say which block it is
-    asm.alu("and", R5, 48)
-    asm.alu("lsh", R5, BLOCK_BYTES.bit_length() - 5)
-    asm.alu_register("add", R3, R5)
+    asm.alu_register("or", R2, R0)
+    asm.alu_register("mov", R4, R2)
+    asm.alu("rsh", R4, NEXT_BIT + 1 - BLOCK_BYTES.bit_length())
+    asm.alu("and", R4, 3 * BLOCK_BYTES)
+    asm.alu_register("add", R3, R4)
 
 
-def _compare(asm: Emitter, layout: Layout, block: int, what: tuple[int, int, int]) -> None:
-    """above, feature, threshold: `above` = a block's threshold - x[feature], < 0: the walk goes right."""
-    above, feature, threshold = what
+def _load_feature(asm: Emitter, layout: Layout, feature: int) -> None:
     asm.alu_register("add", feature, R9)
-    asm.load_signed(feature, feature, layout.x, X_BYTES)
-    asm.load_signed(above, block, layout.blocks + threshold, 4)
+    asm.load(feature, feature, layout.x, X_BYTES)
+
+
+def _compare(asm: Emitter, layout: Layout, block: int, split: Split) -> None:
+    """`above` = a block's threshold - the feature that is loaded, < 0: the walk goes right."""
+    above, feature, threshold = split
+    asm.load(above, block, layout.blocks + threshold, 4)
     asm.alu_register("sub", above, feature)
 
 
@@ -103,7 +114,7 @@ def _load_value(asm: Emitter, layout: Layout, block: int, child: int, other: int
     """
     asm.load(block, block, layout.blocks + 8 * NODE, 4)
     _find_block(asm, layout, block)
-    asm.load(R0, block, layout.blocks + 8 * PAIRS)
+    asm.load(R0, block, layout.blocks + 8 * LEFTS)
     asm.load(other, block, layout.blocks + 8 * RIGHTS)
     asm.alu("arsh", R1, 63)
     emit_choose(asm, R0, other, R1)
@@ -118,9 +129,9 @@ def _compare_own(asm: Emitter, layout: Layout, block: int) -> None:
 
     R1, R4 < 0: the walk goes right, and at the child.
     """
-    thresholds = (NODE_THRESHOLD, LEFT_THRESHOLD, RIGHT_THRESHOLD)
-    for above, bit, threshold in zip((R1, R4, R5), OWN_BITS, thresholds, strict=True):
-        asm.load(R0, block, layout.blocks + 8 * RIGHTS + bit // 8, 1)
+    for above, (word, bit), threshold in zip((R1, R4, R5), OWN, THRESHOLDS, strict=True):
+        asm.load(R0, block, layout.blocks + 8 * word + bit // 8, 1)
+        _load_feature(asm, layout, R0)
         _compare(asm, layout, block, (above, R0, threshold))
     emit_choose(asm, R4, R5, R1)
 

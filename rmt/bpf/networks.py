@@ -18,13 +18,13 @@ from kdtool.rmt.bpf.layout import (
     ROW_TARGET,
     ROW_WEIGHTS,
     WEIGHT_BLOCK_BYTES,
-    X_BYTES,
     Layout,
 )
 from kdtool.rmt.bpf.parts import (
     emit_at_least,
     emit_at_most,
     emit_keep_larger,
+    emit_load_feature,
     emit_put_aside,
     emit_take_back,
 )
@@ -79,7 +79,7 @@ def _take_inputs(asm: Emitter, layout: Layout, label: str, stop: str) -> None:
     asm.load(R0, R5, ROW_SOURCE)
     asm.alu("and", R0, layout.x_mask)
     asm.alu_register("add", R0, R9)
-    asm.load_signed(R0, R0, layout.x, X_BYTES)
+    emit_load_feature(asm, R0, R0, layout.x)
     _scale(asm)
     emit_at_least(asm, INT8_MIN)
     emit_at_most(asm, INT8_MAX)

@@ -1,13 +1,16 @@
 """What models of several kinds are made of: choices without branches, registers put aside."""
 
-from kdtool.rmt.bpf.emitter import R0, R2, R3, R4, R5, R6, R7, R10, Emitter
+from kdtool.rmt.bpf.emitter import R0, R2, R3, R4, R5, R6, R7, R9, R10, Emitter
+from kdtool.rmt.bpf.layout import X_BIAS, X_BYTES, Layout
 
 __all__ = [
     "emit_at_least",
     "emit_at_most",
     "emit_choose",
     "emit_keep_larger",
+    "emit_load_feature",
     "emit_put_aside",
+    "emit_store_feature",
     "emit_take_back",
 ]
 
@@ -49,6 +52,18 @@ def emit_at_most(asm: Emitter, most: int) -> None:
     asm.alu("arsh", R3, 63)
     asm.alu_register("and", R3, R2)
     asm.alu_register("add", R0, R3)
+
+
+def emit_store_feature(asm: Emitter, layout: Layout, number: int, value: int) -> None:
+    """Put what the register `value` holds into x as feature `number`; the register is lost."""
+    asm.alu("sub", value, -X_BIAS)
+    asm.store(R9, layout.x + X_BYTES * number, value, X_BYTES)
+
+
+def emit_load_feature(asm: Emitter, to: int, base: int, offset: int) -> None:
+    """Make `to` the feature that lies at base + offset, in x."""
+    asm.load(to, base, offset, X_BYTES)
+    asm.alu("add", to, -X_BIAS)
 
 
 def emit_put_aside(asm: Emitter) -> None:

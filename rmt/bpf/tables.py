@@ -9,6 +9,7 @@ from kdtool.rmt.bpf.layout import ACTION_BYTES, CURSOR, X_BYTES, Layout, TableLa
 from kdtool.rmt.bpf.modeldata import INFER, INFER_FOREST, INFER_NETWORK
 from kdtool.rmt.bpf.models import emit_forest, emit_walk
 from kdtool.rmt.bpf.networks import emit_network
+from kdtool.rmt.bpf.parts import emit_load_feature
 from kdtool.rmt.bpf.policy import CONSTANT, COUNT, STOP
 from kdtool.rmt.program import MatchField
 
@@ -65,7 +66,7 @@ def _follow(asm: Emitter, layout: Layout) -> None:
     asm.alu("and", R1, layout.x_mask)
     asm.alu_register("mov", R3, R9)
     asm.alu_register("add", R3, R1)
-    asm.load_signed(R0, R3, layout.x, X_BYTES)
+    emit_load_feature(asm, R0, R3, layout.x)
 
 
 def _count(asm: Emitter, layout: Layout) -> None:
@@ -127,7 +128,7 @@ def _load_field(asm: Emitter, layout: Layout, name: str) -> None:
         asm.load(R4, R9, layout.context(name))
     else:
         number = [f.name for f in layout.shape.features].index(name)
-        asm.load_signed(R4, R9, layout.x + X_BYTES * number, X_BYTES)
+        emit_load_feature(asm, R4, R9, layout.x + X_BYTES * number)
 
 
 def _match(asm: Emitter, layout: Layout, field: MatchField, cell: int, otherwise: str) -> None:

@@ -53,9 +53,10 @@ def plot_trace(trace: Path, path: Path) -> None:
             figure.savefig(partial, format="png", dpi=DPI)
         partial.replace(path)
     except OSError as error:
+        raise TraceError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise TraceError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _title(trace: Trace) -> str:

@@ -58,8 +58,8 @@ def _read(file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
 
 def _check_header(file: Path, names: list[str]) -> None:
     extra = [name for name in names if name not in COLUMNS]
-    if "vpn" not in names or extra:
-        raise TraceError(f"{file}: header {','.join(names)[:80]}: it must be vpn[,tid,kind,insns]")
+    if "vpn" not in names or extra or len(set(names)) < len(names):
+        raise TraceError(f"{file}: header {','.join(names)[:80]}: it must be vpn[,tid,kind,insns], each once")
 
 
 def _columns(batch: pa.RecordBatch, start: int) -> dict[str, npt.NDArray[np.generic]]:

@@ -9,7 +9,9 @@ for each page of each process, numbered in the order of first reference, of 4096
 of the reference / 1,000,000.
 """
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def write_oracle_general(trace: Trace, file: Path) -> int:
     rank = np.empty(len(first), np.uint64)
     rank[np.argsort(first)] = np.arange(len(first), dtype=np.uint64)
     after = _next_access(object_of, len(first))
-    beside = file.with_name(f".{file.name}.part")
+    beside = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
         with beside.open("wb") as out:
             for start in range(0, len(pages), BLOCK_RECORDS):
@@ -89,8 +91,10 @@ def write_oracle_general(trace: Trace, file: Path) -> int:
                 out.write(records.tobytes())
         beside.rename(file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise TraceError(f"{file}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
     return len(pages)
 
 

@@ -1,0 +1,134 @@
+"""What a program at its memory limit meets, alone and beside an agent: measured of one that times itself.
+
+    limitprobe (collect/limitprobe.c) in a cgroup of ours ──► file: ns a store beyond the limit, ns a load
+    the same, and `kdtool deploy` beside it with a program that knows its stride ──► ns a load
+
+madvise() on our own pages would not do: what the kernel's reclaim writes out costs interrupts and flushes of
+other CPUs' TLBs besides the call, and an agent's work costs the workload the same and its share of the locks.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+from kdtool.collect.compiled import build
+from kdtool.collect.limited import run_limited
+from kdtool.collect.pageprobe import PACKAGES
+from kdtool.deploy.request import DeployRequest
+from kdtool.deploy.session import deploy
+from kdtool.deploy.source import Decider
+from kdtool.errors import CapabilityError
+from kdtool.live.policies import of_program
+from kdtool.rmt import Budget
+from kdtool.rmt.examples import stride_program
+from kdtool.traces import PAGE_BYTES
+
+__all__ = ["PROBE", "Limited", "measure_limited", "read_report"]
+
+TRIES = 3
+"""A run that the kernel kills for the limit is made again."""
+OWN_PAGES = 256
+"""What the probe takes beside its pages, at most: its own, page tables, and what CPUs hold charged."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How the probe is run: `pages` pages in memory for `limit_pages`."""
+
+    pages: int = 12_288
+    limit_pages: int = 6_144
+    block: int = 512
+    stride: int = 3
+    work: int = 20_000
+    passes: int = 12
+    fills: int = 8
+    degree_pages: int = 32
+
+    def arguments(self, file: Path, passes: int) -> tuple[str, ...]:
+        """Return the command line behind the probe's path."""
+        begin = self.limit_pages + OWN_PAGES
+        numbers = (self.pages, begin, self.block, self.stride, self.work, passes)
+        return (str(file), *map(str, numbers))
+
+
+PROBE = Probe()
+
+
+@dataclass(frozen=True)
+class Limited:
+    """cold_ns : of a store to a new page at the limit, the mean of a run. passes : beside an agent, of each
+    what a load took, its arithmetic taken off, and how many loads were major faults."""
+
+    cold_ns: list[int]
+    passes: list[tuple[int, int]]
+
+
+def measure_limited() -> Limited:
+    """Run the probe alone and beside an agent.
+
+    Raises CapabilityError when something is missing, or the kernel kills it again and again.
+    """
+    path, _ = build(("limitprobe.c",), PACKAGES, program=True)
+    program = replace(stride_program(PROBE.degree_pages), budget=Budget(steps=256, state_bytes=2048))
+    decider = of_program(program)
+    limit_bytes = PROBE.limit_pages * PAGE_BYTES
+    cold: list[int] = []
+    with tempfile.TemporaryDirectory(prefix="kdtool-") as folder:
+        file = Path(folder) / "report"
+        for _ in range(PROBE.fills):
+            command = (str(path), *PROBE.arguments(file, 0))
+            _until_it_ends(lambda: _alone(command, limit_bytes))  # noqa: B023 - called at once
+            cold += read_report(file.read_text()).cold_ns
+        request = DeployRequest(
+            command=(str(path), *PROBE.arguments(file, PROBE.passes)),
+            memory_bytes=limit_bytes,
+            step_back=False,
+        )
+        _until_it_ends(lambda: _beside(request, decider))
+        return Limited(cold, read_report(file.read_text()).passes)
+
+
+def _alone(command: tuple[str, ...], limit_bytes: int) -> tuple[int | None, str]:
+    facts = run_limited(command, limit_bytes)
+    return facts.exit_code, facts.ended_by
+
+
+def _beside(request: DeployRequest, decider: Decider) -> tuple[int | None, str]:
+    row = deploy(request, decider)
+    return row["exit_code"], row["ended_by"]
+
+
+def _until_it_ends(run: Callable[[], tuple[int | None, str]]) -> None:
+    """Run it until it ends by itself; it was killed for the limit otherwise."""
+    for _ in range(TRIES):
+        exit_code, ended_by = run()
+        if ended_by == "signal":
+            raise KeyboardInterrupt
+        if exit_code == 0:
+            return
+    raise CapabilityError(
+        f"the probe in {PROBE.limit_pages * PAGE_BYTES >> 20} MiB ended with {exit_code}, {TRIES} times: end "
+        f"what else uses memory and swap, and try again"
+    )
+
+
+def read_report(text: str) -> Limited:
+    """Return what the probe wrote.
+
+    >>> read_report("work 20\\ncold 9\\ncold 11\\npass 25 3000\\npass 24 0\\n")
+    Limited(cold_ns=[10], passes=[(5, 3000), (4, 0)])
+    """
+    cold: list[int] = []
+    passes: list[tuple[int, int]] = []
+    work_ns = 0
+    for line in text.splitlines():
+        kind, *numbers = line.split()
+        if kind == "work":
+            work_ns = int(numbers[0])
+        elif kind == "cold":
+            cold.append(int(numbers[0]))
+        else:
+            passes.append((int(numbers[0]) - work_ns, int(numbers[1])))
+    return Limited([int(mean(cold))], passes)

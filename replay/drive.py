@@ -1,0 +1,73 @@
+"""From a prepared policy to the end of its run: the engine by chunks of rows, the guards between."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from kdtool.replay.agent import new_queue
+from kdtool.replay.compiling import engine
+from kdtool.replay.hook import CTX_WORDS
+from kdtool.replay.live import LiveSetting, ask_guards
+from kdtool.replay.memory import AGENT_NS, TICK_NS, Memory
+from kdtool.replay.policies import device_of
+from kdtool.replay.policies.base import OUT_WORDS, Policy, Prepared, Setting
+from kdtool.rmt.numba_vm import compiled
+
+__all__ = ["Progress", "drive"]
+
+CHUNK_ROWS = 500_000
+"""Replayed between two reports of progress: some tenths of a second."""
+
+Progress = Callable[[int], None]
+"""Called with the number of references replayed since the last call."""
+
+
+def drive(
+    setting: Setting,
+    policy: Policy,
+    prepared: Prepared,
+    missed: npt.NDArray[np.uint8],
+    live: LiveSetting,
+    *,
+    from_row: int = 0,
+    progress: Progress | None = None,
+) -> Memory:
+    """Replay into the memory of `setting` and return it; `missed` is set where there are major faults."""
+    memory, shadow_missed, w = setting.memory, setting.shadow_missed, setting.workload
+    if prepared.victims is not None:
+        memory = memory.planned(prepared.victims)
+        # What it evicts is its own choice, whatever it reads ahead: none of its faults comes from that.
+        shadow_missed = np.empty(0, np.uint8)
+    arrays = memory.arrays()
+    trace = (
+        w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
+        w.free_page,
+    )  # fmt: skip
+    files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
+    policies = _arrays(policy, prepared), _arrays(live.readahead, live.readahead.prepare(setting))
+    values = device_of(policy, setting.device).values
+    guards = live.guards if values[AGENT_NS] else None
+    if guards is not None:
+        memory.scalars[TICK_NS] = 0
+        ask_guards(guards, memory)
+    decide, beside, replay_range = compiled(policy.decide), compiled(live.readahead.decide), engine()
+    row = 0
+    while row < w.n_refs:
+        stop = min(row + CHUNK_ROWS, w.n_refs)
+        reached = replay_range(
+            decide, beside, row, stop, from_row, setting.memory_pages, trace, arrays, policies, values, files,
+            missed, shadow_missed,
+        )  # fmt: skip
+        if guards is not None and reached < stop:
+            ask_guards(guards, memory)
+        if progress is not None:
+            progress(reached - row)
+        row = reached
+    return memory
+
+
+def _arrays(policy: Policy, prepared: Prepared) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return what the engine takes of a policy: params, state, context, answers, an agent's queue."""
+    out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
+    return prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, new_queue()

@@ -1,0 +1,158 @@
+"""What surrounds an agent in replay: the kernel's own readahead beside it, and guards."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import ssd, workload
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdtool.deploy.governor import ACTIVE
+from kdtool.live.governed import ReplayedGuards
+from kdtool.replay import (
+    DEVICE_FIELDS,
+    Allowed,
+    Flush,
+    LiveSetting,
+    ProgramPolicy,
+    load_policy,
+    replay,
+    run_shadow,
+)
+from kdtool.rmt import stride_program
+
+AGENT_NS = 100_000
+LATE = Flush()
+STRIDED = np.concatenate([np.arange(6000), *(np.arange(first, 6000, 3) for first in range(3))])
+STEP_INSNS = 100_000
+"""31 us a page."""
+
+
+class Says:
+    """Guards that always say the same, at moments that are given in turn."""
+
+    def __init__(self, watches, degree_pages, every_ns):
+        self._says, self._every_ns, self.looks = (watches, degree_pages), every_ns, []
+
+    def look(self, now_ns, memory):
+        self.looks.append(now_ns)
+        every_ns = self._every_ns[len(self.looks) % len(self._every_ns)]
+        return Allowed(*self._says, flush=LATE, until_ns=now_ns + every_ns)
+
+
+def score(w, policy, live=LiveSetting(), pages=3000, agent_ns=AGENT_NS):  # noqa: B008 - immutable
+    device = ssd().by_agent(agent_ns)
+    return replace(replay(w, policy, run_shadow(w, pages, device), device, live=live), replay_s=0)
+
+
+def strided():
+    return workload(STRIDED, step_insns=STEP_INSNS)
+
+
+def stride(degree_pages=32):
+    return ProgramPolicy(stride_program(degree_pages))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(100_000, 30_000_000), min_size=1, max_size=5))
+def test_guards_that_allow_all_change_nothing_whenever_they_look(every_ns):
+    w = workload(STRIDED[::3], step_insns=STEP_INSNS)
+    guards = Says(True, 1000, every_ns)
+
+    guarded = score(w, stride(), LiveSetting(guards=guards), pages=700)
+
+    assert guarded == score(w, stride(), pages=700)
+    assert len(guards.looks) > 3 and all(np.diff(guards.looks) > 0)
+
+
+@pytest.mark.parametrize("readahead", ["none", "linux-vma", "linux-cluster"])
+@pytest.mark.parametrize("watches", [False, True])
+def test_an_agent_that_may_not_act_leaves_what_the_kernel_does_alone(readahead, watches):
+    w, kernel = strided(), load_policy(readahead)
+    alone = score(w, kernel)
+
+    beside = score(w, load_policy("stride"), LiveSetting(kernel, Says(watches, 0, [10_000_000])))
+
+    assert beside.major_faults == alone.major_faults > 1000
+    assert (beside.prefetch_issued, beside.coverage) == (0, 0)
+    assert beside.decisions == (beside.major_faults if watches else 0)
+    if not watches:
+        assert (beside.runtime_ns, beside.minor_faults) == (alone.runtime_ns, alone.minor_faults)
+
+
+def test_pages_that_the_kernel_reads_ahead_are_not_the_agents():
+    w = workload(np.concatenate([np.arange(4000), np.arange(4000)]), step_insns=STEP_INSNS)
+    kernel = load_policy("linux-vma")
+
+    alone, beside = (score(w, stride(), live, 2000) for live in (LiveSetting(), LiveSetting(kernel)))
+
+    # A stride of 3 is not there: its program asks for little, and the kernel's windows serve the scan.
+    assert alone.prefetch_issued == 0 and beside.prefetch_issued < 300
+    assert beside.major_faults < alone.major_faults / 3
+    assert beside.minor_faults - beside.prefetch_used > 2 * beside.major_faults
+
+
+@pytest.mark.parametrize("reclaim", ["linux", "lru", "mglru"])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_books_balance_with_readahead_beside(reclaim, data):
+    vpns = data.draw(st.lists(st.integers(0, 60), min_size=20, max_size=300))
+    stores = data.draw(st.lists(st.integers(0, 1), min_size=len(vpns), max_size=len(vpns)))
+    device = ssd().by_agent(data.draw(st.sampled_from([1, 30_000])))
+    w = workload(vpns, kinds=stores)
+    kernel = load_policy(data.draw(st.sampled_from(["linux-vma", "linux-cluster"])))
+
+    r = replay(w, stride(4), run_shadow(w, 24, device, reclaim), device, live=LiveSetting(kernel))
+
+    assert r.accesses == r.hits + r.minor_faults + r.major_faults + r.cold_faults
+    assert r.prefetch_issued == r.prefetch_used + r.prefetch_wasted + r.prefetch_unresolved
+    assert r.late_hits <= r.prefetch_used <= r.minor_faults - r.cache_hits
+
+
+def test_the_guards_of_deploy_try_a_program_and_let_it_act():
+    w, device = strided(), ssd().by_agent(AGENT_NS)
+    guards = ReplayedGuards(stride(), device, LATE)
+
+    governed = score(w, stride(), LiveSetting(guards=guards))
+
+    free, none = score(w, stride()), score(w, load_policy("none"))
+    assert guards.governor.state == ACTIVE and guards.governor.trials == 1 and guards.governor.gain > 1.5
+    # Half of the trial is without it: some hundred faults of which it would have covered all.
+    assert free.major_faults + 100 < governed.major_faults < free.major_faults + 1000
+    assert free.runtime_ns < governed.runtime_ns < 0.6 * none.runtime_ns
+
+
+def test_the_guards_of_deploy_step_back_from_one_that_gives_nothing():
+    rng = np.random.default_rng(4)
+    w = workload(np.concatenate([np.arange(6000), rng.integers(0, 6000, 9000)]), step_insns=STEP_INSNS)
+    guards = ReplayedGuards(stride(), ssd().by_agent(AGENT_NS), LATE)
+
+    governed = score(w, stride(), LiveSetting(guards=guards))
+
+    assert guards.governor.steps_back >= 1
+    assert governed.major_faults == pytest.approx(score(w, load_policy("none")).major_faults, rel=0.01)
+
+
+def test_an_agent_at_work_costs_the_workload_something_for_each_of_its_pages():
+    w, at = strided(), DEVICE_FIELDS.index("beside_ns")
+    cheap, dear = (ssd().by_agent(AGENT_NS) for _ in range(2))
+    cheap.values[at], dear.values[at] = 0, 1000
+    quick, slow = (replay(w, stride(), run_shadow(w, 3000, d), d) for d in (cheap, dear))
+    lru = [replay(w, stride(), run_shadow(w, 3000, d, "lru"), d) for d in (cheap, dear)]
+
+    assert quick.prefetch_used > 5000 and slow.runtime_ns > quick.runtime_ns
+    assert lru[1].runtime_ns - lru[0].runtime_ns <= 1000 * lru[0].prefetch_used
+    in_kernel = [replay(w, stride(), run_shadow(w, 3000, d), d.by_agent(0)).runtime_ns for d in (cheap, dear)]
+    assert in_kernel[0] == in_kernel[1]
+
+
+def test_only_what_is_not_on_the_device_yet_is_written_out():
+    at = DEVICE_FIELDS.index("writeout_ns")
+    cheap, dear = ssd(), ssd()
+    cheap.values[at], dear.values[at] = 0, 1000
+    # 3 of 5 new pages are evicted, then the other 2; then pages that are only read, each with its slot.
+    w = workload([0, 1, 2, 3, 4, 0, 1, 2, 3, 4], kinds=[1] * 5 + [0] * 5)
+    ran = [replay(w, load_policy("none"), run_shadow(w, 2, d, "lru"), d).runtime_ns for d in (cheap, dear)]
+
+    assert ran[1] - ran[0] == 5 * 1000
