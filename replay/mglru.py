@@ -155,7 +155,7 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
         status[page] = UNMAPPED
         give_slot(page, memory)
         work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
-        begin_write(page, memory)
+        begin_write(page, memory, device)
     else:
         evict(page, memory, device)
         return 1

@@ -103,7 +103,7 @@ def _write(page, file, memory, device):  # type: ignore[no-untyped-def]
     status[page] = UNMAPPED
     give_slot(page, memory)
     work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
-    begin_write(page, memory)
+    begin_write(page, memory, device)
 
 
 @inner

@@ -1,13 +1,20 @@
 """Pages on their way to the swap device: unmapped, still in memory, freed once they are written.
 
     begin_write   unmapped and queued, newest of the inactive list: pageout(), swap_writeout()
-    submit        what was queued goes to the device together: blk_finish_plug()
+    submit        what was queued goes to the device together: before a request that would be one too many or
+                  comes behind a large one, blk_add_rq_to_plug(), and at the scan's end, blk_finish_plug();
+                  writes so end while the scan goes on, and it meets their pages
     complete      oldest of the inactive list, so that reclaim meets it next: folio_rotate_reclaimable()
 
     writes[i]     (page, when its write ends), a ring; scalars WRITES_FIRST, WRITES_SENT and WRITES_END count
                   the entries that were completed, submitted and queued; a page that was unmapped is NO_PAGE
 
-Follows mm/page_io.c, mm/swap.c and shrink_folio_list() in mm/vmscan.c, v6.18. Reads share the device.
+    PLUG_REQUESTS, PLUG_PAGES, PLUG_SLOT count the requests that are queued, and say of the last one how many
+                  pages it has and which slot would go on with it
+
+Follows mm/page_io.c, mm/swap.c, shrink_folio_list() in mm/vmscan.c and block/blk-mq.c, v6.18. Reads share the
+device. Differs from the kernel: a request takes no more pages once the plug is emptied for its size, as where
+the queue's max_sectors_kb is 128.
 """
 
 import numpy as np
@@ -21,6 +28,9 @@ from kdtool.replay.memory import (
     MGLRU,
     MIN_SEQ,
     NOW_NS,
+    PLUG_PAGES,
+    PLUG_REQUESTS,
+    PLUG_SLOT,
     RECLAIM_KIND,
     WAITED_NS,
     WRITEBACK,
@@ -33,18 +43,9 @@ from kdtool.rmt.jit import inner
 
 __all__ = ["begin_write", "complete_writes", "drop_write", "submit_writes", "wait_for_write"]
 
-
-@inner
-def begin_write(page, memory):  # type: ignore[no-untyped-def]
-    """Queue the write of an inactive page that has a slot, and spare it for another trip around the list."""
-    scalars, marks, writes = memory[6], memory[8], memory[10]
-    marks[page] = (marks[page] & ~DIRTY) | WRITEBACK
-    writes[scalars[WRITES_END] % len(writes), 0] = page
-    scalars[WRITES_END] += 1
-    if scalars[RECLAIM_KIND] == MGLRU:
-        put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
-        return
-    push_newest(INACTIVE_LIST, page, memory)
+BLK_MAX_REQUEST_COUNT = 32
+BLK_PLUG_FLUSH_PAGES = 32
+"""BLK_PLUG_FLUSH_SIZE, 128 KiB."""
 
 
 @inner
@@ -56,6 +57,36 @@ def submit_writes(memory, device):  # type: ignore[no-untyped-def]
         page = writes[entry, 0]
         writes[entry, 1] = submit_io(slot[page], scalars[NOW_NS], scalars, device)
         scalars[WRITES_SENT] += 1
+    scalars[PLUG_REQUESTS] = scalars[PLUG_PAGES] = 0
+
+
+@inner
+def _add_to_plug(page, memory, device):  # type: ignore[no-untyped-def]
+    """Add the page to the last request, or begin another: first submit what is queued if that is enough."""
+    scalars, at_slot = memory[6], memory[3][page]
+    large = scalars[PLUG_PAGES] >= BLK_PLUG_FLUSH_PAGES
+    if scalars[PLUG_REQUESTS] and at_slot == scalars[PLUG_SLOT] and not large:
+        scalars[PLUG_PAGES] += 1
+    else:
+        if scalars[PLUG_REQUESTS] >= BLK_MAX_REQUEST_COUNT or large:
+            submit_writes(memory, device)
+        scalars[PLUG_REQUESTS] += 1
+        scalars[PLUG_PAGES] = 1
+    scalars[PLUG_SLOT] = at_slot + 1
+
+
+@inner
+def begin_write(page, memory, device):  # type: ignore[no-untyped-def]
+    """Queue the write of an inactive page that has a slot, and spare it for another trip around the list."""
+    scalars, marks, writes = memory[6], memory[8], memory[10]
+    _add_to_plug(page, memory, device)
+    marks[page] = (marks[page] & ~DIRTY) | WRITEBACK
+    writes[scalars[WRITES_END] % len(writes), 0] = page
+    scalars[WRITES_END] += 1
+    if scalars[RECLAIM_KIND] == MGLRU:
+        put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
+        return
+    push_newest(INACTIVE_LIST, page, memory)
 
 
 @inner

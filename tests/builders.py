@@ -10,11 +10,13 @@ import pytest
 
 from kdtool.errors import ProgramError
 from kdtool.replay import Device, Workload, load_device, workload_from_arrays
+from kdtool.replay.slots import free_slot, new_clusters, new_page_of_slot, take_slot
 from kdtool.rmt import from_document, stride_program, to_document
 from kdtool.rmt.jit import jit
 from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 
 __all__ = [
+    "Plug",
     "callable_part",
     "list_pages",
     "refusal_of",
@@ -93,3 +95,32 @@ def rehash(document):
     body = {key: value for key, value in document.items() if key != "sha256"}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return {**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+class Plug:
+    """Pages on their way to swap: which slots they get, and when what is queued is enough to be submitted.
+
+    A request is of neighbouring slots, and done with 32 pages; so is the plug with one such or with 32.
+    """
+
+    def __init__(self, n_pages):
+        self.page_of_slot = new_page_of_slot(n_pages)
+        self.clusters = new_clusters(len(self.page_of_slot))
+        self.slot, self.search_at = np.full(n_pages, -1, np.int32), 0
+        self.requests = []
+
+    def is_full_before(self, page):
+        """Add a page; return whether those before it are to be submitted first."""
+        if self.slot[page] < 0:
+            taken, self.search_at = take_slot(self.search_at, self.page_of_slot, self.clusters)
+            self.slot[page], self.page_of_slot[taken] = taken, page
+        slot = self.slot[page]
+        if self.requests and self.requests[-1][-1] == slot - 1 and len(self.requests[-1]) < 32:
+            self.requests[-1].append(slot)
+            return False
+        full = len(self.requests) == 32 or (bool(self.requests) and len(self.requests[-1]) == 32)
+        self.requests = [[slot]] if full else [*self.requests, [slot]]
+        return full
+
+    def free(self, page):
+        free_slot(page, self.slot, self.page_of_slot, self.clusters)

@@ -5,7 +5,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from builders import ssd, workload
+from builders import Plug, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +19,8 @@ class TwoLists:
     Every first touch and store dirties a page; the device writes at once what is submitted to it.
     """
 
-    def __init__(self, capacity, current=True):
-        self.capacity, self.current = capacity, current
+    def __init__(self, capacity, n_pages, current=True):
+        self.capacity, self.current, self.plug = capacity, current, Plug(n_pages)
         self.active, self.inactive = OrderedDict(), OrderedDict()
         self.young, self.referenced, self.dirty, self.workingset = set(), set(), set(), set()
         self.unmapped, self.queued, self.sent, self.shadow = set(), [], [], {}
@@ -39,6 +39,8 @@ class TwoLists:
         if page not in self.active and page not in self.inactive:
             self.fault(page, store)
         self.rescued += page in self.unmapped
+        if store and page in self.unmapped and page not in self.queued and page not in self.sent:
+            self.plug.free(page)
         self.unmapped.discard(page)
         self.young.add(page)
         if store:
@@ -56,6 +58,8 @@ class TwoLists:
             self.dirty.add(page)
         else:
             self.major += 1
+            if store:
+                self.plug.free(page)
             age, was_active = self.shadow.pop(page)
             if self.age - age <= self.stats()[1]:
                 target = self.active
@@ -112,7 +116,7 @@ class TwoLists:
         return freed
 
     def submit(self):
-        self.sent, self.queued = self.sent + self.queued, []
+        self.sent, self.queued, self.plug.requests = self.sent + self.queued, [], []
 
     def complete(self):
         for page in self.sent:
@@ -142,6 +146,8 @@ class TwoLists:
             if page in self.dirty:
                 self.dirty.discard(page)
                 self.unmapped.add(page)
+                if self.plug.is_full_before(page):
+                    self.sent, self.queued = self.sent + self.queued, []
                 self.queued.append(page)
                 self.inactive[page] = True
                 written += 1
@@ -178,7 +184,7 @@ CURRENT, NEVER = Flush(period_ns=0, phase_ns=0), Flush(phase_ns=2**62)
     capacity=st.integers(2, 140),
 )
 def test_major_faults_are_those_of_the_rules(flush, refs, capacity):
-    model = TwoLists(capacity, current=flush is CURRENT)
+    model = TwoLists(capacity, 151, current=flush is CURRENT)
     for vpn, store in refs:
         model.access(vpn, store)
 
@@ -199,7 +205,7 @@ def loop_beside_hot_pages():
 def test_loops_and_hot_pages_in_a_larger_memory(flush):
     vpns = loop_beside_hot_pages()
     stores = np.random.default_rng(4).integers(0, 10, len(vpns)) == 0
-    model = TwoLists(2500, current=flush is CURRENT)
+    model = TwoLists(2500, 4000, current=flush is CURRENT)
     for vpn, store in zip(vpns.tolist(), stores.tolist(), strict=True):
         model.access(vpn, store)
 

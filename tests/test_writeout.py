@@ -15,6 +15,7 @@ from kdtool.replay.memory import (
     TRANSFER_NS,
     WAITED_NS,
     WRITEBACK,
+    WRITES_SENT,
     Flush,
     new_memory,
 )
@@ -49,7 +50,7 @@ def oldest_first(memory):
 
 def write(memory, *pages):
     for page in pages:
-        begin_write(page, memory)
+        begin_write(page, memory, ssd().values)
 
 
 def test_a_page_being_written_goes_around_and_comes_back_oldest_when_it_is_written(memory):
@@ -107,6 +108,22 @@ def test_a_page_that_is_unmapped_meanwhile_is_not_moved(memory):
 
     assert oldest_first(memory) == [1, 2, 3, 4, 5, 0]
     assert memory[8][0] == WRITEBACK and memory[8][1] == 0
+
+
+@pytest.mark.parametrize(("apart", "sent"), [(1, 64), (2, 64)], ids=["neighbours", "scattered"])
+def test_a_plug_is_emptied_before_what_is_too_much(apart, sent):
+    """Of 70 pages: two requests of 32 neighbours, or 32 of one page twice."""
+    m = new_memory(70, 70, "linux", Flush())
+    memory = m.arrays()
+    for page in range(70):
+        push_newest(INACTIVE_LIST, page, memory)
+        m.pages["slot"][page] = 1 + apart * page
+    submitted = []
+    for page in range(70):
+        write(memory, page)
+        submitted.append(int(m.scalars[WRITES_SENT]))
+
+    assert submitted == [0] * 32 + [32] * 32 + [sent] * 6
 
 
 def test_the_queue_goes_around(memory):

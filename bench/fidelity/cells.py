@@ -53,7 +53,8 @@ def predict_program(
     """Return the predictions for each memory and setting; a top-level function, for other processes."""
     if trace is None or not keys or footprint is None:
         return {}
-    workload = load_workload(Trace(trace))
+    # The limit's pages of files are measured, and off the memory already: the replayed ones would be twice.
+    workload = load_workload(Trace(trace), files="none")
     profile = at_own_speed(workload, load_device(device), footprint.wall_ns)
     predicted: dict[Key, list[Prediction]] = {}
     by_run: dict[tuple[int, bool], list[Setting]] = {}
