@@ -1,6 +1,7 @@
 """`build --target bpf`: an object that libbpf's own tool loads, and that decides as the program does."""
 
 import json
+import re
 import struct
 import subprocess
 from dataclasses import replace
@@ -148,7 +149,8 @@ def test_decisions_on_a_trace_are_compared_in_the_kernel(tmp_path):
         "build", str(EXAMPLES / "stencil.rmt.json"), "--target", "bpf", "-o", str(tmp_path),
         "--trace", str(EXAMPLES / "stencil.kdt"),
     )  # fmt: skip
-    assert "15169 decisions compared, all equal" in done.stdout
+    compared = re.search(r"(\d+) decisions compared, all equal", done.stdout)
+    assert compared is not None and int(compared[1]) > 10_000
 
 
 def test_the_verifier_says_what_a_program_costs_in_the_kernel():

@@ -120,7 +120,10 @@ def test_a_touchs_read_is_the_only_one_in_its_time() -> None:
     touches = Touches(begin, begin + 90, Spent(0, 0, 4, 4))
     seen = [(10, 50, 1), (110, 170, 1), (210, 250, 1), (220, 260, 1), (310, 340, 2)]
 
-    assert device_ns(touches, reads(*seen)) == 50  # the third touch had two, the fourth one of two pages
+    assert device_ns(touches, reads(*seen)) == (
+        50,
+        90,
+    )  # the third touch had two, the fourth one of two pages
     assert device_ns(touches, reads(*seen[1:])) is None
 
 

@@ -70,7 +70,7 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         if synchronous
         else f"MADV_WILLNEED of {layout.window} scattered pages, {layout.batches} times: whether the first "
         "read ends in the later half of their time",
-        "major_ns": f"{layout.touches} other major faults in random order, mean, less latency_ns",
+        "major_ns": "the same major faults, whole, mean, less latency_ns",
         "minor_ns": f"CPU time of first touches of {layout.burst} pages that MADV_WILLNEED had brought in",
         "cold_ns": f"CPU time of first stores to {layout.fresh} new pages of 4 KiB",
         "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "
