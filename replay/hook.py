@@ -19,6 +19,7 @@ from kdtool.replay.memory import (
     DECISIONS,
     DEGREE,
     LATENCY_NS,
+    PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
     STEP_PS,
@@ -138,21 +139,24 @@ def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
 def _bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore[no-untyped-def]
     """Make room for those of the n pages in `out` that are swapped out; the others cost nothing.
 
-    scored : the policy whose pages are counted asked for them
+    scored : all are counted as the policy's; else the kernel reads ahead, and those alone are that wait for
+        the agent, which cannot tell them from pages on the device
+
     Leaves in `out` what is to be read, in order, and returns how many: with the page `missing` that a fault
     waits for, -1 for none, where the policy named it, or first.
     """
-    status, ready_ns, scalars = memory[0], memory[5], memory[6]
+    status, ready_ns, scalars, marks = memory[0], memory[5], memory[6], memory[8]
     m, named = 0, missing < 0
     for i in range(n):
         page = _page_of(out[i], memory[4])
         if page >= 0 and status[page] == SWAPPED:
             make_room(capacity, memory, device)
             scalars[WORKED_NS] += device[PREFETCH_NS]
+            counts = scored or marks[page] & PREDICTED
             ready_ns[page] = NOT_SENT
             status[page] = PREFETCHED
             add_page(page, np.uint8(0), np.uint8(0), memory)
-            if scored:
+            if counts:
                 note_issued(page, memory)
         elif page != missing or named:
             continue

@@ -94,19 +94,22 @@ def test_pages_that_the_kernel_reads_ahead_are_not_the_agents():
 
 
 @pytest.mark.parametrize("reclaim", ["linux", "lru", "mglru"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_the_books_balance_with_readahead_beside(reclaim, data):
-    vpns = data.draw(st.lists(st.integers(0, 60), min_size=20, max_size=300))
+    passes = st.tuples(st.integers(0, 40), st.sampled_from([1, 3]))
+    drawn = data.draw(st.lists(passes, min_size=3, max_size=12))
+    vpns = [*range(60), *(page for first, step in drawn for page in range(first, 60, step))]
     stores = data.draw(st.lists(st.integers(0, 1), min_size=len(vpns), max_size=len(vpns)))
-    device = ssd().by_agent(data.draw(st.sampled_from([1, 30_000])))
-    w = workload(vpns, kinds=stores)
+    device = ssd().by_agent(data.draw(st.sampled_from([1, 30_000, 200_000])))
+    w = workload(vpns, kinds=stores, step_insns=data.draw(st.sampled_from([100, 300_000])))
     kernel = load_policy(data.draw(st.sampled_from(["linux-vma", "linux-cluster"])))
 
     r = replay(w, stride(4), run_shadow(w, 24, device, reclaim), device, live=LiveSetting(kernel))
 
     assert r.accesses == r.hits + r.minor_faults + r.major_faults + r.cold_faults
     assert r.prefetch_issued == r.prefetch_used + r.prefetch_wasted + r.prefetch_unresolved
+    assert r.prefetch_unresolved >= 0
     assert r.late_hits <= r.prefetch_used <= r.minor_faults - r.cache_hits
 
 
