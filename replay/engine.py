@@ -98,19 +98,9 @@ def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory,
     if predicted and ready_ns[page] > now_ns:
         counters[LATE] += 1
     ask(
-        decide,
-        beside,
-        row,
-        page,
-        np.int64(0),
-        predicted,
-        compute_ns,
-        capacity,
-        trace,
-        memory,
-        policies,
+        decide, beside, row, page, np.int64(0), predicted, compute_ns, capacity, trace, memory, policies,
         device,
-    )
+    )  # fmt: skip
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns[page] > now_ns:
         scalars[WAITED_NS] += ready_ns[page] - now_ns
@@ -127,19 +117,9 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     scalars[WORKED_NS] += device[MAJOR_NS]
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
     ready_ns = ask(
-        decide,
-        beside,
-        row,
-        page,
-        np.int64(1),
-        np.uint8(0),
-        compute_ns,
-        capacity,
-        trace,
-        memory,
-        policies,
+        decide, beside, row, page, np.int64(1), np.uint8(0), compute_ns, capacity, trace, memory, policies,
         device,
-    )
+    )  # fmt: skip
     add_page(page, np.uint8(1), trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if ready_ns > now_ns:

@@ -67,7 +67,7 @@ def ask_guards(guards: Guards, memory: Memory) -> None:
         period_ns, phase_ns = allowed.flush.period_ns, allowed.flush.phase_ns
         if period_ns != scalars[FLUSH_PERIOD_NS]:
             scalars[FLUSH_PERIOD_NS] = period_ns
-            scalars[FLUSH_AT_NS] = look_ns + (phase_ns - look_ns) % period_ns
+            scalars[FLUSH_AT_NS] = look_ns + (phase_ns - look_ns) % max(period_ns, 1)
         scalars[[WATCHES, DEGREE]] = allowed.watches, allowed.degree_pages
         look_ns = allowed.until_ns
     scalars[TICK_NS] = look_ns

@@ -32,13 +32,13 @@ STEP_INSNS = 100_000
 class Says:
     """Guards that always say the same, at moments that are given in turn."""
 
-    def __init__(self, watches, degree_pages, every_ns):
-        self._says, self._every_ns, self.looks = (watches, degree_pages), every_ns, []
+    def __init__(self, watches, degree_pages, every_ns, flush=LATE):
+        self._says, self._every_ns, self._flush, self.looks = (watches, degree_pages), every_ns, flush, []
 
     def look(self, now_ns, memory):
         self.looks.append(now_ns)
         every_ns = self._every_ns[len(self.looks) % len(self._every_ns)]
-        return Allowed(*self._says, flush=LATE, until_ns=now_ns + every_ns)
+        return Allowed(*self._says, flush=self._flush, until_ns=now_ns + every_ns)
 
 
 def score(w, policy, live=LiveSetting(), pages=3000, agent_ns=AGENT_NS):  # noqa: B008 - immutable
@@ -64,6 +64,19 @@ def test_guards_that_allow_all_change_nothing_whenever_they_look(every_ns):
 
     assert guarded == score(w, stride(), pages=700)
     assert len(guards.looks) > 3 and all(np.diff(guards.looks) > 0)
+
+
+def test_guards_may_keep_the_statistics_up_to_date():
+    rng = np.random.default_rng(6)
+    w = workload(np.concatenate([np.arange(3000), rng.integers(0, 3000, 6000)]), step_insns=STEP_INSNS)
+    device, current = ssd().by_agent(AGENT_NS), Flush(0, 0)
+    late, always = (run_shadow(w, 1500, device, "linux", flush) for flush in (LATE, current))
+
+    kept = replay(w, stride(), late, device, live=LiveSetting(guards=Says(True, 1000, [10_000_000], current)))
+
+    asked = replay(w, stride(), always, device)
+    assert (kept.major_faults, kept.runtime_ns) == (asked.major_faults, asked.runtime_ns)
+    assert kept.major_faults != replay(w, stride(), late, device).major_faults
 
 
 @pytest.mark.parametrize("readahead", ["none", "linux-vma", "linux-cluster"])

@@ -10,6 +10,7 @@ other CPUs' TLBs besides the call, and an agent's work costs the workload the sa
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -81,7 +82,7 @@ def measure_limited() -> Limited:
         file = Path(folder) / "report"
         for _ in range(PROBE.fills):
             command = (str(path), *PROBE.arguments(file, 0))
-            _until_it_ends(lambda: _alone(command, limit_bytes))  # noqa: B023 - called at once
+            _until_it_ends(partial(_alone, command, limit_bytes))
             cold += read_report(file.read_text()).cold_ns
         request = DeployRequest(
             command=(str(path), *PROBE.arguments(file, PROBE.passes)),
@@ -90,7 +91,7 @@ def measure_limited() -> Limited:
         )
         passes: list[tuple[int, int]] = []
         for _ in range(TRIES):
-            _until_it_ends(lambda: _beside(request, decider))
+            _until_it_ends(partial(_beside, request, decider))
             passes += read_report(file.read_text()).passes
             if sum(keeps_ahead(majors) for _, majors in passes) >= MIN_REPEATS:
                 break

@@ -52,6 +52,7 @@ def calibrate(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     say(f"{device.path} ({device.kind}) is measured, the swap that the kernel fills first")
     with stop_on_signals() as stop, _no_readahead(plan, say):
         rounds = _measure(plan, stop, progress)
+        say("a small program at its limit is measured, alone and beside an agent")
         limited = measure_limited()
     if stop:
         raise KeyboardInterrupt
