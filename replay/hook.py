@@ -139,8 +139,8 @@ def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
 def _bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore[no-untyped-def]
     """Make room for those of the n pages in `out` that are swapped out; the others cost nothing.
 
-    scored : all are counted as the policy's; else the kernel reads ahead, and those alone are that wait for
-        the agent, which cannot tell them from pages on the device
+    scored : they are counted as the policy's; else the kernel reads ahead, of its own, also what waits for
+        the agent
 
     Leaves in `out` what is to be read, in order, and returns how many: with the page `missing` that a fault
     waits for, -1 for none, where the policy named it, or first.
@@ -152,11 +152,11 @@ def _bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignor
         if page >= 0 and status[page] == SWAPPED:
             make_room(capacity, memory, device)
             scalars[WORKED_NS] += device[PREFETCH_NS]
-            counts = scored or marks[page] & PREDICTED
             ready_ns[page] = NOT_SENT
             status[page] = PREFETCHED
             add_page(page, np.uint8(0), np.uint8(0), memory)
-            if counts:
+            marks[page] &= ~PREDICTED
+            if scored:
                 note_issued(page, memory)
         elif page != missing or named:
             continue
