@@ -1,7 +1,7 @@
 """A sweep in several processes: the same results, in the same order, as in one.
 
     reading a trace ──► shadow of each cell ──► its policies
-       this process          workers              workers
+       this process          workers of the trace
 
 A shadow is run before its cell's policies, which see it in memory that all of them share. Of what can start,
 what is expected to take longest does, so that no worker is left with a long one at the end: a policy that was
@@ -12,23 +12,21 @@ while workers are busy with the one before.
 import math
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from kdtool.errors import ParameterError
 from kdtool.replay.compiling import compile_ahead, engine
 from kdtool.replay.display import Display
 from kdtool.replay.longarrays import new_array
-from kdtool.replay.policies import Policy
 from kdtool.replay.run import Progress, Result, Shadow
 from kdtool.replay.sweep import Cell, Sweep, load_cells, replay_cell
-from kdtool.replay.workers import Row, Workers
+from kdtool.replay.workers import Call, Row, Workers
 from kdtool.rmt.numba_vm import compiled
 
-__all__ = ["LongestFirst", "Task", "available_cpus", "score_traces"]
+__all__ = ["Batch", "LongestFirst", "Task", "available_cpus", "score_traces"]
 
 
 def available_cpus() -> int:
@@ -72,33 +70,59 @@ def _compile(sweep: Sweep, display: Display) -> None:
         line.end()
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A replay that can start: the shadow of a cell when there is no `policy`. `missed` is the shadow's.
+SHADOW = -1
+"""A task's policy, when it is the shadow."""
 
-    index : of the cell
-    policy : its index in the cell, and it
+
+class Batch:
+    """The cells of one trace, and where their shadows' `missed` lie, which all workers of the trace share."""
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self.cells = cells
+        # It has no name, and is gone with the last of them.
+        self._missed = [new_array(cell.workload.n_refs, np.uint8, shared=True) for cell in cells]
+
+    def serve(self, call: Call, progress: Progress) -> Row:
+        """Replay a cell under one of its policies, or its SHADOW, in a worker."""
+        at, policy = call
+        cell, missed = self.cells[at], self._missed[at]
+        if policy == SHADOW:
+            shadow, result = cell.run_shadow(progress)
+            if any(map(cell.needs_replay, cell.policies)):  # else nobody reads it
+                missed[:] = shadow.missed
+        else:
+            shadow = Shadow(cell.memory_pages, cell.reclaim, cell.flush, missed)
+            result = cell.run(cell.policies[policy], shadow, progress)
+        return result.to_row()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A replay that can start.
+
+    n_before : cells of the traces before
+    at, policy : indexes of the cell in its batch and of the policy in the cell, or SHADOW
     """
 
-    index: int
-    cell: Cell
-    policy: tuple[int, Policy] | None
-    missed: npt.NDArray[np.uint8]
+    batch: Batch
+    n_before: int
+    at: int
+    policy: int = SHADOW
+
+    @property
+    def cell(self) -> Cell:
+        """Return its cell."""
+        return self.batch.cells[self.at]
+
+    @property
+    def index(self) -> int:
+        """Return the place of its cell among all."""
+        return self.n_before + self.at
 
     @property
     def name(self) -> str:
         """Return how a person is told of it."""
-        return self.cell.name(self.policy and self.policy[1])
-
-    def run(self, progress: Progress) -> Row:
-        """Replay, in a worker."""
-        if self.policy is None:
-            shadow, result = self.cell.run_shadow(progress)
-            self.missed[:] = shadow.missed
-        else:
-            shadow = Shadow(self.cell.memory_pages, self.cell.reclaim, self.cell.flush, self.missed)
-            result = self.cell.run(self.policy[1], shadow, progress)
-        return result.to_row()
+        return self.cell.name(None if self.policy == SHADOW else self.cell.policies[self.policy])
 
 
 class LongestFirst:
@@ -124,15 +148,15 @@ class LongestFirst:
 
     def learn(self, task: Task, took_s: float) -> None:
         """Note how long a task took; a policy's time is counted in times of its cell's shadow."""
-        if task.policy is None:
+        if task.policy == SHADOW:
             self._shadow_s[task.index] = took_s
         else:
-            self._times_shadow[task.policy[0]] = took_s / self._shadow_s[task.index]
+            self._times_shadow[task.policy] = took_s / self._shadow_s[task.index]
 
     def _expected_s(self, task: Task) -> float:
-        if task.policy is None or task.policy[0] not in self._times_shadow:
+        if task.policy not in self._times_shadow:
             return math.inf
-        return self._times_shadow[task.policy[0]] * self._shadow_s[task.index]
+        return self._times_shadow[task.policy] * self._shadow_s[task.index]
 
 
 class _Parallel:
@@ -158,23 +182,28 @@ class _Parallel:
         return [self._results[key] for key in sorted(self._results)]
 
     def _read(self, path: Path) -> None:
-        for cell in load_cells(path, self._sweep, self._display):
-            # Shared with the workers, and gone with the last of them: it has no name.
-            shared = new_array(cell.workload.n_refs, np.uint8, shared=True)
-            self._ready.add(Task(self._n_cells, cell, None, shared))
-            self._n_cells += 1
+        batch = Batch(load_cells(path, self._sweep, self._display))
+        for at in range(len(batch.cells)):
+            self._ready.add(Task(batch, self._n_cells, at))
+        self._n_cells += len(batch.cells)
 
     def _start(self, task: Task, workers: Workers) -> None:
         line = self._display.line(task.name, task.cell.workload.n_refs)
-        workers.start(task.name, task.run, lambda row: self._done(task, Result(**row)), line)
+        workers.start(
+            task.name,
+            task.batch.serve,
+            (task.at, task.policy),
+            lambda row: self._done(task, Result(**row)),
+            line,
+        )
 
     def _done(self, task: Task, result: Result) -> None:
         self._ready.learn(task, result.replay_s)
-        if task.policy is not None:
-            self._results[task.index, task.policy[0]] = result
+        if task.policy != SHADOW:
+            self._results[task.index, task.policy] = result
             return
         for at, policy in enumerate(task.cell.policies):
             if task.cell.needs_replay(policy):
-                self._ready.add(Task(task.index, task.cell, (at, policy), task.missed))
+                self._ready.add(replace(task, policy=at))
             else:
                 self._results[task.index, at] = result

@@ -184,15 +184,6 @@ def _run(
     live: LiveSetting = ALONE,
 ) -> Memory:
     check_times(workload, device)
-
-    def runtime_ns(prepared: Prepared) -> int:
-        # Its state is used up by the trial.
-        trial = replace(prepared, state=prepared.state.copy())
-        memory = drive(
-            replace(setting, memory=fresh()), policy, trial, new_array(len(missed), np.uint8), ALONE
-        )
-        return int(memory.scalars[layout.NOW_NS])
-
     fresh = partial(
         new_memory,
         workload.n_pages,
@@ -201,6 +192,18 @@ def _run(
         shadow.flush,
         workload.files.n_pages,
     )
-    setting = Setting(workload, shadow.memory_pages, device, shadow.missed, fresh(), runtime_ns)
-    prepared = policy.prepare(setting)
-    return drive(setting, policy, prepared, missed, live, from_row=from_row, progress=progress)
+    setting = partial(Setting, workload, shadow.memory_pages, device, shadow.missed)
+
+    def runtime_ns(prepared: Prepared) -> int:
+        # Its state is used up by the trial, which makes none of its own.
+        trial = replace(prepared, state=prepared.state.copy())
+        memory = drive(setting(fresh(), _no_trial), policy, trial, new_array(len(missed), np.uint8), ALONE)
+        return int(memory.scalars[layout.NOW_NS])
+
+    begun = setting(fresh(), runtime_ns)
+    prepared = policy.prepare(begun)
+    return drive(begun, policy, prepared, missed, live, from_row=from_row, progress=progress)
+
+
+def _no_trial(prepared: Prepared) -> int:
+    raise AssertionError(f"a trial of {prepared} asks for a trial")

@@ -1,11 +1,14 @@
-"""Processes that each make one call and end.
+"""Processes that each make calls of one function, one after the other.
 
-    this process ──fork──► worker: call(report) ──pipe──► {"rows": n} ... {"done": {...}} or {"error": [...]}
+    this process ──fork──► worker: serve(call, report) for each call
+                 ──pipe──► call
+                 ◄──pipe── {"rows": n} ... {"done": {...}} or {"error": [...]}
 
 A worker is a fork. It finds the trace, the policies and the compiled engine in the memory that it shares with
 this process: it starts in 0.02 s with 10 M references loaded, where a fresh interpreter takes 2 s, nothing
 is copied or pickled, and no file or shared segment with a name can be left behind. It runs compiled loops and
 writes to its pipe: locks of this process's other threads (Arrow's and the display's) do not matter to it.
+It stays for further calls of its function, whose arrays then take the room of those before.
 
 Whatever ends this process ends its workers: killed here, or by the closed pipe at their next report.
 """
@@ -15,6 +18,7 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -29,7 +33,8 @@ from kdtool.replay.run import Progress
 __all__ = ["Workers"]
 
 Row = dict[str, Any]
-Call = Callable[[Progress], Row]
+Call = tuple[int, int]
+Serve = Callable[[Call, Progress], Row]
 
 Pipe: TypeAlias = "Connection[Any, Any]"
 
@@ -38,8 +43,24 @@ _FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True)
 class _Worker:
-    name: str
+    """A process, what it serves, and our end of its pipe."""
+
     process: ForkProcess
+    serve: Serve
+    pipe: Pipe
+
+    def end(self) -> None:
+        """Have it end, by the closed pipe if it waits for a call."""
+        self.pipe.close()
+        self.process.join()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A call that is being made: who of, what is done with its row, and where it is shown."""
+
+    worker: _Worker
+    name: str
     done: Callable[[Row], None]
     line: Line
 
@@ -49,7 +70,8 @@ class Workers:
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._running: dict[Pipe, _Worker] = {}
+        self._idle: list[_Worker] = []
+        self._running: dict[Pipe, _Job] = {}
 
     def __enter__(self) -> "Workers":
         return self
@@ -57,12 +79,13 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._running.values():
+        workers = [*self._idle, *(job.worker for job in self._running.values())]
+        for worker in workers:
             worker.process.kill()
-        for connection, worker in self._running.items():
-            worker.process.join()
-            connection.close()
+        for worker in workers:
+            worker.end()
         self._running.clear()
+        self._idle.clear()
 
     @property
     def n_running(self) -> int:
@@ -71,13 +94,35 @@ class Workers:
 
     @property
     def full(self) -> bool:
-        """Tell whether another worker would be one too many."""
+        """Tell whether another call would be one too many."""
         return len(self._running) >= self._jobs
 
-    def start(self, name: str, call: Call, done: Callable[[Row], None], line: Line) -> None:
-        """Make `call` in a worker; `done` gets what it returns, `line` the rows that it reports."""
-        ours, theirs = _FORK.Pipe(duplex=False)
-        process = _FORK.Process(target=_work, args=(call, theirs, [ours, *self._running]), daemon=True)
+    def start(self, name: str, serve: Serve, call: Call, done: Callable[[Row], None], line: Line) -> None:
+        """Have a worker make `serve(call, ...)`: `done` gets what it returns, `line` what it reports.
+
+        Raises CapabilityError when the worker was killed since its last call.
+        """
+        worker = self._take_idle(serve) or self._fork(serve)
+        self._running[worker.pipe] = _Job(worker, name, done, line)
+        try:
+            _send(worker.pipe, call)
+        except BrokenPipeError:
+            raise self._death(name, worker) from None
+
+    def _take_idle(self, serve: Serve) -> _Worker | None:
+        """Take out a worker that serves just that; where there is none, end another if there are enough."""
+        for worker in self._idle:
+            if worker.serve == serve:
+                self._idle.remove(worker)
+                return worker
+        if self._idle and len(self._idle) + len(self._running) >= self._jobs:
+            self._idle.pop(0).end()
+        return None
+
+    def _fork(self, serve: Serve) -> _Worker:
+        ours, theirs = _FORK.Pipe()
+        inherited = [ours, *self._running, *(worker.pipe for worker in self._idle)]
+        process = _FORK.Process(target=_work, args=(serve, theirs, inherited), daemon=True)
         # Ctrl-C is for this process alone: a worker inherits that it is blocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -85,10 +130,11 @@ class Workers:
                 # Python warns of locks that other threads hold; see the module's docstring.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
                 process.start()
-            self._running[ours] = _Worker(name, process, done, line)
+            worker = _Worker(process, serve, ours)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
+        return worker
 
     def wait(self) -> None:
         """Take in what workers sent, at least one message.
@@ -99,50 +145,54 @@ class Workers:
             assert isinstance(ready, Connection)
             self._take(ready)
 
-    def _take(self, connection: Pipe) -> None:
-        worker = self._running[connection]
+    def _take(self, pipe: Pipe) -> None:
+        job = self._running[pipe]
         try:
-            message = json.loads(connection.recv_bytes())
-        except EOFError:
-            worker.process.join()
-            raise _death(worker.name, worker.process.exitcode or 0) from None
+            message = json.loads(pipe.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            raise self._death(job.name, job.worker) from None
         if "rows" in message:
-            worker.line.advance(message["rows"])
+            job.line.advance(message["rows"])
             return
-        del self._running[connection]
-        connection.close()
-        worker.process.join()
-        worker.line.end()
+        del self._running[pipe]
+        self._idle.append(job.worker)
+        job.line.end()
         if "error" in message:
-            raise _failure(worker.name, *message["error"])
-        worker.done(message["done"])
+            raise _failure(job.name, *message["error"])
+        job.done(message["done"])
+
+    def _death(self, name: str, worker: _Worker) -> CapabilityError:
+        worker.process.join()
+        exit_code = worker.process.exitcode or 0
+        how = f"exited with {exit_code}"
+        if exit_code < 0:
+            how = f"was killed by {signal.Signals(-exit_code).name}"
+        return CapabilityError(
+            f"{name}: its process {how}: where memory ran out, as `dmesg` says, give a smaller --jobs"
+        )
 
 
-def _work(call: Call, pipe: Pipe, inherited: list[Pipe]) -> None:
-    """Make the call and say how it ended; this is the worker's whole life."""
+def _work(serve: Serve, pipe: Pipe, inherited: list[Pipe]) -> None:
+    """Make calls and say how they ended, until nobody is there to hear of it: the worker's whole life."""
     for connection in inherited:
         connection.close()
-    answer: Row
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            first, second = json.loads(pipe.recv_bytes())
+            _send(pipe, _answer(serve, (first, second), pipe))
+
+
+def _answer(serve: Serve, call: Call, pipe: Pipe) -> Row:
     try:
-        answer = {"done": call(lambda rows: _send(pipe, {"rows": rows}))}
+        return {"done": serve(call, lambda rows: _send(pipe, {"rows": rows}))}
     except BrokenPipeError:
-        return  # nobody is there to hear of it
+        raise
     except Exception as error:
-        answer = {"error": [type(error).__name__, " ".join(str(error).split())]}
-    _send(pipe, answer)
+        return {"error": [type(error).__name__, " ".join(str(error).split())]}
 
 
-def _send(pipe: Pipe, message: Row) -> None:
+def _send(pipe: Pipe, message: Row | Call) -> None:
     pipe.send_bytes(json.dumps(message).encode())
-
-
-def _death(name: str, exit_code: int) -> CapabilityError:
-    how = f"exited with {exit_code}"
-    if exit_code < 0:
-        how = f"was killed by {signal.Signals(-exit_code).name}"
-    return CapabilityError(
-        f"{name}: its process {how}: where memory ran out, as `dmesg` says, give a smaller --jobs"
-    )
 
 
 def _failure(name: str, kind: str, text: str) -> KdtoolError:

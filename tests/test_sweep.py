@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from builders import ssd, strided_trace
 from rich.console import Console
@@ -22,8 +22,9 @@ from kdtool.replay import Flush, load_device, load_policy, load_workload, replay
 from kdtool.replay import display as display_module
 from kdtool.replay import parallel as parallel_module
 from kdtool.replay.display import Display
-from kdtool.replay.parallel import LongestFirst, Task, score_traces
+from kdtool.replay.parallel import Batch, LongestFirst, Task, score_traces
 from kdtool.replay.sweep import Sweep, replay_sweep, sweep_cells
+from kdtool.replay.workers import Workers
 from kdtool.traces import Trace
 
 ROOT = Path(__file__).parent.parent
@@ -79,24 +80,23 @@ def test_a_sweep_gives_what_single_replays_give(jobs):
 
 def test_what_is_not_known_starts_first_and_then_the_longest():
     w, wanted = load_workload(Trace(STENCIL)), sweep("leap-paper", "linux-vma", devices=("ssd",))
-    small, large = sweep_cells(w, wanted)
-    leap, vma = enumerate(wanted.policies)
-    waiting, missed = LongestFirst(), np.zeros(0, np.uint8)
-    shadows = [Task(index, cell, None, missed) for index, cell in enumerate((small, large))]
-    for shadow, took_s in zip(shadows, (4.0, 3.0), strict=True):
+    batch = Batch(sweep_cells(w, wanted))
+    leap, vma = range(2)
+    small, large = (partial(Task, batch, 0, at) for at in range(2))
+    waiting = LongestFirst()
+    for shadow, took_s in ((small(), 4.0), (large(), 3.0)):
         waiting.learn(shadow, took_s)
-    quick, slow = Task(0, small, vma, missed), Task(0, small, leap, missed)
-    for task in (Task(1, large, vma, missed), quick, Task(1, large, leap, missed), slow):
+    for task in (large(vma), small(vma), large(leap), small(leap)):
         waiting.add(task)
 
-    waiting.learn(Task(1, large, vma, missed), 6.0)
+    waiting.learn(large(vma), 6.0)
     unknown = [waiting.take() for _ in range(2)]
     waiting.learn(unknown[0], 9.0)
-    waiting.add(slow)
+    waiting.add(small(leap))
     known = [waiting.take() for _ in range(3)]
 
-    assert [(task.index, task.policy) for task in unknown] == [(1, leap), (0, leap)]
-    assert [(task.index, task.policy) for task in known] == [(0, leap), (0, vma), (1, vma)]
+    assert unknown == [large(leap), small(leap)]
+    assert known == [small(leap), small(vma), large(vma)]
     assert len(waiting) == 0
 
 
@@ -211,6 +211,32 @@ def test_a_trace_that_cannot_be_read_is_one_line_among_workers(tmp_path):
         score_traces([STENCIL, tmp_path / "missing.kdt"], sweep("none"), 9)
 
 
+def test_a_worker_stays_for_the_replays_of_its_trace_and_no_longer(strided):
+    ours, theirs = os.pipe()
+    noting = Odd(lambda: os.write(theirs, os.getpid().to_bytes(8)))
+    wanted = sweep(noting, noting, noting, memories=("30%", "50%"), devices=("ssd",))
+    score_traces([STENCIL, strided], wanted, 2)
+    seen = [int.from_bytes(os.read(ours, 8)) for _ in range(2 * 2 * 3)]
+    os.close(ours)
+    os.close(theirs)
+    assert 2 <= len(set(seen)) <= 4
+    assert os.getpid() not in seen
+
+
+def test_a_worker_that_was_killed_while_it_waited_is_one_line():
+    def serve(call, report):
+        return {"pid": os.getpid()}
+
+    rows = []
+    with Workers(1) as workers:
+        workers.start("first", serve, (0, 0), rows.append, Display().line("first"))
+        workers.wait()
+        os.kill(rows[0]["pid"], signal.SIGKILL)
+        assert gone([rows[0]["pid"]], within_s=10)
+        with pytest.raises(CapabilityError, match="second: its process was killed by SIGKILL"):
+            workers.start("second", serve, (0, 0), rows.append, Display().line("second"))
+
+
 SWEEP = """
 import os
 import time
@@ -233,19 +259,19 @@ import time
 from kdtool.replay.display import Display
 from kdtool.replay.workers import Workers
 
-def talkative(report):
+def talkative(call, report):
     os.write(1, b"at work\\n")  # in one piece: two processes write to the pipe
     for _ in range(1000):
         time.sleep(0.05)
         report(1)
 
-def silent(report):
+def silent(call, report):
     os.write(1, b"at work\\n")  # in one piece: two processes write to the pipe
     time.sleep(60)
 
 with Workers(2) as workers:
-    for call in (talkative, silent):
-        workers.start("work", call, print, Display().line("work"))
+    for serve in (talkative, silent):
+        workers.start("work", serve, (0, 0), print, Display().line("work"))
     while True:
         workers.wait()
 """
