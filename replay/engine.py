@@ -152,14 +152,16 @@ def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _look_ahead(row, asks, trace, memory):  # type: ignore[no-untyped-def]
+def _look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-untyped-def]
     """Have on their way what the rows to come need; what a policy is told, too, if one is asked."""
     page, status = trace[0], memory[0]
     far = row + FAR_ROWS
     if far < len(page):
         prefetch_line(status, np.int64(page[far]))
         prefetch_line(trace[1], far)
+        prefetch_line(trace[2], far)
         if asks:
+            prefetch_line(shadow_missed, far)
             near = np.int64(page[row + NEAR_ROWS])
             prefetch_line(trace[3], far)
             prefetch_line(trace[4], far)
@@ -244,7 +246,7 @@ def replay_range(  # type: ignore[no-untyped-def]
             _start_counting(before * device[INSN_PS] // 1000, all_memory)
         end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
-            _look_ahead(row, asks, trace, all_memory)
+            _look_ahead(row, asks, trace, all_memory, shadow_missed)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
                 hits += 1

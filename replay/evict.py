@@ -29,7 +29,7 @@ from kdtool.replay.memory import (
     WRITEOUT_NS,
 )
 from kdtool.replay.slots import take_slot
-from kdtool.rmt.jit import inner
+from kdtool.rmt.jit import inline, inner
 
 __all__ = ["evict", "give_slot", "work"]
 
@@ -41,16 +41,21 @@ def work(ns, scalars):  # type: ignore[no-untyped-def]
     scalars[NOW_NS] += ns
 
 
-@inner
+@inline
 def give_slot(page, memory):  # type: ignore[no-untyped-def]
     """Give the page a place on the device unless it has one; return whether it had none."""
-    clusters, slot, page_of_slot, scalars = memory[1], memory[3], memory[4], memory[6]
-    if slot[page] < 0:
-        taken, scalars[NEXT_SLOT] = take_slot(scalars[NEXT_SLOT], page_of_slot, clusters)
-        slot[page] = taken
-        page_of_slot[taken] = page
+    if memory[3][page] < 0:
+        _give_new_slot(page, memory)
         return True
     return False
+
+
+@inner
+def _give_new_slot(page, memory):  # type: ignore[no-untyped-def]
+    clusters, slot, page_of_slot, scalars = memory[1], memory[3], memory[4], memory[6]
+    taken, scalars[NEXT_SLOT] = take_slot(scalars[NEXT_SLOT], page_of_slot, clusters)
+    slot[page] = taken
+    page_of_slot[taken] = page
 
 
 @inner

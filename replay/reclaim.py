@@ -36,7 +36,6 @@ from kdtool.replay.memory import (
     FILE_REFAULTS,
     FIRST_FILE,
     HAS_BITS,
-    LINUX,
     LRU,
     MGLRU,
     MOST_AGE,
@@ -54,7 +53,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.mglru import age_and_evict
 from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.writeout import drop_write
-from kdtool.rmt.jit import inner
+from kdtool.rmt.jit import inline, inner
 
 __all__ = ["add_page", "forget_page", "make_room", "touch", "try_room"]
 
@@ -78,33 +77,38 @@ def _workingset_pages(file, scalars):  # type: ignore[no-untyped-def]
     return scalars[STAT_ACTIVE] + scalars[STAT_FILE_ACTIVE] + scalars[STAT_FILE_INACTIVE]
 
 
-@inner
+@inline
 def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
     """Put a page that came into memory on its list; `mapped` pages have their accessed bit set."""
-    scalars, marks, evicted_at = memory[6], memory[8], memory[9]
+    scalars, shadow = memory[6], memory[9][page]
     file = np.int64(page >= scalars[FIRST_FILE])
-    shadow = np.int64(evicted_at[page])
     scalars[FILE_COUNT] += file
     memory[7][FILE_REFAULTS] += file and shadow >= 0
-    which = np.int64(INACTIVE_LIST)
-    if scalars[RECLAIM_KIND] == MGLRU:
-        marks[page] = mapped * ACCESSED | dirty * DIRTY
-        add_generation(page, memory)
-        return
-    if scalars[RECLAIM_KIND] == LINUX:
-        which = 2 * file + INACTIVE_LIST
-        marks[page] = mapped * ACCESSED | dirty * DIRTY
-        flush_stats(scalars)
-        if shadow >= 0 and (scalars[AGE] - (shadow >> 1)) & MOST_AGE <= _workingset_pages(file, scalars):
-            marks[page] |= ACTIVE
-            scalars[ACTIVE_COUNT + file] += 1
-            scalars[AGE] += 1
-            scalars[ACTIVATIONS + file] += 1
-            which = 2 * file + ACTIVE_LIST
-            if shadow & 1:
-                marks[page] |= WORKINGSET
-                note_cost(file, np.int64(1), np.int64(0), scalars)
-    push_newest(which, page, memory)
+    if scalars[RECLAIM_KIND] & HAS_BITS:
+        memory[8][page] = mapped * ACCESSED | dirty * DIRTY
+        if scalars[RECLAIM_KIND] == MGLRU:
+            add_generation(page, memory)
+        else:
+            push_newest(_list_of_new(page, file, np.int64(shadow), memory), page, memory)
+    else:
+        push_newest(INACTIVE_LIST, page, memory)
+
+
+@inner
+def _list_of_new(page, file, shadow, memory):  # type: ignore[no-untyped-def]
+    """Return the list for a page that came into memory, noted as active if it was evicted but lately."""
+    scalars, marks = memory[6], memory[8]
+    flush_stats(scalars)
+    if shadow < 0 or (scalars[AGE] - (shadow >> 1)) & MOST_AGE > _workingset_pages(file, scalars):
+        return 2 * file + INACTIVE_LIST
+    marks[page] |= ACTIVE
+    scalars[ACTIVE_COUNT + file] += 1
+    scalars[AGE] += 1
+    scalars[ACTIVATIONS + file] += 1
+    if shadow & 1:
+        marks[page] |= WORKINGSET
+        note_cost(file, np.int64(1), np.int64(0), scalars)
+    return 2 * file + ACTIVE_LIST
 
 
 @inner
