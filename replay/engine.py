@@ -13,10 +13,11 @@ of a prefetched page.
 import numpy as np
 from numba import types
 
+from kdtool.replay.agentloop import serve_agent, tell_agent
 from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault
-from kdtool.replay.hook import ask, serve_agent
+from kdtool.replay.hook import ask
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
@@ -26,6 +27,7 @@ from kdtool.replay.memory import (
     COLD_NS,
     FILE_MISSED,
     FILE_OUT,
+    FIRST_FILE,
     FREE_AT,
     HITS,
     INSN_PS,
@@ -74,7 +76,7 @@ _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
-_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8_2))  # type: ignore[no-untyped-call]
+_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
 _POLICIES = types.UniTuple(_POLICY, 2)  # type: ignore[no-untyped-call]
 _DECIDER = types.FunctionType(DECIDE)
 
@@ -113,6 +115,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     """A page comes from the device: ask the policy, submit the reads, then wait for its own."""
     status, slot, scalars = memory[0], memory[3], memory[6]
     memory[7][MAJOR] += 1
+    memory[8][page] &= ~PREDICTED
     make_room(capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS]
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
@@ -133,8 +136,13 @@ def _cache_hit(row, page, trace, memory, device):  # type: ignore[no-untyped-def
     """A page is touched that reclaim unmapped and has not freed yet: a minor fault, do_swap_page()."""
     store = trace[2][row]
     memory[7][MINOR] += 1
-    memory[7][CACHE_HITS] += 1
     memory[6][WORKED_NS] += device[MINOR_NS]
+    if memory[8][page] & PREDICTED:
+        memory[7][USED] += 1
+        memory[6][PREFETCHED_NOW] -= 1
+        memory[8][page] &= ~PREDICTED
+    else:
+        memory[7][CACHE_HITS] += 1
     memory[0][page] = RESIDENT
     touch(page, store, memory)
     if store and not memory[8][page] & WRITEBACK:
@@ -199,6 +207,9 @@ def _fault(  # type: ignore[no-untyped-def]
         add_page(page, np.uint8(1), np.uint8(1), memory)
     if missed[row] and len(shadow_missed) and not shadow_missed[row]:
         counters[POLLUTION] += 1
+    if device[AGENT_NS] and page < scalars[FIRST_FILE]:
+        major = np.int64(missed[row])
+        tell_agent(decide, row, page, major, compute_ns, trace, memory, policies[0], device)
     return False
 
 
