@@ -22,7 +22,18 @@ from kdtool.replay.agent import (
     read_decisions,
 )
 from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, name_pages, read_pages
-from kdtool.replay.memory import AGENT_NS, COUNT, DECISIONS, DEGREE, NOW_NS, WAITED_NS, WATCHES, WORKED_NS
+from kdtool.replay.memory import (
+    AGENT_NS,
+    BESIDE_NS,
+    COUNT,
+    DECISIONS,
+    DEGREE,
+    NOW_NS,
+    RECLAIMED,
+    WAITED_NS,
+    WATCHES,
+    WORKED_NS,
+)
 from kdtool.replay.reclaim import free_ahead
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE, LOW_PAGES, after_call, nap
 from kdtool.rmt.jit import inner
@@ -51,6 +62,15 @@ def tell_agent(decide, row, page, major, compute_ns, trace, memory, policy, devi
 
 
 @inner
+def _pay_for_reclaim(before, memory, device):  # type: ignore[no-untyped-def]
+    """Have the agent wait for the workload's CPU at each page that it had reclaimed since `before`.
+
+    To unmap a page of a program that runs on another CPU is to interrupt that one, and to wait for it.
+    """
+    memory[6][WORKED_NS] += (memory[7][RECLAIMED] - before) * device[BESIDE_NS]
+
+
+@inner
 def _make_room(at_ns, capacity, memory, device):  # type: ignore[no-untyped-def]
     """Reclaim from `at_ns` on if there is little room; return when that is done."""
     scalars = memory[6]
@@ -58,7 +78,9 @@ def _make_room(at_ns, capacity, memory, device):  # type: ignore[no-untyped-def]
         return at_ns
     worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
     scalars[NOW_NS] = at_ns
+    reclaimed = memory[7][RECLAIMED]
     free_ahead(capacity - FREE_PAGES, memory, device)
+    _pay_for_reclaim(reclaimed, memory, device)
     took_ns = scalars[WORKED_NS] - worked_ns + scalars[WAITED_NS] - waited_ns
     scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
     return at_ns + took_ns
@@ -90,7 +112,9 @@ def _call(at_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-d
                 out[j] = call[begin + j, 0]
             begin += m
             scalars[NOW_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
+            reclaimed = memory[7][RECLAIMED]
             m = bring_in(m, np.int64(-1), True, capacity, out, memory, device)
+            _pay_for_reclaim(reclaimed, memory, device)
             read_pages(m, np.int64(-1), before_ns, out, memory, device)
         end = call[i, 1]
     words[FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]

@@ -25,6 +25,7 @@ from kdtool.replay.memory import (
     CACHE_HITS,
     COLD,
     COLD_NS,
+    DEGREE,
     FILE_MISSED,
     FILE_OUT,
     FIRST_FILE,
@@ -82,17 +83,21 @@ _DECIDER = types.FunctionType(DECIDE)
 
 
 @inner
+def _beside_ns(scalars, device):  # type: ignore[no-untyped-def]
+    """Return what an agent that acts costs the workload for a page that comes from swap, whoever reads it."""
+    return device[BESIDE_NS] if device[AGENT_NS] and scalars[DEGREE] else np.int64(0)
+
+
+@inner
 def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device):  # type: ignore[no-untyped-def]
     """A prefetched page is touched: a minor fault, and a wait if its read has not ended."""
     ready_ns, scalars, counters = memory[5], memory[6], memory[7]
     predicted = memory[8][page] & PREDICTED
     counters[MINOR] += 1
-    scalars[WORKED_NS] += device[MINOR_NS]
+    scalars[WORKED_NS] += device[MINOR_NS] + _beside_ns(scalars, device)
     if predicted:
         counters[USED] += 1
         scalars[PREFETCHED_NOW] -= 1
-        if device[AGENT_NS]:
-            scalars[WORKED_NS] += device[BESIDE_NS]
         memory[8][page] &= ~PREDICTED
     memory[0][page] = RESIDENT
     touch(page, trace[2][row], memory)
@@ -117,7 +122,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     memory[7][MAJOR] += 1
     memory[8][page] &= ~PREDICTED
     make_room(capacity, memory, device)
-    scalars[WORKED_NS] += device[MAJOR_NS]
+    scalars[WORKED_NS] += device[MAJOR_NS] + _beside_ns(scalars, device)
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
     ready_ns = ask(
         decide, beside, row, page, np.int64(1), np.uint8(0), compute_ns, capacity, trace, memory, policies,
