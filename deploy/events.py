@@ -2,15 +2,9 @@
 
     fault ─► admit: known process? mapping? fate of the page ─► event? ─► decision ─► act: queue its pages
 
-An event of mm.swapin is a major fault, or the first fault on a page that the program predicted. Predictions
-are kept as in the kernel (rmt/bpf/fault.py): their tag in a direct-mapped table, where a later one takes the
-place of another with the same slot. So both sources decide at the same events, whatever the agent did
-meanwhile.
+What an event is: rmt/predictions.py. Which of its pages would come too late: rmt/agentrules.py.
 """
 
-import numpy as np
-
-from kdtool.deploy.issue import LATE_SHARE
 from kdtool.deploy.lags import lag_class
 from kdtool.deploy.layout import (
     ACTIVE,
@@ -44,8 +38,8 @@ from kdtool.deploy.layout import (
 )
 from kdtool.deploy.machine import now
 from kdtool.deploy.pages import has_room, is_known, is_mapped, note_major, note_minor, want
+from kdtool.rmt.agentrules import after_late, after_miss, comes_too_late, keep_pace
 from kdtool.rmt.jit import jit
-from kdtool.rmt.vm import MULTIPLIER
 
 __all__ = [
     "NEW_PROCESS",
@@ -54,11 +48,6 @@ __all__ = [
     "admit",
     "fill_context",
     "find_process",
-    "forget_prediction",
-    "is_predicted",
-    "keep_pace",
-    "page_tag",
-    "remember",
 ]
 
 NEW_PROCESS, STALE_MAPPINGS = 2, 3
@@ -67,10 +56,6 @@ READ_AGAIN_NS = 2_000_000
 LOOK_AGAIN_NS = 50_000_000
 """Those that are only suspected to have changed."""
 REGION_BITS = 13
-PACE_SHARE, LEAST_PACE_NS, LONGEST_PACE_NS = 8, 1_000, 10_000_000
-"""A pace follows the last eight events or so; what takes more than twice as long is a pause, and no pace."""
-_MULTIPLIER = np.uint64(MULTIPLIER)
-_HALF = np.uint64(32)
 
 
 @jit(nogil=True)
@@ -83,34 +68,6 @@ def find_process(processes, scratch, pid):  # type: ignore[no-untyped-def]
             scratch[LAST_PROCESS] = row
             return row
     return -1
-
-
-@jit(nogil=True)
-def page_tag(pid, vpn):  # type: ignore[no-untyped-def]
-    """Return the tag of a process's page, rmt.vm.hash_key([pid]) + vpn, as int64."""
-    process = (_MULTIPLIER ^ np.uint64(pid)) * _MULTIPLIER
-    return np.int64((process ^ (process >> _HALF)) + np.uint64(vpn))
-
-
-@jit(nogil=True)
-def is_predicted(predicted, tag):  # type: ignore[no-untyped-def]
-    """Tell whether a page, by its tag, was predicted and not touched since."""
-    return predicted[tag & (len(predicted) - 1)] == tag
-
-
-@jit(nogil=True)
-def forget_prediction(predicted, tag):  # type: ignore[no-untyped-def]
-    """Free the page's slot, if it is its own."""
-    if is_predicted(predicted, tag):
-        predicted[tag & (len(predicted) - 1)] = 0
-
-
-@jit(nogil=True)
-def remember(predicted, pid, out, n):  # type: ignore[no-untyped-def]
-    """Keep the pages of a decision, the last one first, as the kernel does."""
-    for i in range(n - 1, -1, -1):
-        tag = page_tag(pid, out[i])
-        predicted[tag & (len(predicted) - 1)] = tag
 
 
 @jit(nogil=True)
@@ -159,21 +116,6 @@ def fill_context(row, vpn, pid, tid, ip, major, time_ns, settings, context):  # 
 
 
 @jit(nogil=True)
-def keep_pace(paces, tid, major, time_ns):  # type: ignore[no-untyped-def]
-    """Take in an event of a thread; return the mean time that its last hits took, and its last misses.
-
-    From the event before to the end of this one: what it works, and of a miss also what it waits.
-    """
-    at, kind = tid & (len(paces) - 1), 1 + (major != 0)
-    mean_ns = paces[at, kind]
-    most_ns = 2 * mean_ns if mean_ns else LONGEST_PACE_NS
-    since_ns = min(max(time_ns - paces[at, 0], LEAST_PACE_NS), most_ns)
-    paces[at, 0] = time_ns
-    paces[at, kind] += (since_ns - mean_ns) // PACE_SHARE
-    return paces[at, 1], paces[at, 2]
-
-
-@jit(nogil=True)
 def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
     """Count a decision of `n` pages at the event in `context`, and queue those that lie in a mapping."""
     settings, counters, scratch = pages[0], pages[1], pages[2]
@@ -204,9 +146,11 @@ def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
         due_ns += hit_ns
         if not is_mapped(processes, mappings, row, out[i]):
             counters[UNMAPPED] += 1
-        elif due_ns >= now_ns + scratch[LEAD_NS] or is_known(pages, serial | out[i], now_ns):
-            want(pages, serial | out[i], now_ns, due_ns)
-        else:
+        elif comes_too_late(due_ns, now_ns, scratch[LEAD_NS]) and not is_known(
+            pages, serial | out[i], now_ns
+        ):
             counters[LATE] += 1
-            scratch[LEAD_NS] -= scratch[LEAD_NS] // LATE_SHARE
-            due_ns += max(miss_ns - hit_ns, 0)
+            scratch[LEAD_NS] = after_late(scratch[LEAD_NS])
+            due_ns = after_miss(due_ns, hit_ns, miss_ns)
+        else:
+            want(pages, serial | out[i], now_ns, due_ns)

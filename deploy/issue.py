@@ -20,9 +20,7 @@ from kdtool.deploy.layout import (
     PIDFD,
     QUEUE_COUNT,
     QUEUE_FIRST,
-    QUEUE_PAGES,
     QUEUED,
-    RANGES,
     RATE_COUNT,
     RATE_NS,
     RATE_PAGES,
@@ -35,18 +33,14 @@ from kdtool.deploy.layout import (
 from kdtool.deploy.machine import call_pread, call_syscall, now
 from kdtool.deploy.pages import follow, forget, state_of
 from kdtool.kernel.advise import MADV_WILLNEED, PROCESS_MADVISE
+from kdtool.rmt.agentrules import QUEUE_PAGES, RANGES, after_call, after_late, comes_too_late
 from kdtool.rmt.jit import jit
 
-__all__ = ["LATE_SHARE", "issue", "turn_around"]
+__all__ = ["issue", "turn_around"]
 
 RATE_WINDOW_NS = 10_000_000
 VPN_MASK = (1 << VPN_BITS) - 1
 PAGE_BYTES = 4096
-LEAD_SHARE, LATE_SHARE = 64, 256
-"""A page must be due later than in the time of the slowest of the last calls, which is forgotten by a 64th a
-call, and a 256th a page that was left out. Within a call the kernel may reclaim for a page that it has
-reserved in the swap cache and not yet put there; who faults on that page sleeps for one or two ticks, 4 to
-8 ms at 250 Hz (__read_swap_cache_async, mm/swap_state.c, v6.18)."""
 _PROCESS_MADVISE, _MADV_WILLNEED = PROCESS_MADVISE, MADV_WILLNEED
 
 
@@ -101,9 +95,9 @@ def _collect(pages, process, window, ranges, now_ns):  # type: ignore[no-untyped
         scratch[QUEUE_COUNT] -= 1
         if state_of(pages, key) != QUEUED:
             counters[FORGOTTEN] += 1
-        elif due_ns < now_ns + scratch[LEAD_NS]:
+        elif comes_too_late(due_ns, now_ns, scratch[LEAD_NS]):
             counters[LATE] += 1
-            scratch[LEAD_NS] -= scratch[LEAD_NS] // LATE_SHARE
+            scratch[LEAD_NS] = after_late(scratch[LEAD_NS])
             forget(pages, key)
         elif not _is_swapped(pages, process, window, key):
             counters[NOT_SWAPPED] += 1
@@ -185,4 +179,4 @@ def issue(pages, processes, ranges, window):  # type: ignore[no-untyped-def]
         _advise(pages, process, ranges, n)
         took_ns = now(scratch) - began_ns
         counters[CALL_NS] += took_ns
-        scratch[LEAD_NS] = max(took_ns, scratch[LEAD_NS] - scratch[LEAD_NS] // LEAD_SHARE)
+        scratch[LEAD_NS] = after_call(scratch[LEAD_NS], took_ns)

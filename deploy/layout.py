@@ -17,20 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.deploy.lags import LAG_CLASSES
+from kdtool.rmt.agentrules import PACES, QUEUE_PAGES, RANGES
 from kdtool.rmt.bpf import ASKED_SLOTS
 
-__all__ = ["MAX_MAPPINGS", "MAX_PROCESSES", "QUEUE_PAGES", "RANGES", "Arrays", "new_arrays"]
+__all__ = ["MAX_MAPPINGS", "MAX_PROCESSES", "Arrays", "new_arrays"]
 
 Int64Array = npt.NDArray[np.int64]
 
 MAX_PROCESSES = 64
 """Of a cgroup at one time; the events of others are counted and left to the kernel."""
 MAX_MAPPINGS = 4096
-QUEUE_PAGES = 256
-RANGES = 64
-"""Ranges a call."""
-PACES = 256
-"""Threads whose pace is known; two that share a slot are taken for one."""
 WAYS = 4
 TABLE_PAGES = 1 << 18
 MAX_ASKED = 1 << 16

@@ -18,10 +18,6 @@ from kdtool.deploy.events import (
     admit,
     fill_context,
     find_process,
-    forget_prediction,
-    is_predicted,
-    page_tag,
-    remember,
 )
 from kdtool.deploy.issue import issue
 from kdtool.deploy.layout import (
@@ -59,8 +55,10 @@ from kdtool.deploy.rings import (
 )
 from kdtool.deploy.room import make_room
 from kdtool.kernel.perf_records import COMM, EXIT, MISC_COMM_EXEC, MMAP2, SAMPLE
+from kdtool.rmt.agentrules import nap
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
+from kdtool.rmt.predictions import forget_prediction, is_predicted, page_tag, remember
 
 __all__ = ["LEFT", "NEW_PROCESS", "STALE_MAPPINGS", "STOPPED", "run"]
 
@@ -71,8 +69,6 @@ to be read again; LEFT: a process has ended or begun another program (exec): scr
 TURN_RECORDS = 4096
 """Records that are read in a turn at most, before the stop is looked at."""
 POLL_MS = 20
-NAP_SHARE, LONGEST_NAP_NS = 8, 2_000_000
-"""A nap is an eighth of the time without events, from NAP_NS to 2 ms."""
 LOW_32 = 0xFFFFFFFF
 _EXEC = MISC_COMM_EXEC
 _SAMPLE, _COMM, _EXIT, _MMAP2, LOST_RECORD = SAMPLE, COMM, EXIT, MMAP2, 2
@@ -190,7 +186,7 @@ def _sleep(settings, scratch):  # type: ignore[no-untyped-def]
         return
     quiet_ns = now(scratch) - scratch[BUSY_NS]
     scratch[SECONDS] = 0
-    scratch[NANOSECONDS] = min(max(quiet_ns // NAP_SHARE, settings[NAP_NS]), LONGEST_NAP_NS)
+    scratch[NANOSECONDS] = nap(quiet_ns, settings[NAP_NS])
     call_nap(scratch.ctypes.data + 8 * SECONDS, 0)
 
 

@@ -27,11 +27,11 @@ from kdtool.deploy.layout import (
     PID,
     QUEUE_COUNT,
     QUEUE_FIRST,
-    QUEUE_PAGES,
     QUEUED,
     USED,
     WAYS,
 )
+from kdtool.rmt.agentrules import QUEUE_PAGES
 from kdtool.rmt.jit import jit
 from kdtool.rmt.vm import MULTIPLIER
 

@@ -31,15 +31,11 @@ from kdtool.deploy.layout import (
 )
 from kdtool.deploy.machine import call_pread, call_pwrite, now
 from kdtool.kernel.memcg import MemoryCgroup
+from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE, LOW_PAGES
 from kdtool.rmt.jit import jit
 from kdtool.traces import PAGE_BYTES
 
 __all__ = ["make_room", "room_in"]
-
-LOW_PAGES, FREE_PAGES = 64, 96
-"""Less than LOW_PAGES free: reclaim until there are FREE_PAGES. A CPU charges up to 64 ahead."""
-LEAST_SHARE = 16
-"""A limit of fewer times FREE_PAGES has no room to spare."""
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.replay.agent import new_queue
+from kdtool.replay.agent import new_agent
 from kdtool.replay.compiling import engine
 from kdtool.replay.hook import CTX_WORDS
 from kdtool.replay.live import LiveSetting, ask_guards
@@ -45,8 +45,11 @@ def drive(
         w.free_page,
     )  # fmt: skip
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
-    policies = _arrays(policy, prepared), _arrays(live.readahead, live.readahead.prepare(setting))
     values = device_of(policy, setting.device).values
+    policies = (
+        _arrays(policy, prepared, by_agent=bool(values[AGENT_NS])),
+        _arrays(live.readahead, live.readahead.prepare(setting), by_agent=False),
+    )
     guards = live.guards if values[AGENT_NS] else None
     if guards is not None:
         memory.scalars[TICK_NS] = 0
@@ -67,7 +70,7 @@ def drive(
     return memory
 
 
-def _arrays(policy: Policy, prepared: Prepared) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return what the engine takes of a policy: params, state, context, answers, an agent's queue."""
+def _arrays(policy: Policy, prepared: Prepared, *, by_agent: bool) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return what the engine takes of a policy: params, state, context, answers, and of its agent."""
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
-    return prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, new_queue()
+    return prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, *new_agent(works=by_agent)

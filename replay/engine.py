@@ -13,10 +13,11 @@ of a prefetched page.
 import numpy as np
 from numba import types
 
+from kdtool.replay.agentloop import serve_agent, tell_agent
 from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault
-from kdtool.replay.hook import ask, serve_agent
+from kdtool.replay.hook import ask
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
@@ -24,8 +25,10 @@ from kdtool.replay.memory import (
     CACHE_HITS,
     COLD,
     COLD_NS,
+    DEGREE,
     FILE_MISSED,
     FILE_OUT,
+    FIRST_FILE,
     FREE_AT,
     HITS,
     INSN_PS,
@@ -74,9 +77,15 @@ _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
-_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8_2))  # type: ignore[no-untyped-call]
+_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
 _POLICIES = types.UniTuple(_POLICY, 2)  # type: ignore[no-untyped-call]
 _DECIDER = types.FunctionType(DECIDE)
+
+
+@inner
+def _beside_ns(scalars, device):  # type: ignore[no-untyped-def]
+    """Return what an agent that acts costs the workload for a page that comes from swap, whoever reads it."""
+    return device[BESIDE_NS] if device[AGENT_NS] and scalars[DEGREE] else np.int64(0)
 
 
 @inner
@@ -85,12 +94,10 @@ def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory,
     ready_ns, scalars, counters = memory[5], memory[6], memory[7]
     predicted = memory[8][page] & PREDICTED
     counters[MINOR] += 1
-    scalars[WORKED_NS] += device[MINOR_NS]
+    scalars[WORKED_NS] += device[MINOR_NS] + _beside_ns(scalars, device)
     if predicted:
         counters[USED] += 1
         scalars[PREFETCHED_NOW] -= 1
-        if device[AGENT_NS]:
-            scalars[WORKED_NS] += device[BESIDE_NS]
         memory[8][page] &= ~PREDICTED
     memory[0][page] = RESIDENT
     touch(page, trace[2][row], memory)
@@ -113,8 +120,9 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     """A page comes from the device: ask the policy, submit the reads, then wait for its own."""
     status, slot, scalars = memory[0], memory[3], memory[6]
     memory[7][MAJOR] += 1
+    memory[8][page] &= ~PREDICTED
     make_room(capacity, memory, device)
-    scalars[WORKED_NS] += device[MAJOR_NS]
+    scalars[WORKED_NS] += device[MAJOR_NS] + _beside_ns(scalars, device)
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
     ready_ns = ask(
         decide, beside, row, page, np.int64(1), np.uint8(0), compute_ns, capacity, trace, memory, policies,
@@ -133,8 +141,13 @@ def _cache_hit(row, page, trace, memory, device):  # type: ignore[no-untyped-def
     """A page is touched that reclaim unmapped and has not freed yet: a minor fault, do_swap_page()."""
     store = trace[2][row]
     memory[7][MINOR] += 1
-    memory[7][CACHE_HITS] += 1
     memory[6][WORKED_NS] += device[MINOR_NS]
+    if memory[8][page] & PREDICTED:
+        memory[7][USED] += 1
+        memory[6][PREFETCHED_NOW] -= 1
+        memory[8][page] &= ~PREDICTED
+    else:
+        memory[7][CACHE_HITS] += 1
     memory[0][page] = RESIDENT
     touch(page, store, memory)
     if store and not memory[8][page] & WRITEBACK:
@@ -201,6 +214,9 @@ def _fault(  # type: ignore[no-untyped-def]
         add_page(page, np.uint8(1), np.uint8(1), memory)
     if missed[row] and len(shadow_missed) and not shadow_missed[row]:
         counters[POLLUTION] += 1
+    if device[AGENT_NS] and page < scalars[FIRST_FILE]:
+        major = np.int64(missed[row])
+        tell_agent(decide, row, page, major, compute_ns, trace, memory, policies[0], device)
     return False
 
 

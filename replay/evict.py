@@ -67,7 +67,7 @@ def evict(page, memory, device):  # type: ignore[no-untyped-def]
     counters[RECLAIMED] += 1
     if status[page] != UNMAPPED:  # else it was paid for when it was written
         work(device[RECLAIM_NS], scalars)
-    if status[page] == PREFETCHED and marks[page] & PREDICTED:
+    if status[page] in (PREFETCHED, UNMAPPED) and marks[page] & PREDICTED:
         counters[WASTED] += 1
         scalars[PREFETCHED_NOW] -= 1
     if page < scalars[FIRST_FILE]:

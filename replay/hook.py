@@ -1,7 +1,7 @@
 """The hook `mm.swapin`: what a policy is told at an event, and what becomes of the pages that it names.
 
 Without an agent the policy decides within the fault. With one the kernel's own readahead does, `none` unless
-another is given, and the policy's pages follow, see agent.py.
+another is given, and the policy's pages follow, see agentloop.py.
 
 At a major fault all reads go to the device together, once room is made for the last of them: as Linux holds a
 window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18).
@@ -9,15 +9,13 @@ window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18).
 
 import numpy as np
 
-from kdtool.replay.agent import leave_to_agent, note_issued, take_turn
+from kdtool.replay.agent import note_issued
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.memory import (
-    AGENT_FREE_NS,
     AGENT_NS,
     BATCHED,
     DECISIONS,
-    DEGREE,
     LATENCY_NS,
     PREDICTED,
     PREFETCH_NS,
@@ -26,7 +24,6 @@ from kdtool.replay.memory import (
     SWAPPED,
     SYNCHRONOUS,
     WAITED_NS,
-    WATCHES,
     WORKED_NS,
 )
 from kdtool.replay.reclaim import add_page, make_room
@@ -44,8 +41,13 @@ __all__ = [
     "CTX_WORDS",
     "NAMED_PAGE",
     "NAMED_SLOT",
+    "VPN_BITS",
+    "VPN_MASK",
     "ask",
-    "serve_agent",
+    "bring_in",
+    "find_pages",
+    "name_pages",
+    "read_pages",
 ]
 
 _CTX_BASE = len(CONTEXT_FIELDS)
@@ -62,8 +64,8 @@ cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
 NOT_SENT = 1 << 62
 """When a page is ready whose read still waits for those after it."""
 
-_VPN_BITS = 52
-_VPN_MASK = (1 << _VPN_BITS) - 1
+VPN_BITS = 52
+VPN_MASK = (1 << VPN_BITS) - 1
 _REGION_BITS = 13
 
 
@@ -71,7 +73,7 @@ _REGION_BITS = 13
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
     tid, ip, keys, pids, vma_of_page, vma_bounds = trace[3], trace[4], trace[5], trace[6], trace[7], trace[8]
-    vpn, process, vma = keys[page] & _VPN_MASK, keys[page] >> _VPN_BITS, vma_of_page[page]
+    vpn, process, vma = keys[page] & VPN_MASK, keys[page] >> VPN_BITS, vma_of_page[page]
     ctx[0] = vpn
     ctx[1] = pids[process]
     ctx[2] = tid[row]
@@ -107,13 +109,13 @@ def _search(key, near, keys):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
+def find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
     """Put dense ids in the place of the n pages that a policy named, -1 for what is no page of the trace.
 
     Slots stay: whose they are may change with each page that goes. Records are on their way before the first
     is needed; and each page is looked for beside the one before, since a rollout names pages close together.
     """
-    process, near = keys[faulting] & ~_VPN_MASK, faulting
+    process, near = keys[faulting] & ~VPN_MASK, faulting
     for i in range(n):
         if out[i] <= NAMED_SLOT:
             continue
@@ -128,7 +130,7 @@ def _find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
 
 @inner
 def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
-    """Return the dense id of what _find_pages() left: an id, -1, or a slot, whosever page it holds by now."""
+    """Return the dense id of what find_pages() left: an id, -1, or a slot, whosever page it holds by now."""
     if found > NAMED_SLOT:
         return found
     slot = NAMED_SLOT - found
@@ -136,7 +138,7 @@ def _page_of(found, page_of_slot):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore[no-untyped-def]
+def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore[no-untyped-def]
     """Make room for those of the n pages in `out` that are swapped out; the others cost nothing.
 
     scored : they are counted as the policy's; else the kernel reads ahead, of its own, also what waits for
@@ -173,7 +175,7 @@ def _bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignor
 
 
 @inner
-def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyped-def]
+def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyped-def]
     """Submit the m reads in `out` together; pages of one request come together, on some devices all.
 
     Returns when that of `missing` ends, 0 if it is -1.
@@ -199,8 +201,8 @@ def _read(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyp
 
 
 @inner
-def _decide(decide, row, page, major, compute_ns, trace, memory, decider, device):  # type: ignore[no-untyped-def]
-    """Let a decider decide; put dense ids into its `out` and return how many."""
+def name_pages(decide, row, page, major, compute_ns, trace, memory, decider, device):  # type: ignore[no-untyped-def]
+    """Let a decider decide: leave what it names in its `out`, to be found, and return how many."""
     params, state, ctx, out = decider[0], decider[1], decider[2], decider[3]
     scalars = memory[6]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
@@ -208,7 +210,6 @@ def _decide(decide, row, page, major, compute_ns, trace, memory, decider, device
     state[0] = 0
     n = decide(params, state, ctx, out)
     scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
-    _find_pages(n, page, trace[5], out, memory)
     return n
 
 
@@ -222,51 +223,29 @@ def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, m
     if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
         return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
-    n = _decide(decide, row, page, major, compute_ns, trace, memory, decider, device)
-    m = _bring_in(n, missing, scored, capacity, out, memory, device)
-    return _read(m, missing, compute_ns, out, memory, device)
+    n = name_pages(decide, row, page, major, compute_ns, trace, memory, decider, device)
+    find_pages(n, page, trace[5], out, memory)
+    m = bring_in(n, missing, scored, capacity, out, memory, device)
+    return read_pages(m, missing, compute_ns, out, memory, device)
 
 
 @inner
 def ask(decide, beside, row, page, major, predicted, compute_ns, capacity, trace, memory, policies, device):  # type: ignore[no-untyped-def]
-    """Ask at one event of the hook, and at a `major` fault start its own read.
+    """Ask within a major fault or first touch who reads ahead there; start the own read of a `major` fault.
 
     decide, beside : of the two `policies`: the one that is scored, and the kernel's own beside its agent
-    predicted : the first touch is of a page that the policy asked for
+    predicted : the first touch is of a page that the agent asked for: that is none of the kernel's
 
     Returns when its own read ends; at a first touch 0.
     """
     scored, readahead = policies
-    scalars, ends_ns = memory[6], np.int64(0)
     if not device[AGENT_NS]:
         memory[7][DECISIONS] += 1
         return _read_ahead(
             decide, row, page, major, True, compute_ns, capacity, trace, memory, scored, device
         )
-    if major or not predicted:
-        ends_ns = _read_ahead(
-            beside, row, page, major, False, compute_ns, capacity, trace, memory, readahead, device
-        )
-    if scalars[WATCHES] and (major or predicted):
-        memory[7][DECISIONS] += 1
-        n = _decide(decide, row, page, major, compute_ns, trace, memory, scored, device)
-        now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-        ready_ns = ends_ns if major else memory[5][page]
-        leave_to_agent(min(n, scalars[DEGREE]), max(now_ns, ready_ns), scored[3], memory, scored[4], device)
-    return ends_ns
-
-
-@inner
-def serve_agent(now_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Do what the agent did up to `now_ns`, in its own time."""
-    scalars, out = memory[6], policy[3]
-    while True:
-        n, at_ns = take_turn(now_ns, scalars, out, policy[4])
-        if n == 0:
-            return
-        worked_ns, waited_ns = scalars[WORKED_NS], scalars[WAITED_NS]
-        before_ns = at_ns - worked_ns - waited_ns
-        m = _bring_in(n, np.int64(-1), True, capacity, out, memory, device)
-        _read(m, np.int64(-1), before_ns, out, memory, device)
-        scalars[AGENT_FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
-        scalars[WORKED_NS], scalars[WAITED_NS] = worked_ns, waited_ns
+    if predicted:
+        return np.int64(0)
+    return _read_ahead(
+        beside, row, page, major, False, compute_ns, capacity, trace, memory, readahead, device
+    )

@@ -55,7 +55,7 @@ from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.writeout import drop_write
 from kdtool.rmt.jit import inline, inner
 
-__all__ = ["add_page", "forget_page", "make_room", "touch", "try_room"]
+__all__ = ["add_page", "forget_page", "free_ahead", "make_room", "touch", "try_room"]
 
 MAX_RECLAIM_RETRIES = 16
 
@@ -167,6 +167,17 @@ def _free_some(memory, device):  # type: ignore[no-untyped-def]
     if memory[6][RECLAIM_KIND] == MGLRU:
         return age_and_evict(memory, device)
     return try_to_free_pages(memory, device)
+
+
+@inner
+def free_ahead(pages, memory, device):  # type: ignore[no-untyped-def]
+    """Give up pages until no more than `pages` are in memory, or nothing more can be freed."""
+    scalars = memory[6]
+    while scalars[COUNT] > pages:
+        if not scalars[RECLAIM_KIND] & HAS_BITS:
+            evict(_take_victim(memory), memory, device)
+        elif not _free_some(memory, device):
+            return
 
 
 @inner

@@ -11,6 +11,7 @@ from kdtool.replay.memory import (
     PREFETCHED,
     PREFETCHED_NOW,
     SWAPPED,
+    UNMAPPED,
     WASTED,
 )
 from kdtool.replay.reclaim import forget_page
@@ -33,7 +34,7 @@ def release(until, trace, memory):  # type: ignore[no-untyped-def]
         if page >= scalars[FIRST_FILE]:
             unmap_file_page(page, memory)
             continue
-        if status[page] == PREFETCHED and marks[page] & PREDICTED:
+        if status[page] in (PREFETCHED, UNMAPPED) and marks[page] & PREDICTED:
             counters[WASTED] += 1
             scalars[PREFETCHED_NOW] -= 1
         if status[page] != NEVER and status[page] != SWAPPED:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay import memory as layout
-from kdtool.replay.agent import QUEUE_PAGES
+from kdtool.replay.agent import MOST_WAITING
 from kdtool.replay.devices import Device
 from kdtool.replay.memory import Flush, Memory
 from kdtool.replay.policies.base import Policy
@@ -98,7 +98,7 @@ def exact_pages(workload: Workload, degree_pages: int, agent_ns: int = 0) -> int
     so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py). What
     an agent still has in its queue may come on top.
     """
-    return max(workload.k, 1) * (1 + degree_pages) + 1 + (QUEUE_PAGES if agent_ns else 0)
+    return max(workload.k, 1) * (1 + degree_pages) + 1 + (MOST_WAITING if agent_ns else 0)
 
 
 def score(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.deploy import layout as at
 from kdtool.deploy import runtime
-from kdtool.deploy.events import act, keep_pace, page_tag
+from kdtool.deploy.events import act
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue, turn_around
 from kdtool.deploy.layout import new_arrays
@@ -31,7 +31,9 @@ from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
 from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
 from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program, write_program
+from kdtool.rmt.agentrules import QUEUE_PAGES, keep_pace
 from kdtool.rmt.numba_vm import decide
+from kdtool.rmt.predictions import page_tag
 from kdtool.rmt.vm import hash_key
 
 MS = 1_000_000
@@ -108,10 +110,10 @@ def test_the_oldest_page_expires_when_more_are_asked_for_than_are_followed(array
 
 def test_a_full_queue_drops(arrays):
     pages = arrays.of_pages()
-    for key in range(at.QUEUE_PAGES + 5):
+    for key in range(QUEUE_PAGES + 5):
         want(pages, key, MS, NEVER)
     assert counts(arrays, "DROPPED") == [5]
-    assert arrays.scratch[at.QUEUE_COUNT] == at.QUEUE_PAGES
+    assert arrays.scratch[at.QUEUE_COUNT] == QUEUE_PAGES
 
 
 def test_a_page_more_than_a_set_holds_takes_the_place_of_the_oldest(arrays):

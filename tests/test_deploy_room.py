@@ -8,9 +8,10 @@ import pytest
 
 from kdtool.deploy import guard
 from kdtool.deploy.layout import ROOMS, new_arrays
-from kdtool.deploy.room import FREE_PAGES, LOW_PAGES, make_room, room_in
+from kdtool.deploy.room import make_room, room_in
 from kdtool.kernel.memcg import MemoryCgroup
 from kdtool.rmt import CONTEXT_FIELDS
+from kdtool.rmt.agentrules import FREE_PAGES, LOW_PAGES
 
 
 @pytest.fixture
