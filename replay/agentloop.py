@@ -58,7 +58,7 @@ def tell_agent(decide, row, page, major, compute_ns, trace, memory, policy, devi
     remember(predicted, pid, out, n)
     find_pages(n, page, trace[5], out, memory)
     n = min(n, scalars[DEGREE])
-    leave_to_agent(n, trace[3][row], major, time_ns, out, policy[4], policy[5], policy[8])
+    leave_to_agent(n, trace[12][trace[3][row]], major, time_ns, out, policy[4], policy[5], policy[8])
 
 
 @inner

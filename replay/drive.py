@@ -9,9 +9,10 @@ from kdtool.replay.agent import new_agent
 from kdtool.replay.compiling import engine
 from kdtool.replay.hook import CTX_WORDS
 from kdtool.replay.live import LiveSetting, ask_guards
-from kdtool.replay.memory import AGENT_NS, TICK_NS, Memory
+from kdtool.replay.memory import AGENT_NS, INSN_PS, TICK_NS, Memory
 from kdtool.replay.policies import device_of
 from kdtool.replay.policies.base import OUT_WORDS, Policy, Prepared, Setting
+from kdtool.replay.threads import end_run
 from kdtool.rmt.numba_vm import compiled
 
 __all__ = ["Progress", "drive"]
@@ -41,8 +42,8 @@ def drive(
         shadow_missed = np.empty(0, np.uint8)
     arrays = memory.arrays()
     trace = (
-        w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
-        w.free_page,
+        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
+        w.free_page, w.wake_row, w.tids,
     )  # fmt: skip
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     values = device_of(policy, setting.device).values
@@ -67,6 +68,7 @@ def drive(
         if progress is not None:
             progress(reached - row)
         row = reached
+    end_run(memory.scalars, memory.clocks, w.last_insns * values[INSN_PS] // 1000)
     return memory
 
 

@@ -2,7 +2,7 @@
 
 Exact: integers only, deterministic, and resumable after any reference, so that a trace replayed in
 chunks gives what it gives in one go. Time is the workload's own instructions plus what it waited plus
-what the kernel worked for it; threads are taken one after another.
+what the kernel worked for it, of each thread by itself (threads.py).
 
 At a major fault room is made for the policy's pages, then all reads go to the device, the demand read first
 unless the policy says where among them, and the workload waits for its own page: as Linux submits a readahead
@@ -45,8 +45,6 @@ from kdtool.replay.memory import (
     PREFETCHED,
     PREFETCHED_NOW,
     RESIDENT,
-    START_NS,
-    START_WAITED_NS,
     SWAP_MISSED,
     SWAPPED,
     SYNCHRONOUS,
@@ -54,12 +52,14 @@ from kdtool.replay.memory import (
     UNMAPPED,
     USED,
     WAITED_NS,
+    WAKE_AT,
     WORKED_NS,
     WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room, touch
 from kdtool.replay.release import release
 from kdtool.replay.slots import free_slot
+from kdtool.replay.threads import begin_counting, switch_thread, wake_threads
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -72,9 +72,9 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
-_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
+_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4))  # type: ignore[no-untyped-call]
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2)
+    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
@@ -155,13 +155,12 @@ def _cache_hit(row, page, trace, memory, device):  # type: ignore[no-untyped-def
 
 
 @inner
-def _start_counting(compute_ns, memory):  # type: ignore[no-untyped-def]
+def _start_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
     """Zero the counters; prefetched pages that are still untouched count as issued."""
     scalars, counters = memory[6], memory[7]
     counters[:] = 0
     counters[ISSUED] = scalars[PREFETCHED_NOW]
-    scalars[START_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    scalars[START_WAITED_NS] = scalars[WAITED_NS]
+    begin_counting(row, trace, memory, device)
 
 
 @inner
@@ -190,6 +189,8 @@ def _fault(  # type: ignore[no-untyped-def]
 ):
     """Handle an access to a page that is not mapped; return whether the guards are to be asked first."""
     status, scalars, counters = memory[0], memory[6], memory[7]
+    if len(memory[14]) > 1:  # else a cache line less is needed
+        switch_thread(np.int64(trace[3][row]), memory)
     compute_ns = trace[1][row] * device[INSN_PS] // 1000
     scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if scalars[NOW_NS] >= scalars[TICK_NS]:
@@ -223,8 +224,9 @@ def _fault(  # type: ignore[no-untyped-def]
 @inner
 def _next_due(row, stop, from_row, trace, memory):  # type: ignore[no-untyped-def]
     """Return the first row after `row` at which something is due besides its access, `stop` at most."""
-    free_row, at = trace[9], memory[6][FREE_AT]
-    due = min(stop, np.int64(free_row[at])) if at < len(free_row) else stop
+    free_row, free_at, wake_row, wake_at = trace[9], memory[6][FREE_AT], trace[11], memory[6][WAKE_AT]
+    due = min(stop, np.int64(free_row[free_at])) if free_at < len(free_row) else stop
+    due = min(due, np.int64(wake_row[wake_at])) if wake_at < len(wake_row) else due
     return min(due, from_row) if from_row > row else due
 
 
@@ -247,19 +249,19 @@ def replay_range(  # type: ignore[no-untyped-def]
     `missed` (one byte a row) is set where this run has a major fault; `shadow_missed` is the `missed`
     of the run without prefetching, or empty while that run is the one being made.
     """
-    page, insns, store = trace[0], trace[1], trace[2]
+    page, store = trace[0], trace[2]
     asks = len(policies[0][3]) > 0
     all_trace, all_memory, all_files = (
         reference(trace, PAGE_BYTES), reference(memory, PAGE_BYTES), reference(files, PAGE_BYTES),
     )  # fmt: skip
     all_policies = reference(policies[0], PAGE_BYTES), reference(policies[1], PAGE_BYTES)
-    status, scalars, counters = all_memory[0], all_memory[6], all_memory[7]
-    begin, is_due = start, False
+    status, counters = all_memory[0], all_memory[7]
+    begin = start
     while begin < stop:
         release(begin, all_trace, all_memory)
         if begin == from_row:
-            before = insns[begin - 1] if begin else 0
-            _start_counting(before * device[INSN_PS] // 1000, all_memory)
+            _start_counting(begin, all_trace, all_memory, device)
+        wake_threads(begin, all_trace, all_memory, device)
         end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
         for row in range(begin, end):
             _look_ahead(row, asks, trace, all_memory, shadow_missed)
@@ -272,12 +274,8 @@ def replay_range(  # type: ignore[no-untyped-def]
                 missed, shadow_missed,
             ):  # fmt: skip
                 end = stop = row
-                is_due = True
                 break
         counters[ACCESSES] += end - begin
         counters[HITS] += hits
         begin = end
-    if begin > start and not is_due:
-        compute_ns = insns[begin - 1] * device[INSN_PS] // 1000
-        scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     return begin

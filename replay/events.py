@@ -24,7 +24,7 @@ def miss_events(workload: Workload, shadow: Shadow, stop_row: int | None = None)
     fields = {
         "vpn": vpn,
         "pid": workload.pids[key >> VPN_BITS],
-        "tid": workload.tid[rows],
+        "tid": workload.tids[workload.thread[rows]],
         "ip": workload.ip[rows],
         "region": vpn >> 13,
         "major": np.ones(len(rows)),

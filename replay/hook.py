@@ -72,11 +72,11 @@ _REGION_BITS = 13
 @inner
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
-    tid, ip, keys, pids, vma_of_page, vma_bounds = trace[3], trace[4], trace[5], trace[6], trace[7], trace[8]
+    ip, keys, pids, vma_of_page, vma_bounds = trace[4], trace[5], trace[6], trace[7], trace[8]
     vpn, process, vma = keys[page] & VPN_MASK, keys[page] >> VPN_BITS, vma_of_page[page]
     ctx[0] = vpn
     ctx[1] = pids[process]
-    ctx[2] = tid[row]
+    ctx[2] = trace[12][trace[3][row]]
     ctx[3] = ip[row]
     ctx[4] = vpn >> _REGION_BITS
     ctx[5] = major

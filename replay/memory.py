@@ -72,8 +72,8 @@ LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
  PROTECTED, AVG_REFAULTED, AVG_TOTAL, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
- PLUG_SLOT, N_SCALARS) = (
-    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107,
+ PLUG_SLOT, THREAD, WAKE_AT, N_SCALARS) = (
+    *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107, 108, 109,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
@@ -124,6 +124,7 @@ class Memory:
 
     pages : of dtype PAGE and shape (n_pages,)
     rings, ends : the lists, see lists.py
+    clocks : see threads.py
     """
 
     pages: npt.NDArray[np.void]
@@ -136,6 +137,7 @@ class Memory:
     victims: npt.NDArray[np.int32]
     rings: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]
+    clocks: npt.NDArray[np.int64]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
@@ -143,6 +145,7 @@ class Memory:
         return (
             status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
+            self.clocks,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -151,7 +154,9 @@ class Memory:
         return replace(self, victims=victims)
 
 
-def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0) -> Memory:
+def new_memory(
+    n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0, n_threads: int = 1
+) -> Memory:
     """Return an empty memory of `memory_pages` for pages 0 .. n_pages - 1, the last `n_file_pages` of files.
 
     `reclaim` is a key of RECLAIMS.
@@ -180,6 +185,7 @@ def new_memory(n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_fi
         victims=np.empty(0, np.int32),
         rings=rings,
         ends=ends,
+        clocks=np.zeros((n_threads, 3), np.int64),
     )
 
 

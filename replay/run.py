@@ -70,11 +70,12 @@ def check_times(workload: Workload, device: Device) -> None:
     Raises ParameterError.
     """
     costs = dict(zip(DEVICE_FIELDS, device.values.tolist(), strict=False))
-    work_ps = int(workload.insns[-1]) * costs["insn_ps"]
+    n_insns = int(workload.last_insns.sum())
+    work_ps = n_insns * costs["insn_ps"]
     waits_ns = workload.n_refs * sum(costs[field] for field in DEVICE_FIELDS if field.endswith("_ns"))
     if work_ps + 1000 > MAX_TIME or work_ps // 1000 + waits_ns * LIMITS.degree_pages > MAX_TIME:
         raise ParameterError(
-            f"{workload.name} on {device.name}: {workload.insns[-1]:,} instructions of "
+            f"{workload.name} on {device.name}: {n_insns:,} instructions of "
             f"{costs['insn_ps']} ps, or the device's times, add up to more than can be counted: "
             f"give a device with smaller ones"
         )
@@ -191,6 +192,7 @@ def _run(
         shadow.reclaim,
         shadow.flush,
         workload.files.n_pages,
+        len(workload.tids),
     )
     setting = partial(Setting, workload, shadow.memory_pages, device, shadow.missed)
 

@@ -7,6 +7,7 @@ stay when they are unmapped (filemaps.py). A trace without `vmas` is taken to be
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from kdtool.replay.mapped import (
 )
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
-from kdtool.rmt.jit import jit
+from kdtool.replay.threads import find_wakes, last_insns, own_clocks
 from kdtool.traces import NO_ROW, Trace, VmaFlag, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
@@ -37,9 +38,11 @@ class Workload:
     """The references of one trace. All arrays of shape (n_refs,) are in global order.
 
     page : int32, dense ids, indexes into `keys`; those from len(keys) on are pages of files
-    insns : int64, instructions executed by all threads so far, taken one after another
+    insns : int64, instructions that the thread has executed
     store : uint8, 1 for a reference that writes
-    tid, ip : int32 and int64, who made the reference
+    thread, ip : int32, index into `tids`, and int64: who made the reference
+    tids : int32 of shape (n_threads,)
+    wake_row : int64, rows at which a thread begins or wakes, see threads.py
     keys : int64 of shape (n_pages,), sorted
     pids : int64 of shape (n_processes,)
     vma_of_page : int32 of shape (n_pages,)
@@ -54,8 +57,10 @@ class Workload:
     page: npt.NDArray[np.int32]
     insns: npt.NDArray[np.int64]
     store: npt.NDArray[np.uint8]
-    tid: npt.NDArray[np.int32]
+    thread: npt.NDArray[np.int32]
     ip: npt.NDArray[np.int64]
+    tids: npt.NDArray[np.int32]
+    wake_row: npt.NDArray[np.int64]
     keys: npt.NDArray[np.int64]
     pids: npt.NDArray[np.int64]
     vma_of_page: npt.NDArray[np.int32]
@@ -83,8 +88,9 @@ class Workload:
             page=self.page[:n_refs],
             insns=self.insns[:n_refs],
             store=self.store[:n_refs],
-            tid=self.tid[:n_refs],
+            thread=self.thread[:n_refs],
             ip=self.ip[:n_refs],
+            wake_row=self.wake_row[self.wake_row < n_refs],
             free_row=self.free_row[freed],
             free_page=self.free_page[freed],
         )
@@ -99,6 +105,11 @@ class Workload:
             vma_bounds=self.vma_bounds + n_pages,
             files=replace(self.files, mappings=mappings),
         )
+
+    @cached_property
+    def last_insns(self) -> npt.NDArray[np.int64]:
+        """Return what each thread has executed at its last reference, int64 of shape (n_threads,)."""
+        return last_insns(self.insns, self.thread, len(self.tids))
 
     @property
     def footprint_pages(self) -> int:
@@ -201,8 +212,11 @@ def workload_from_arrays(
             f"--files {files}: record what uses more, or give --files all"
         )
     page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
-    tid = copied(refs["tid"], np.int32)
-    insns = kept(_merged_clock(name, copied(refs["insns"], np.int64), tid), keep, n_kept)
+    tids, thread = number_keys(np.require(refs["tid"], np.int32))
+    insns = copied(refs["insns"], np.int64)
+    if not own_clocks(insns, thread, len(tids)):
+        raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
+    insns, thread = kept(insns, keep, n_kept), kept(thread, keep, n_kept)
     bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
@@ -210,8 +224,10 @@ def workload_from_arrays(
         page=page,
         insns=insns,
         store=store,
-        tid=kept(tid, keep, n_kept),
+        thread=thread,
         ip=kept(refs["ip"].view(np.int64), keep, n_kept),
+        tids=tids.astype(np.int32),
+        wake_row=find_wakes(insns, thread, len(tids)),
         keys=keys,
         pids=pids,
         vma_of_page=vma_of_page,
@@ -241,34 +257,6 @@ def _changes(
 
 
 _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
-
-
-def _merged_clock(
-    name: str, insns: npt.NDArray[np.int64], tid: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
-    """Return the instructions of all threads so far, written over `insns`, which counts each thread's own."""
-    tids, thread = number_keys(tid)
-    if not _merge_clocks(insns, thread, np.zeros(len(tids), np.int64)):
-        raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
-    return insns
-
-
-@jit()
-def _merge_clocks(insns, thread, last):  # type: ignore[no-untyped-def]
-    """Add up what each thread advanced from `last` on; a clock that went back is of a new program (exec).
-
-    False when the sum, or a clock, does not fit into 63 bits.
-    """
-    total = np.int64(0)
-    for i in range(len(insns)):
-        own = insns[i]
-        advanced = own - last[thread[i]]
-        total += advanced if advanced >= 0 else own
-        if own < 0 or total < 0:
-            return False
-        last[thread[i]] = own
-        insns[i] = total
-    return True
 
 
 def _anonymous_vmas(

@@ -220,7 +220,13 @@ def test_reduction_is_exact_within_the_bound_for_every_policy(policy, data):
 
 def workload_rows(w, rows, k):
     return replace(
-        w, page=w.page[rows], insns=w.insns[rows], store=w.store[rows], tid=w.tid[rows], ip=w.ip[rows], k=k
+        w,
+        page=w.page[rows],
+        insns=w.insns[rows],
+        store=w.store[rows],
+        thread=w.thread[rows],
+        ip=w.ip[rows],
+        k=k,
     )
 
 
@@ -267,12 +273,6 @@ def test_mappings_without_a_row_are_no_part_of_the_references():
         "flags": np.array([VmaFlag.FILE], np.uint8),
     }
     assert workload([1], maps=maps).n_refs == 1
-
-
-def test_threads_are_taken_one_after_another():
-    w = workload([1, 2, 3, 4], tids=[1, 2, 1, 2])
-    # Each thread's clock: 100, 200, 300, 400 of which thread 1 makes 100 and 200 more, thread 2 200 + 200.
-    assert w.insns.tolist() == [100, 300, 500, 700]
 
 
 def test_a_prefetch_in_time_costs_a_minor_fault_and_a_late_one_the_rest_of_the_read():

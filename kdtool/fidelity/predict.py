@@ -69,10 +69,15 @@ def at_own_speed(workload: Workload, device: Device, wall_ns: int) -> Device:
     wall_ns : what the program took without a limit. How fast its instructions are is its own, and its system
         calls and page faults of files, which replay does not know, are there under a limit as well
     """
-    [[unlimited]] = replay_moments(workload, [load_policy("none")], workload.n_pages, device, CURRENT)
-    n_insns, values = int(workload.insns[-1]), device.values.copy()
-    rest_ns = wall_ns - unlimited.runtime_ns + n_insns * int(values[INSN_AT]) // 1000
-    values[INSN_AT] = max(rest_ns, 0) * 1000 // n_insns
+    values, insn_ps = device.values.copy(), int(device.values[INSN_AT])
+    times_ns = []
+    for tried_ps in (0, insn_ps):
+        values[INSN_AT] = tried_ps
+        tried = replace(device, values=values.copy())
+        [[unlimited]] = replay_moments(workload, [load_policy("none")], workload.n_pages, tried, CURRENT)
+        times_ns.append(unlimited.runtime_ns)
+    rest_ns, whole_ns = times_ns
+    values[INSN_AT] = max(wall_ns - rest_ns, 0) * insn_ps // max(whole_ns - rest_ns, 1)
     return replace(device, values=values)
 
 
