@@ -1,6 +1,7 @@
 """From a prepared policy to the end of its run: the engine by chunks of rows, the guards between."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +10,11 @@ from kdtool.replay.agent import new_agent
 from kdtool.replay.compiling import engine
 from kdtool.replay.hook import CTX_WORDS
 from kdtool.replay.live import LiveSetting, ask_guards
-from kdtool.replay.memory import AGENT_NS, INSN_PS, TICK_NS, Memory
+from kdtool.replay.memory import AGENT_NS, HAS_BITS, INSN_PS, RECLAIM_KIND, TICK_NS, Memory
 from kdtool.replay.policies import device_of
 from kdtool.replay.policies.base import OUT_WORDS, Policy, Prepared, Setting
-from kdtool.replay.threads import end_run
+from kdtool.replay.threads import begin_streams, end_run
+from kdtool.replay.workload import Workload
 from kdtool.rmt.numba_vm import compiled
 
 __all__ = ["Progress", "drive"]
@@ -41,10 +43,7 @@ def drive(
         # What it evicts is its own choice, whatever it reads ahead: none of its faults comes from that.
         shadow_missed = np.empty(0, np.uint8)
     arrays = memory.arrays()
-    trace = (
-        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
-        w.free_page, w.wake_row, w.tids,
-    )  # fmt: skip
+    trace = _trace(w, memory)
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     values = device_of(policy, setting.device).values
     policies = (
@@ -70,6 +69,22 @@ def drive(
         row = reached
     end_run(memory.scalars, memory.clocks, w.last_insns * values[INSN_PS] // 1000)
     return memory
+
+
+def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:
+    """Return what the engine takes of a workload, of several threads in streams where memory goes by time."""
+    free_row, free_page = w.free_row, w.free_page
+    following, wakes = np.empty(0, np.int32), np.empty(0, np.uint8)
+    if len(w.tids) > 1 and memory.scalars[RECLAIM_KIND] & HAS_BITS:
+        streams = w.streams
+        free_row, free_page, following, wakes = (
+            streams.free_row, streams.free_page, streams.following, streams.wakes,
+        )  # fmt: skip
+        begin_streams(memory.scalars, memory.clocks, streams)
+    return (
+        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, free_row,
+        free_page, w.wake_row, w.tids, following, wakes,
+    )  # fmt: skip
 
 
 def _arrays(policy: Policy, prepared: Prepared, *, by_agent: bool) -> tuple[npt.NDArray[np.int64], ...]:

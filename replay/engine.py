@@ -59,7 +59,13 @@ from kdtool.replay.memory import (
 from kdtool.replay.reclaim import add_page, make_room, touch
 from kdtool.replay.release import release
 from kdtool.replay.slots import free_slot
-from kdtool.replay.threads import begin_counting, switch_thread, wake_threads
+from kdtool.replay.threads import (
+    begin_counting,
+    leave_stretch,
+    next_stretch,
+    switch_thread,
+    wake_threads,
+)
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -72,7 +78,7 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
-_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4))  # type: ignore[no-untyped-call]
+_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1))  # type: ignore[no-untyped-call]
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2)
 )
@@ -222,12 +228,20 @@ def _fault(  # type: ignore[no-untyped-def]
 
 
 @inner
-def _next_due(row, stop, from_row, trace, memory):  # type: ignore[no-untyped-def]
+def _leave(end, is_due, trace, memory, device):  # type: ignore[no-untyped-def]
+    """Have the thread at the row behind those that it has done, or gone when there is none."""
+    row = np.int64(end) if is_due else np.int64(trace[13][end - 1])
+    leave_stretch(end, row, trace, memory, device)
+    if row == len(trace[13]):
+        release(row, trace, memory)
+
+
+@inner
+def _next_due(row, stop, trace, memory):  # type: ignore[no-untyped-def]
     """Return the first row after `row` at which something is due besides its access, `stop` at most."""
     free_row, free_at, wake_row, wake_at = trace[9], memory[6][FREE_AT], trace[11], memory[6][WAKE_AT]
     due = min(stop, np.int64(free_row[free_at])) if free_at < len(free_row) else stop
-    due = min(due, np.int64(wake_row[wake_at])) if wake_at < len(wake_row) else due
-    return min(due, from_row) if from_row > row else due
+    return min(due, np.int64(wake_row[wake_at])) if wake_at < len(wake_row) else due
 
 
 SIGNATURE = types.int64(
@@ -242,9 +256,10 @@ def replay_range(  # type: ignore[no-untyped-def]
     decide, beside, start, stop, from_row, capacity, trace, memory, policies, device, files, missed,
     shadow_missed,
 ):  # fmt: skip
-    """Replay rows [start, stop), or until the clock is at TICK_NS; return the row that is next.
+    """Replay the references from the `start`th to the `stop`th, or until the clock is at TICK_NS.
 
-    Counters begin anew at `from_row`.
+    Returns how many are done. That they are rows in the order of the trace holds where a trace has no
+    streams, see threads.py. Counters begin anew when `from_row` are done.
 
     `missed` (one byte a row) is set where this run has a major fault; `shadow_missed` is the `missed`
     of the run without prefetching, or empty while that run is the one being made.
@@ -256,13 +271,20 @@ def replay_range(  # type: ignore[no-untyped-def]
     )  # fmt: skip
     all_policies = reference(policies[0], PAGE_BYTES), reference(policies[1], PAGE_BYTES)
     status, counters = all_memory[0], all_memory[7]
-    begin = start
-    while begin < stop:
-        release(begin, all_trace, all_memory)
-        if begin == from_row:
-            _start_counting(begin, all_trace, all_memory, device)
-        wake_threads(begin, all_trace, all_memory, device)
-        end, hits = _next_due(begin, stop, from_row, all_trace, all_memory), 0
+    streams, done = len(trace[13]) > 0, start
+    while done < stop:
+        if not streams:
+            release(done, all_trace, all_memory)
+        if done == from_row:
+            _start_counting(done, all_trace, all_memory, device)
+        most = (min(stop, from_row) if from_row > done else stop) - done
+        if streams:
+            begin, end = next_stretch(most, all_trace, all_memory, device)
+            release(begin, all_trace, all_memory)
+        else:
+            begin, end = done, _next_due(done, done + most, all_trace, all_memory)
+            wake_threads(begin, all_trace, all_memory, device)
+        hits, is_due = 0, False
         for row in range(begin, end):
             _look_ahead(row, asks, trace, all_memory, shadow_missed)
             p = np.int64(page[row])
@@ -273,9 +295,14 @@ def replay_range(  # type: ignore[no-untyped-def]
                 decide, beside, row, p, capacity, all_trace, all_memory, all_policies, device, all_files,
                 missed, shadow_missed,
             ):  # fmt: skip
-                end = stop = row
+                end = row
+                is_due = True
                 break
         counters[ACCESSES] += end - begin
         counters[HITS] += hits
-        begin = end
-    return begin
+        done += end - begin
+        if streams and end > begin:
+            _leave(end, is_due, all_trace, all_memory, device)
+        if is_due:
+            break
+    return done

@@ -114,6 +114,8 @@ PAGE = np.dtype(
 )
 PAGE_BYTES = PAGE.itemsize
 CACHE_LINE_BYTES = 64
+CLOCK_WORDS = 5
+"""Of a thread, see threads.py."""
 NEVER_NS = 2**63 - 1
 """Later than any replay ends."""
 
@@ -185,7 +187,7 @@ def new_memory(
         victims=np.empty(0, np.int32),
         rings=rings,
         ends=ends,
-        clocks=np.zeros((n_threads, 3), np.int64),
+        clocks=np.zeros((n_threads, CLOCK_WORDS), np.int64),
     )
 
 

@@ -1,28 +1,36 @@
 """Threads run side by side: each has a clock of its own, and waits for its own pages alone.
 
-A trace has the references of all threads, of one process or many, in one order, and the instructions of each
-thread. Replay takes them in that order. What a thread executes and waits for moves its own clock; what all
-have in common is memory, and the device, which serves in the order in which it is asked. A run ends with its
-last thread.
+A trace has the references of all threads, of one process or many, in the order in which they were recorded.
+There all ran slowly, and none waited for a page: which is first under a limit is decided here. It is always
+the thread whose clock is behind all others that goes on, until it is ahead of them. What they have in common
+is memory, and the device. A run ends with its last thread.
 
 Which thread waited for which is not recorded, but shows: a thread that got on less than half as far as the
-others since its last reference slept, or had no CPU, and is behind by then. Where it goes on the order of the
-trace is taken for the reason, and its clock set to that of the thread before it; so is the clock of a new
-thread.
+others since its last reference slept, or had no CPU, and is behind by then. It goes on when what was recorded
+just before it is done, and its clock is that thread's. So does a new thread.
 
     thread[row]     whose reference it is, a number from 0 on
     wake_row        the rows at which a thread goes on so, rising
-    clocks[thread]  (what it waited for pages; what the kernel worked for it, and how long it slept; its last
-                    fault) of the threads other than scalars[THREAD], whose first two are WAITED_NS, WORKED_NS
+    clocks[thread]  (what it waited for pages; what the kernel worked for it, and how long it slept; its time;
+                    the row at which it is; what was unmapped of it, as FREE_AT) of the threads other than
+                    scalars[THREAD], whose are WAITED_NS, WORKED_NS and FREE_AT
+
+An exact LRU, and memory that goes by a plan, follow the recorded order instead, and so their misses go by no
+clock; each thread waits for its own pages there as well, on a device that serves in that order.
 
 Differs from a machine: each thread that is not asleep has a CPU, as long as the recording had one for it.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.memory import (
+    CLOCK_WORDS,
+    FREE_AT,
     INSN_PS,
+    NEVER_NS,
     NOW_NS,
     START_NS,
     START_WAITED_NS,
@@ -34,17 +42,24 @@ from kdtool.replay.memory import (
 from kdtool.rmt.jit import inner, jit
 
 __all__ = [
+    "Streams",
     "begin_counting",
+    "begin_streams",
     "end_run",
     "find_wakes",
     "last_insns",
+    "leave_stretch",
+    "next_stretch",
     "own_clocks",
+    "split",
     "switch_thread",
     "wake_threads",
 ]
 
-WAITED, WORKED, NOW = range(3)
-MOST_BEHIND_INSNS = 100_000
+WAITED, WORKED, NOW, ROW, FREED = range(CLOCK_WORDS)
+AHEAD_NS = 10_000
+"""How far a thread gets before others that are behind it: less than a read takes."""
+MOST_BEHIND_INSNS = 4_000_000
 """A thread that is behind by less did not sleep for it: 25 us at 4 instructions a ns, less than a read."""
 
 
@@ -113,6 +128,77 @@ def _note_wakes(insns, thread, clocks, wakes):  # type: ignore[no-untyped-def]
         clocks[who, 0], clocks[who, 1], clocks[who, 2] = time, latest, insns[i]
 
 
+@dataclass(frozen=True)
+class Streams:
+    """Each thread's references by themselves; empty arrays where the recorded order is kept.
+
+    following : int32 of shape (n_refs,), the next row of the same thread, n_refs behind its last
+    wakes : uint8 of shape (n_refs,), 1 for a row of wake_row
+    free_row, free_page : what each thread's process unmaps before one of its rows, or n_refs after its last,
+        thread by thread, each with a row that never comes behind it
+    first_row, free_first : int64 of shape (n_threads,), a thread's first, and where what it unmaps begins
+    """
+
+    following: npt.NDArray[np.int32]
+    wakes: npt.NDArray[np.uint8]
+    free_row: npt.NDArray[np.int64]
+    free_page: npt.NDArray[np.int64]
+    first_row: npt.NDArray[np.int64]
+    free_first: npt.NDArray[np.int64]
+
+
+def split(
+    thread: npt.NDArray[np.int32],
+    wake_row: npt.NDArray[np.int64],
+    process_of: npt.NDArray[np.int64],
+    freed: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
+) -> Streams:
+    """Return each thread's references by themselves.
+
+    process_of : of each thread
+    freed : in the order of the trace, (row, page, process) of what is unmapped before a row
+    """
+    n_refs, n_threads = len(thread), len(process_of)
+    wakes = np.zeros(n_refs, np.uint8)
+    wakes[wake_row] = 1
+    following, first_row = np.empty(n_refs, np.int32), np.full(n_threads, n_refs, np.int64)
+    _link(thread, first_row, following)
+    row, page, process = freed
+    who, where = _unmappers(thread, process_of, row, process)
+    never = np.arange(n_threads)
+    who, where = np.append(who, never), np.append(where, np.full(n_threads, n_refs + 1))
+    page = np.append(page, np.zeros(n_threads, np.int64))
+    order = np.lexsort((where, who))
+    free_first = np.searchsorted(who[order], never)
+    return Streams(following, wakes, where[order], page[order], first_row, free_first)
+
+
+@jit()
+def _link(thread, first_row, following):  # type: ignore[no-untyped-def]
+    for row in range(len(thread) - 1, -1, -1):
+        following[row] = first_row[thread[row]]
+        first_row[thread[row]] = row
+
+
+def _unmappers(
+    thread: npt.NDArray[np.int32],
+    process_of: npt.NDArray[np.int64],
+    row: npt.NDArray[np.int64],
+    process: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return who unmaps, and before which of its rows: whose row is the process's next, or was its last."""
+    who, where = np.zeros(len(row), np.int64), np.full(len(row), len(thread), np.int64)
+    for each in np.unique(process):
+        own = np.flatnonzero(process_of[thread] == each) if each >= 0 else np.arange(len(thread))
+        mine = np.flatnonzero(process == each)
+        if not len(own):
+            continue
+        at = np.searchsorted(own, row[mine])
+        who[mine] = thread[own[np.minimum(at, len(own) - 1)]]
+        where[mine] = np.where(at < len(own), own[np.minimum(at, len(own) - 1)], len(thread))
+    return who, where
+
+
 def last_insns(
     insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int
 ) -> npt.NDArray[np.int64]:
@@ -139,7 +225,7 @@ def switch_thread(thread, memory):  # type: ignore[no-untyped-def]
     if thread == before:
         return
     clocks[before, WAITED], clocks[before, WORKED] = scalars[WAITED_NS], scalars[WORKED_NS]
-    clocks[before, NOW] = scalars[NOW_NS]
+    clocks[before, NOW] = max(clocks[before, NOW], scalars[NOW_NS])
     scalars[WAITED_NS], scalars[WORKED_NS] = clocks[thread, WAITED], clocks[thread, WORKED]
     scalars[THREAD] = thread
 
@@ -166,15 +252,68 @@ def wake_threads(row, trace, memory, device):  # type: ignore[no-untyped-def]
 
 
 @inner
+def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
+    """Switch to the thread that is behind all others; return the rows that it goes on with: first, end.
+
+    most : rows
+    """
+    insns, thread, following, wakes = trace[1], trace[3], trace[13], trace[14]
+    scalars, clocks, n_refs = memory[6], memory[14], len(trace[13])
+    who, now_ns, next_ns = np.int64(-1), np.int64(NEVER_NS), np.int64(NEVER_NS)
+    for each in range(len(clocks)):
+        row = clocks[each, ROW]
+        if row == n_refs or (wakes[row] and clocks[thread[row - 1], ROW] < row):
+            continue  # it has ended, or sleeps
+        if clocks[each, NOW] < now_ns:
+            who, next_ns, now_ns = np.int64(each), now_ns, clocks[each, NOW]
+        else:
+            next_ns = min(next_ns, clocks[each, NOW])
+    clocks[scalars[THREAD], FREED] = scalars[FREE_AT]
+    switch_thread(who, memory)
+    scalars[FREE_AT] = clocks[who, FREED]
+    row = clocks[who, ROW]
+    base_ns = scalars[WAITED_NS] + scalars[WORKED_NS]
+    if wakes[row]:
+        slept_ns = clocks[thread[row - 1], NOW] - insns[row] * device[INSN_PS] // 1000 - base_ns
+        scalars[WORKED_NS] += max(slept_ns, 0)
+        base_ns += max(slept_ns, 0)
+    end, last = row + 1, min(row + most, n_refs)
+    while end < last and following[end - 1] == end and not wakes[end]:
+        if insns[end] * device[INSN_PS] // 1000 + base_ns > next_ns + AHEAD_NS:
+            break
+        end += 1
+    return row, end
+
+
+@inner
+def leave_stretch(end, row, trace, memory, device):  # type: ignore[no-untyped-def]
+    """Note that the thread has done its rows up to `end`, and is at `row` next."""
+    scalars, clocks = memory[6], memory[14]
+    who = scalars[THREAD]
+    work_ns = trace[1][end - 1] * device[INSN_PS] // 1000
+    clocks[who, NOW] = work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    clocks[who, ROW] = row
+
+
+@inner
 def begin_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
     """Note when `row` is reached, by the thread that is furthest, and what all have waited until then."""
     scalars, clocks = memory[6], memory[14]
-    scalars[START_NS] = _clock_at(row - 1, trace, memory, device) if row else 0
+    scalars[START_NS] = 0
+    if row and not len(trace[13]):
+        scalars[START_NS] = _clock_at(row - 1, trace, memory, device)
     scalars[START_WAITED_NS] = scalars[WAITED_NS]
     for thread in range(len(clocks)):
+        scalars[START_NS] = max(scalars[START_NS], clocks[thread, NOW])
         if thread != scalars[THREAD]:
-            scalars[START_NS] = max(scalars[START_NS], clocks[thread, NOW])
             scalars[START_WAITED_NS] += clocks[thread, WAITED]
+
+
+def begin_streams(scalars: npt.NDArray[np.int64], clocks: npt.NDArray[np.int64], streams: Streams) -> None:
+    """Have every thread at its first row."""
+    clocks[:, ROW], clocks[:, FREED] = streams.first_row, streams.free_first
+    scalars[THREAD] = np.argmin(streams.first_row)
+    scalars[FREE_AT] = streams.free_first[scalars[THREAD]]
 
 
 def end_run(
@@ -185,6 +324,6 @@ def end_run(
     work_ns : what each thread's instructions take, of shape (n_threads,)
     """
     own = scalars[[WAITED_NS, WORKED_NS]]
-    clocks[scalars[THREAD], :NOW] = own
+    clocks[scalars[THREAD], [WAITED, WORKED]] = own
     scalars[NOW_NS] = (work_ns + clocks[:, WAITED] + clocks[:, WORKED]).max()
     scalars[WAITED_NS] = clocks[:, WAITED].sum()

@@ -27,7 +27,7 @@ from kdtool.replay.mapped import (
 )
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
-from kdtool.replay.threads import find_wakes, last_insns, own_clocks
+from kdtool.replay.threads import Streams, find_wakes, last_insns, own_clocks, split
 from kdtool.traces import NO_ROW, Trace, VmaFlag, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
@@ -110,6 +110,17 @@ class Workload:
     def last_insns(self) -> npt.NDArray[np.int64]:
         """Return what each thread has executed at its last reference, int64 of shape (n_threads,)."""
         return last_insns(self.insns, self.thread, len(self.tids))
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Return each thread's references by themselves."""
+        process_of = np.full(len(self.tids), -1, np.int64)
+        own = np.flatnonzero(self.page < len(self.keys))
+        process_of[self.thread[own]] = self.keys[self.page[own]] >> VPN_BITS
+        process = np.full(len(self.free_page), -1, np.int64)
+        known = self.free_page < len(self.keys)
+        process[known] = self.keys[self.free_page[known]] >> VPN_BITS
+        return split(self.thread, self.wake_row, process_of, (self.free_row, self.free_page, process))
 
     @property
     def footprint_pages(self) -> int:
