@@ -228,15 +228,6 @@ def _fault(  # type: ignore[no-untyped-def]
 
 
 @inner
-def _leave(end, is_due, trace, memory, device):  # type: ignore[no-untyped-def]
-    """Have the thread at the row behind those that it has done, or gone when there is none."""
-    row = np.int64(end) if is_due else np.int64(trace[13][end - 1])
-    leave_stretch(end, row, trace, memory, device)
-    if row == len(trace[13]):
-        release(row, trace, memory)
-
-
-@inner
 def _next_due(row, stop, trace, memory):  # type: ignore[no-untyped-def]
     """Return the first row after `row` at which something is due besides its access, `stop` at most."""
     free_row, free_at, wake_row, wake_at = trace[9], memory[6][FREE_AT], trace[11], memory[6][WAKE_AT]
@@ -284,7 +275,7 @@ def replay_range(  # type: ignore[no-untyped-def]
         else:
             begin, end = done, _next_due(done, done + most, all_trace, all_memory)
             wake_threads(begin, all_trace, all_memory, device)
-        hits, is_due = 0, False
+        hits, is_due, faulted = 0, False, False
         for row in range(begin, end):
             _look_ahead(row, asks, trace, all_memory, shadow_missed)
             p = np.int64(page[row])
@@ -295,14 +286,18 @@ def replay_range(  # type: ignore[no-untyped-def]
                 decide, beside, row, p, capacity, all_trace, all_memory, all_policies, device, all_files,
                 missed, shadow_missed,
             ):  # fmt: skip
-                end = row
-                is_due = True
+                end, is_due = row, True
+                break
+            elif streams:
+                end, faulted = row + 1, True
                 break
         counters[ACCESSES] += end - begin
         counters[HITS] += hits
         done += end - begin
         if streams and end > begin:
-            _leave(end, is_due, all_trace, all_memory, device)
+            after = leave_stretch(end, is_due, faulted, all_trace, all_memory, device)
+            if after == len(page):
+                release(after, all_trace, all_memory)
         if is_due:
             break
     return done

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.memory import (
+    BOUND_NS,
     CLOCK_WORDS,
     FREE_AT,
     INSN_PS,
@@ -60,7 +61,8 @@ WAITED, WORKED, NOW, ROW, FREED = range(CLOCK_WORDS)
 AHEAD_NS = 10_000
 """How far a thread gets before others that are behind it: less than a read takes."""
 MOST_BEHIND_INSNS = 4_000_000
-"""A thread that is behind by less did not sleep for it: 25 us at 4 instructions a ns, less than a read."""
+"""A thread that is behind by less did not sleep for it, but had no CPU: a millisecond at 4 instructions a ns,
+where programs ran for some milliseconds in turn, recorded at a fiftieth of their speed or less."""
 
 
 def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int) -> bool:
@@ -257,42 +259,62 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
 
     most : rows
     """
-    insns, thread, following, wakes = trace[1], trace[3], trace[13], trace[14]
+    insns, thread, wakes = trace[1], trace[3], trace[14]
     scalars, clocks, n_refs = memory[6], memory[14], len(trace[13])
-    who, now_ns, next_ns = np.int64(-1), np.int64(NEVER_NS), np.int64(NEVER_NS)
-    for each in range(len(clocks)):
-        row = clocks[each, ROW]
-        if row == n_refs or (wakes[row] and clocks[thread[row - 1], ROW] < row):
-            continue  # it has ended, or sleeps
-        if clocks[each, NOW] < now_ns:
-            who, next_ns, now_ns = np.int64(each), now_ns, clocks[each, NOW]
-        else:
-            next_ns = min(next_ns, clocks[each, NOW])
-    clocks[scalars[THREAD], FREED] = scalars[FREE_AT]
-    switch_thread(who, memory)
-    scalars[FREE_AT] = clocks[who, FREED]
-    row = clocks[who, ROW]
-    base_ns = scalars[WAITED_NS] + scalars[WORKED_NS]
+    if not scalars[BOUND_NS]:
+        who, scalars[BOUND_NS] = _furthest_behind(thread, wakes, clocks, n_refs)
+        clocks[scalars[THREAD], FREED] = scalars[FREE_AT]
+        switch_thread(who, memory)
+        scalars[FREE_AT] = clocks[who, FREED]
+    row = clocks[scalars[THREAD], ROW]
     if wakes[row]:
-        slept_ns = clocks[thread[row - 1], NOW] - insns[row] * device[INSN_PS] // 1000 - base_ns
-        scalars[WORKED_NS] += max(slept_ns, 0)
-        base_ns += max(slept_ns, 0)
-    end, last = row + 1, min(row + most, n_refs)
-    while end < last and following[end - 1] == end and not wakes[end]:
-        if insns[end] * device[INSN_PS] // 1000 + base_ns > next_ns + AHEAD_NS:
-            break
+        own_ns = insns[row] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
+        scalars[WORKED_NS] += max(clocks[thread[row - 1], NOW] - own_ns, 0)
+    end = row + 1
+    while end - row < most and _goes_on(end, trace, scalars, device):
         end += 1
     return row, end
 
 
 @inner
-def leave_stretch(end, row, trace, memory, device):  # type: ignore[no-untyped-def]
-    """Note that the thread has done its rows up to `end`, and is at `row` next."""
-    scalars, clocks = memory[6], memory[14]
-    who = scalars[THREAD]
+def _furthest_behind(thread, wakes, clocks, n_refs):  # type: ignore[no-untyped-def]
+    """Return who goes on next, and until when at most."""
+    who, now_ns, next_ns = np.int64(-1), np.int64(NEVER_NS), np.int64(NEVER_NS - AHEAD_NS)
+    for each in range(len(clocks)):
+        row = clocks[each, ROW]
+        if row == n_refs or (wakes[row] and clocks[thread[row - 1], ROW] < row):
+            continue  # it has ended, or sleeps
+        if clocks[each, NOW] < now_ns:
+            who, next_ns, now_ns = np.int64(each), min(next_ns, now_ns), clocks[each, NOW]
+        else:
+            next_ns = min(next_ns, clocks[each, NOW])
+    return who, next_ns + AHEAD_NS
+
+
+@inner
+def _goes_on(row, trace, scalars, device):  # type: ignore[no-untyped-def]
+    """Tell whether a thread that has done the row before goes on with this one, and is not ahead then."""
+    insns, following, wakes = trace[1], trace[13], trace[14]
+    if row == len(following) or following[row - 1] != row or wakes[row]:
+        return False
+    work_ns = insns[row] * device[INSN_PS] // 1000
+    return work_ns + scalars[WAITED_NS] + scalars[WORKED_NS] <= scalars[BOUND_NS]
+
+
+@inner
+def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[no-untyped-def]
+    """Note that the thread has done its rows up to `end`; return the row at which it is.
+
+    is_due : that row was begun, and is to be done after the guards were asked
+    faulted : the last one waited, or may have: others come first
+    """
+    scalars, clocks, who = memory[6], memory[14], memory[6][THREAD]
     work_ns = trace[1][end - 1] * device[INSN_PS] // 1000
     clocks[who, NOW] = work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    clocks[who, ROW] = row
+    clocks[who, ROW] = end if is_due else trace[13][end - 1]
+    if faulted or not _goes_on(end, trace, scalars, device):
+        scalars[BOUND_NS] = 0
+    return clocks[who, ROW]
 
 
 @inner

@@ -37,7 +37,7 @@ def ssd() -> Device:
     return load_device("ssd")
 
 
-def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, step_insns=100):
+def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, insns=None, step_insns=100):
     n = len(vpns)
     return {
         "pid": np.ones(n, np.int32) if pids is None else np.array(pids, np.int32),
@@ -45,7 +45,7 @@ def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, step_insns
         "vpn": np.array(vpns, np.uint64),
         "ip": np.zeros(n, np.uint64) if ips is None else np.array(ips, np.uint64),
         "kind": np.zeros(n, np.uint8) if kinds is None else np.array(kinds, np.uint8),
-        "insns": np.arange(1, n + 1, dtype=np.uint64) * step_insns,
+        "insns": (np.arange(1, n + 1) * step_insns if insns is None else np.array(insns)).astype(np.uint64),
     }
 
 
