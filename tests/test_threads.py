@@ -65,14 +65,13 @@ def test_a_thread_that_finds_its_pages_ends_before_one_that_waits():
 
 
 def test_processes_that_are_recorded_in_blocks_fault_side_by_side():
-    # As a recorder that gives them the CPU in turn sees them: 300 references each.
+    # As a recorder that gives them the CPU in turn sees them: 30 references each.
     sweep = [*range(300)] * 4
-    order = [t for _ in range(4) for t in (0, 1) for _ in range(300)]
-    blocks = rows_of(sweep, sweep, order=order, step_insns=10_000)
-    assert blocks.wake_row.tolist() == [300]
-    result = score(blocks, 400)
-    assert result.major_faults > 1000
-    assert result.stall_ns > 1.3 * result.runtime_ns
+    order = [t for _ in range(40) for t in (0, 1) for _ in range(30)]
+    blocks, in_turn = (rows_of(sweep, sweep, order=each, step_insns=10_000) for each in (order, None))
+    a, b = score(blocks, 400), score(in_turn, 400)
+    assert a.major_faults == pytest.approx(b.major_faults, rel=0.05)
+    assert a.runtime_ns == pytest.approx(b.runtime_ns, rel=0.05)
 
 
 def test_a_thread_that_slept_goes_on_when_what_woke_it_is_done():
