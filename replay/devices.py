@@ -33,9 +33,9 @@ thread does the read itself · batched: 1 when reads that were submitted togethe
 end together, with the last · major_ns, minor_ns, cold_ns: the kernel's own work at a fault on a swapped,
 a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch · reclaim_ns: to unmap and
 free one page · writeout_ns: to write it out first, if it is dirty · beside_ns: what an agent on another CPU
-costs the workload for each page that it brings in, beyond minor_ns: interrupts of its reads and of its
-reclaim, and its locks · step_ps: one step of a program, in picoseconds · insn_ps: one instruction of the
-workload, in picoseconds.
+that acts costs the workload for each page that comes from swap: events, interrupts of its reads and of its
+reclaim, and its locks; as long the agent waits for each page that it has reclaimed · step_ps: one step of a
+program, in picoseconds · insn_ps: one instruction of the workload, in picoseconds.
 """
 
 FLAGS = ("synchronous", "batched")
@@ -62,7 +62,7 @@ class Device:
 
     @property
     def agent_ns(self) -> int:
-        """Return how long after a fault an agent asks for pages, see agent.py; 0: within it, the kernel."""
+        """Return how long after a fault an idle agent looks, see agent.py; 0: the kernel decides."""
         return int(self.values[AGENT_NS])
 
     def by_agent(self, agent_ns: int) -> "Device":

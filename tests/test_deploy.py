@@ -30,6 +30,9 @@ from kdtool.errors import CapabilityError, ParameterError, ProgramError
 from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
 from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
+from kdtool.replay import Flush
+from kdtool.replay.agent import LEAD_NS, leave_to_agent, new_agent, read_decisions
+from kdtool.replay.memory import PREDICTED, SWAPPED, new_memory
 from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program, write_program
 from kdtool.rmt.agentrules import QUEUE_PAGES, keep_pace
 from kdtool.rmt.numba_vm import decide
@@ -371,6 +374,38 @@ def test_pages_left_to_their_own_fault_give_those_behind_them_time():
     assert counts(bench.arrays, "LATE") == [3]  # due after 1, 101 and 201 ms; the next one after 301
     waiting = [state_of(pages, 1 << at.VPN_BITS | bench.first + i) == at.QUEUED for i in range(8)]
     assert waiting == [False] * 3 + [True] * 5
+
+
+def test_replays_agent_leaves_out_the_same_pages():
+    rng, n_late = np.random.default_rng(3), []
+    for _ in range(20):
+        hit_ns, more_ns, lead = rng.integers(0, [4, 5, 20]).tolist()
+        paces = np.array([[0, 100 * MS * hit_ns, 100 * MS * (hit_ns + more_ns)]])
+        bench = Bench(stride_program())
+        bench.adopt(500)
+        pages, work = bench.arrays.of_pages(), bench.arrays.whole()
+        bench.arrays.scratch[at.LEAD_NS] = lead_ns = (100 * lead + 50) * MS
+        work[4][[2, 5]] = 0, 1  # thread 0, a major fault
+        event_ns = time.monotonic_ns()
+        paces[0, 0] = event_ns - paces[0, 2]  # it took as long as the others
+        bench.arrays.paces[0] = paces[0]
+
+        act(0, 8, bench.first + np.arange(8), event_ns, pages, work)
+
+        agent, memory = new_agent(works=True), new_memory(8, 8, "linux", Flush())
+        memory.pages["status"] = SWAPPED
+        agent.words[LEAD_NS] = lead_ns
+        agent.paces[0] = paces[0]
+        leave_to_agent(8, 0, 1, event_ns, np.arange(8), agent.words, agent.unread, agent.paces)
+        read_decisions(time.monotonic_ns(), memory.arrays(), agent.words, agent.unread, agent.queue)
+        key = 1 << at.VPN_BITS | bench.first
+        queued = [state_of(pages, key + i) == at.QUEUED for i in range(8)]
+        assert (memory.pages["marks"] & PREDICTED != 0).tolist() == queued
+        assert agent.words[LEAD_NS] == bench.arrays.scratch[at.LEAD_NS]
+        waiting = bench.arrays.queue[: sum(queued)]
+        assert agent.queue[: sum(queued), 1].tolist() == waiting[:, 1].tolist()
+        n_late.append(8 - sum(queued))
+    assert len(set(n_late)) > 4
 
 
 def test_a_call_asks_for_what_is_due_last_first():

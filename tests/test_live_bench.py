@@ -41,7 +41,7 @@ def test_replay_says_that_a_policy_covers_and_is_faster(tmp_path):
         acting={name: ByAgent(load_policy("stride"), ns, none) for name, ns in late.items()},
     )
 
-    assert said["stride"].coverage > 0.85  # its trial was half without it
+    assert said["stride"].coverage > 0.8  # its trial was half without it, and the nearest pages are left out
     assert said["late"].coverage < 0.1
     assert 0.2 < said["stride"].wall_s < said["linux-0"].wall_s
     assert said["linux-vma"].coverage is None

@@ -1,4 +1,4 @@
-"""Replay with an agent: it asks so long after a fault, too late or not, and pays for it itself."""
+"""Replay with an agent: it asks so long after a fault what is not due by then, and pays for it itself."""
 
 from dataclasses import replace
 
@@ -15,20 +15,25 @@ from kdtool.replay.policies.base import Prepared
 from kdtool.rmt import stride_program
 from kdtool.rmt.numba_vm import DECIDE
 
-STEP_NS = 10_000_000
+STEP_NS = 5_000_000
 """Between two touches: longer than any fault takes."""
 STEP_INSNS = STEP_NS * 1000 // 310
+SINCE = [*range(60), *range(39, 9, -1)]
+"""New pages, of which the last 20 stay, and 30 misses, by which it is known that a miss takes a step."""
+MISSES = 30
 
 
 @njit(DECIDE)
 def _next_four(params, state, ctx, out):
+    if ctx[0] >= 10:
+        return 0
     for i in range(4):
         out[i] = ctx[0] + i + 1
     return 4
 
 
 class NextFour:
-    """Asks for the four pages after the one that is touched."""
+    """Asks for the four pages after the one that is touched, of the first ten."""
 
     name, version, degree_pages, decide = "next-four", "1", 4, staticmethod(_next_four)
 
@@ -45,49 +50,59 @@ def score(w, policy, agent_ns, pages=20, **change):
 
 @pytest.mark.parametrize(
     ("late_steps", "major", "used"),
-    # The touch of 5 has 6 to 9 asked for: a step and a half later, 6 was touched, and 7 and 8 come in time.
-    [(0, 1, 3), (0.5, 1, 3), (1.5, 2, 2), (2.5, 3, 1), (9, 4, 0)],
+    # The touch of 5 has 6 to 9 asked for, which are due one step after the other, but 6, of which it is not
+    # known how long a hit takes. A step and a half later, 6 was touched, and 7 is due.
+    [(0, 1, 3), (0.5, 2, 2), (1.5, 3, 1), (2.5, 4, 0), (9, 4, 0)],
 )
-def test_a_page_that_is_touched_before_its_turn_is_a_major_fault(late_steps, major, used):
-    w = workload([*range(60), 5, 6, 7, 8], step_insns=STEP_INSNS)
+def test_a_page_that_is_due_before_its_turn_is_a_major_fault(late_steps, major, used):
+    w = workload([*SINCE, 5, 6, 7, 8], step_insns=STEP_INSNS)
 
     result = score(w, NextFour(), int(late_steps * STEP_NS))
 
-    assert (result.major_faults, result.prefetch_used) == (major, used)
+    assert (result.major_faults - MISSES, result.prefetch_used) == (major, used)
     assert result.agent_ns == late_steps * STEP_NS
 
 
-def test_an_agent_that_is_always_too_late_changes_nothing():
+def test_an_agent_that_is_always_too_late_costs_what_its_looking_costs():
     w = workload([*range(60), *range(60)])
     none = score(w, load_policy("none"), 0)
 
-    late = score(w, NextFour(), 10**12)
+    late = score(w, NextFour(), 10**12, beside_ns=100)
 
-    assert (late.major_faults, late.runtime_ns, late.prefetch_issued) == (60, none.runtime_ns, 0)
+    assert (late.major_faults, late.runtime_ns, late.prefetch_issued) == (60, none.runtime_ns + 60 * 100, 0)
 
 
 def test_the_agent_pays_for_what_it_asks_for():
-    w = workload([*range(60), 5, 6, 7, 8], step_insns=STEP_INSNS)
+    w = workload([*SINCE, 5, 6, 7, 8], step_insns=STEP_INSNS)
     dear = {"prefetch_ns": 100_000, "reclaim_ns": 50_000}
 
     by_kernel = score(w, NextFour(), 0).runtime_ns, score(w, NextFour(), 0, **dear).runtime_ns
     by_agent = score(w, NextFour(), 1000).runtime_ns, score(w, NextFour(), 1000, **dear).runtime_ns
 
-    n_reclaimed_by_faults = 41  # those of 40 new pages and a major fault
+    n_reclaimed_by_faults = 40 + MISSES + 2  # those of new pages, and of 5 and 6
     cheap_ns = int(ssd().values[DEVICE_FIELDS.index("reclaim_ns")])
     assert by_agent[1] - by_agent[0] == n_reclaimed_by_faults * (50_000 - cheap_ns)
-    assert by_kernel[1] - by_kernel[0] > by_agent[1] - by_agent[0] + 3 * 50_000
+    assert by_kernel[1] - by_kernel[0] > by_agent[1] - by_agent[0] + 3 * 100_000
 
 
-def test_one_turn_waits_for_the_one_before():
-    # Two faults apart by less than what the first one's pages take the agent.
-    w = workload([*range(60), 5, 20, 21], step_insns=STEP_INSNS)
+# Its own work, or that it has pages of a program reclaimed that runs on another CPU.
+@pytest.mark.parametrize(("cost", "slow_ns"), [("prefetch_ns", STEP_NS), ("beside_ns", 4 * STEP_NS)])
+def test_one_call_waits_for_the_one_before(cost, slow_ns):
+    # 5 has three pages asked for, and 0, a step later, three more, of which 3 is touched after four steps.
+    w = workload([*SINCE, 5, 0, 10, 11, 12, 3], step_insns=STEP_INSNS)
 
-    quick, slow = (score(w, NextFour(), 1000, prefetch_ns=ns) for ns in (1000, STEP_NS))
+    quick, late = (score(w, NextFour(), 1000, **{cost: ns}) for ns in (1000, slow_ns))
 
-    assert (quick.late_hits, quick.stall_ns < STEP_NS) == (0, True)
-    # 21 is touched at 2 steps and there at 8: four steps each for the pages after 5 and after 20.
-    assert (slow.late_hits, 6 * STEP_NS - slow.stall_ns < STEP_NS) == (1, True)
+    assert (quick.major_faults - MISSES, quick.prefetch_used) == (2, 1)
+    assert (late.major_faults - MISSES, late.prefetch_used) == (3, 0)
+
+
+@pytest.mark.parametrize(("after", "events"), [([5, 6, 8], 3), ([6, 8], 0), ([5, 20, 21], 3)])
+def test_the_first_touch_of_a_new_page_is_an_event_if_it_was_predicted(after, events):
+    # 5 goes out; at its major fault 6 to 9 are predicted, which there were never.
+    w = workload([5, *range(20, 60), *after], step_insns=STEP_INSNS)
+
+    assert score(w, NextFour(), 1000).decisions == events
 
 
 @pytest.mark.parametrize("name", ["none", "linux-vma", "linux-cluster", "oracle"])
@@ -110,7 +125,7 @@ def test_a_stride_is_covered_when_its_lead_is_longer_than_the_agent_is_late():
     )
 
     assert at_once.coverage > 0.95 and ahead.coverage > 0.9
-    assert late.coverage < 0.2
+    assert late.coverage < 0.5  # of those read together the last was decided a moment ago
 
 
 def test_a_time_out_of_range_is_refused():

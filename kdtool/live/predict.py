@@ -13,13 +13,11 @@ from statistics import median
 from typing import Any
 
 from kdtool.errors import ParameterError
-from kdtool.fidelity.predict import at_own_speed, placed_at, replay_moments, starting_moments
+from kdtool.fidelity.predict import MOMENTS, at_own_speed, placed_at, replay_moments, starting_moments
 from kdtool.live.governed import ReplayedGuards
 from kdtool.replay import Device, LiveSetting, Policy, Result, Workload, replay, run_shadow
 
 __all__ = ["ByAgent", "Predicted", "lateness_ns", "predict"]
-
-MOMENTS = 3
 
 
 @dataclass(frozen=True)
