@@ -250,7 +250,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     """Replay the references from the `start`th to the `stop`th, or until the clock is at TICK_NS.
 
     Returns how many are done. That they are rows in the order of the trace holds where a trace has no
-    streams, see threads.py. Counters begin anew when `from_row` are done.
+    streams. Counters begin anew when `from_row` are done.
 
     `missed` (one byte a row) is set where this run has a major fault; `shadow_missed` is the `missed`
     of the run without prefetching, or empty while that run is the one being made.

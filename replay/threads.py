@@ -5,12 +5,9 @@ There all ran slowly, and none waited for a page: which is first under a limit i
 the thread whose clock is behind all others that goes on, until it is ahead of them. What they have in common
 is memory, and the device. A run ends with its last thread.
 
-Which thread waited for which is not recorded, but shows: a thread that got on less than half as far as the
-others since its last reference slept, or had no CPU, and is behind by then. It goes on when what was recorded
-just before it is done, and its clock is that thread's. So does a new thread.
+A thread that slept (streams.py) goes on when what was recorded just before it is done, and its clock is that
+thread's. So does a new thread.
 
-    thread[row]     whose reference it is, a number from 0 on
-    wake_row        the rows at which a thread goes on so, rising
     clocks[thread]  (what it waited for pages; what the kernel worked for it, and how long it slept; its time;
                     the row at which it is; what was unmapped of it, as FREE_AT) of the threads other than
                     scalars[THREAD], whose are WAITED_NS, WORKED_NS and FREE_AT
@@ -20,8 +17,6 @@ clock; each thread waits for its own pages there as well, on a device that serve
 
 Differs from a machine: each thread that is not asleep has a CPU, as long as the recording had one for it.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,19 +35,15 @@ from kdtool.replay.memory import (
     WAKE_AT,
     WORKED_NS,
 )
-from kdtool.rmt.jit import inner, jit
+from kdtool.replay.streams import Streams
+from kdtool.rmt.jit import inner
 
 __all__ = [
-    "Streams",
     "begin_counting",
     "begin_streams",
     "end_run",
-    "find_wakes",
-    "last_insns",
     "leave_stretch",
     "next_stretch",
-    "own_clocks",
-    "split",
     "switch_thread",
     "wake_threads",
 ]
@@ -60,163 +51,6 @@ __all__ = [
 WAITED, WORKED, NOW, ROW, FREED = range(CLOCK_WORDS)
 AHEAD_NS = 10_000
 """How far a thread gets before others that are behind it: less than a read takes."""
-MOST_BEHIND_INSNS = 4_000_000
-"""A thread that is behind by less did not sleep for it, but had no CPU: a millisecond at 4 instructions a ns,
-where programs ran for some milliseconds in turn, recorded at a fiftieth of their speed or less."""
-
-
-def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int) -> bool:
-    """Have `insns`, which each thread counts by itself, go on where a clock went back: a new program (exec).
-
-    insns, thread : of shape (n_refs,), `insns` is written over
-
-    Returns False when what all have executed together does not fit into 63 bits.
-    """
-    return bool(_go_on(insns, thread, np.zeros((n_threads, 2), np.int64)))
-
-
-@jit()
-def _go_on(insns, thread, clocks):  # type: ignore[no-untyped-def]
-    """clocks : where each thread is, and where its program began."""
-    total = np.int64(0)
-    for i in range(len(insns)):
-        who = thread[i]
-        last, own = clocks[who, 0], insns[i] + clocks[who, 1]
-        if insns[i] < 0:
-            return False
-        if own < last:
-            clocks[who, 1] = last
-            own = insns[i] + last
-        total += own - last
-        if own < 0 or total < 0:
-            return False
-        insns[i] = clocks[who, 0] = own
-    return True
-
-
-def find_wakes(
-    insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int
-) -> npt.NDArray[np.int64]:
-    """Return the rows at which a thread begins, but for the first, or goes on after it slept, rising.
-
-    >>> find_wakes(np.array([0, 9**6, 0, 10, 9**6 + 5]), np.array([0, 0, 1, 1, 0], np.int32), 2).tolist()
-    [2]
-    """
-    if n_threads == 1:
-        return np.empty(0, np.int64)
-    wakes = np.zeros(len(insns), np.bool_)
-    _note_wakes(insns, thread, np.full((n_threads, 3), -1, np.int64), wakes)
-    return np.flatnonzero(wakes)
-
-
-@jit()
-def _note_wakes(insns, thread, clocks, wakes):  # type: ignore[no-untyped-def]
-    """clocks : of each thread, its time if none waited for a page, -1 before it begins; the latest time of
-    all at its last row; and its instructions there."""
-    latest = np.int64(0)
-    for i in range(len(insns)):
-        who = thread[i]
-        time, seen, last = clocks[who, 0], clocks[who, 1], clocks[who, 2]
-        advanced = insns[i] - last
-        if time < 0:
-            time = latest
-            wakes[i] = i > 0
-        else:
-            time += advanced
-            if latest - time > MOST_BEHIND_INSNS and 2 * advanced < latest - seen:
-                time = latest
-                wakes[i] = True
-        latest = max(latest, time)
-        clocks[who, 0], clocks[who, 1], clocks[who, 2] = time, latest, insns[i]
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Each thread's references by themselves; empty arrays where the recorded order is kept.
-
-    following : int32 of shape (n_refs,), the next row of the same thread, n_refs behind its last
-    wakes : uint8 of shape (n_refs,), 1 for a row of wake_row
-    free_row, free_page : what each thread's process unmaps before one of its rows, or n_refs after its last,
-        thread by thread, each with a row that never comes behind it
-    first_row, free_first : int64 of shape (n_threads,), a thread's first, and where what it unmaps begins
-    """
-
-    following: npt.NDArray[np.int32]
-    wakes: npt.NDArray[np.uint8]
-    free_row: npt.NDArray[np.int64]
-    free_page: npt.NDArray[np.int64]
-    first_row: npt.NDArray[np.int64]
-    free_first: npt.NDArray[np.int64]
-
-
-def split(
-    thread: npt.NDArray[np.int32],
-    wake_row: npt.NDArray[np.int64],
-    process_of: npt.NDArray[np.int64],
-    freed: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
-) -> Streams:
-    """Return each thread's references by themselves.
-
-    process_of : of each thread
-    freed : in the order of the trace, (row, page, process) of what is unmapped before a row
-    """
-    n_refs, n_threads = len(thread), len(process_of)
-    wakes = np.zeros(n_refs, np.uint8)
-    wakes[wake_row] = 1
-    following, first_row = np.empty(n_refs, np.int32), np.full(n_threads, n_refs, np.int64)
-    _link(thread, first_row, following)
-    row, page, process = freed
-    who, where = _unmappers(thread, process_of, row, process)
-    never = np.arange(n_threads)
-    who, where = np.append(who, never), np.append(where, np.full(n_threads, n_refs + 1))
-    page = np.append(page, np.zeros(n_threads, np.int64))
-    order = np.lexsort((where, who))
-    free_first = np.searchsorted(who[order], never)
-    return Streams(following, wakes, where[order], page[order], first_row, free_first)
-
-
-@jit()
-def _link(thread, first_row, following):  # type: ignore[no-untyped-def]
-    for row in range(len(thread) - 1, -1, -1):
-        following[row] = first_row[thread[row]]
-        first_row[thread[row]] = row
-
-
-def _unmappers(
-    thread: npt.NDArray[np.int32],
-    process_of: npt.NDArray[np.int64],
-    row: npt.NDArray[np.int64],
-    process: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return who unmaps, and before which of its rows: whose row is the process's next, or was its last."""
-    who, where = np.zeros(len(row), np.int64), np.full(len(row), len(thread), np.int64)
-    for each in np.unique(process):
-        own = np.flatnonzero(process_of[thread] == each) if each >= 0 else np.arange(len(thread))
-        mine = np.flatnonzero(process == each)
-        if not len(own):
-            continue
-        at = np.searchsorted(own, row[mine])
-        who[mine] = thread[own[np.minimum(at, len(own) - 1)]]
-        where[mine] = np.where(at < len(own), own[np.minimum(at, len(own) - 1)], len(thread))
-    return who, where
-
-
-def last_insns(
-    insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int
-) -> npt.NDArray[np.int64]:
-    """Return each thread's clock at its last reference, int64 of shape (n_threads,)."""
-    last = np.zeros(n_threads, np.int64)
-    if n_threads == 1:
-        last[0] = insns[-1]
-    else:
-        _keep_last(insns, thread, last)
-    return last
-
-
-@jit()
-def _keep_last(insns, thread, last):  # type: ignore[no-untyped-def]
-    for i in range(len(insns)):
-        last[thread[i]] = insns[i]
 
 
 @inner

@@ -27,7 +27,7 @@ from kdtool.replay.mapped import (
 )
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
-from kdtool.replay.threads import Streams, find_wakes, last_insns, own_clocks, split
+from kdtool.replay.streams import Streams, find_wakes, last_insns, own_clocks, split
 from kdtool.traces import NO_ROW, Trace, VmaFlag, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
@@ -42,7 +42,7 @@ class Workload:
     store : uint8, 1 for a reference that writes
     thread, ip : int32, index into `tids`, and int64: who made the reference
     tids : int32 of shape (n_threads,)
-    wake_row : int64, rows at which a thread begins or wakes, see threads.py
+    wake_row : int64, rows at which a thread begins or wakes, see streams.py
     keys : int64 of shape (n_pages,), sorted
     pids : int64 of shape (n_processes,)
     vma_of_page : int32 of shape (n_pages,)

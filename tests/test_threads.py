@@ -15,7 +15,7 @@ from kdtool.replay.curve import miss_curve
 from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.memory import RECLAIMS
 from kdtool.replay.policies import POLICIES
-from kdtool.replay.threads import MOST_BEHIND_INSNS, find_wakes
+from kdtool.replay.streams import MOST_BEHIND_INSNS, find_wakes
 from kdtool.traces import VmaFlag
 
 LATENCY_NS = int(ssd().values[DEVICE_FIELDS.index("latency_ns")])
