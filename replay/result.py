@@ -12,6 +12,7 @@ from kdtool.replay.devices import Device
 from kdtool.replay.memory import Flush, Memory
 from kdtool.replay.policies.base import Policy
 from kdtool.replay.workload import Workload
+from kdtool.rmt.agentrules import FREE_PAGES
 
 __all__ = ["Result", "Shadow", "exact_pages", "score"]
 
@@ -20,7 +21,7 @@ __all__ = ["Result", "Shadow", "exact_pages", "score"]
 class Result:
     """The score of one replay; the words are those of DESIGN.md. Ratios are None where nothing was counted.
 
-    `agent_ns`: how long after their fault pages were asked for, 0: within it, see agent.py.
+    `agent_ns`: how long after a fault an idle agent asks for pages, 0: within it, see agent.py.
 
     `flush_phase_ns`: when in its period the kernel's list statistics were first brought up to date, see
     Flush; `lru` does not look at them.
@@ -96,9 +97,9 @@ def exact_pages(workload: Workload, degree_pages: int, agent_ns: int = 0) -> int
     A reference that reduction dropped never left the k most recent pages. Between two of its
     neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
     so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py). What
-    an agent still has in its queue may come on top.
+    an agent may still ask for, and what it keeps free, may come on top.
     """
-    return max(workload.k, 1) * (1 + degree_pages) + 1 + (MOST_WAITING if agent_ns else 0)
+    return max(workload.k, 1) * (1 + degree_pages) + 1 + (MOST_WAITING + FREE_PAGES if agent_ns else 0)
 
 
 def score(
