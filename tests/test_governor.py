@@ -170,6 +170,16 @@ def test_it_wakes_by_majors_and_sleeps_when_there_is_nothing_to_do():
     assert governor.steps_back == 0
 
 
+def test_majors_wake_nobody_while_nothing_is_in_swap():
+    governor = Governor(16, Floors(0.5))
+    governor.tick(0.05, seen(100, 0), swapped=False)
+    assert governor.state == ASLEEP
+    governor.tick(0.10, seen(103, 0), swapped=True)
+    assert governor.state == ASLEEP
+    governor.tick(0.15, seen(107, 0), swapped=True)
+    assert governor.state == TRYING
+
+
 def test_without_floors_it_acts_at_once_and_sleeps_when_there_is_nothing_to_do():
     governor = Governor(16, None)
     governor.tick(0.05, seen(7, 0))
