@@ -106,14 +106,16 @@ def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
 
 
 def test_an_agent_that_has_stepped_back_looks_at_nothing_and_then_at_all_again(strides, monkeypatch):
-    monkeypatch.setattr(governor, "NO_USE_BACK_S", 0.3)
+    for name in ("FIRST_BACK_S", "NO_USE_BACK_S"):
+        monkeypatch.setattr(governor, name, 0.3)
     seen = []
 
     def show(agent, guards):
         watched = agent.source.majors(), agent.stall.stalls
         seen.append((guards.state == BACK, watched, agent.majors, agent.processes.taken))
 
-    request = DeployRequest(command=(strides, str(PAGES), "7", str(3 * PAGES)), memory_bytes=LIMIT)
+    command = (strides, str(5 * PAGES), "7", str(5 * PAGES))
+    request = DeployRequest(command=command, memory_bytes=5 * LIMIT)
     row = deploy(request, load_decider("none"), show)
     assert row["steps_back"] > 0 and row["trials"] > 1
     backs = [(one, two) for one, two in pairwise(seen) if one[0] and two[0]]
