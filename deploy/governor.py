@@ -6,8 +6,8 @@
        └──nothing to do─┼───────────────────┘                     │
                         └──loses, or bad windows──────────────────┘
 
-Asleep and back, nothing is sampled: faults cost the workload nothing but their clock (kernel/stall.py), and
-only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
+Asleep, nothing is sampled: majors are counted and timed (kernel/stall.py). Back, nothing is looked at but
+/proc, and only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
 of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage). Windows in
 which faults stall longer than in the last trial lead to another. Pages that are evicted before they are used
 halve the degree. Those that are never used do not: fewer pages ahead are later ones, and what would come too
