@@ -7,11 +7,11 @@
                         └──loses, or bad windows──────────────────┘
 
 Asleep, nothing is sampled: majors are counted and timed (kernel/stall.py). Back, nothing is looked at but
-/proc, and only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
-of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage). Windows in
-which faults stall longer than in the last trial lead to another. Pages that are evicted before they are used
-halve the degree. Those that are never used do not: fewer pages ahead are later ones, and what would come too
-late is not asked for at all (docs/deploy.md).
+/proc, and only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when
+too few of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage).
+Windows in which faults stall longer than in the last trial lead to another. Pages that are evicted before
+they are used halve the degree. Those that are never used do not: fewer pages ahead are later ones, and what
+would come too late is not asked for at all (docs/deploy.md).
 """
 
 from dataclasses import astuple, dataclass
