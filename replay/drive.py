@@ -42,7 +42,7 @@ def drive(
     arrays = memory.arrays()
     trace = (
         w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
-        w.free_page,
+        w.free_page, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,
     )  # fmt: skip
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     policies = _arrays(policy, prepared), _arrays(live.readahead, live.readahead.prepare(setting))

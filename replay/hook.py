@@ -69,9 +69,14 @@ _REGION_BITS = 13
 
 @inner
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
-    """Fill in what the hook may know: the context fields of a program, then what baselines need."""
+    """Fill in what the hook may know: the context fields of a program, then what baselines need.
+
+    Returns the faulting key: whose page it is, whoever else has it since a fork (sharing.py).
+    """
     tid, ip, keys, pids, vma_of_page, vma_bounds = trace[3], trace[4], trace[5], trace[6], trace[7], trace[8]
-    vpn, process, vma = keys[page] & _VPN_MASK, keys[page] >> _VPN_BITS, vma_of_page[page]
+    of_row = trace[11]
+    touched = np.int64(of_row[row]) if len(of_row) else page
+    vpn, process, vma = keys[touched] & _VPN_MASK, keys[touched] >> _VPN_BITS, vma_of_page[touched]
     ctx[0] = vpn
     ctx[1] = pids[process]
     ctx[2] = tid[row]
@@ -85,6 +90,7 @@ def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-unt
     ctx[CTX_VMA_END] = vma_bounds[vma, 1]
     ctx[CTX_PROCESS] = process
     ctx[CTX_NOW_NS] = now_ns
+    return touched
 
 
 @inner
@@ -107,12 +113,24 @@ def _search(key, near, keys):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
+def _page_at(key, row, trace):  # type: ignore[no-untyped-def]
+    """Return the page that a key is at `row`, -1 for none."""
+    note_of_key, note_row, note_page = trace[12], trace[13], trace[14]
+    if len(note_of_key):
+        for at in range(note_of_key[key + 1] - 1, note_of_key[key] - 1, -1):
+            if note_row[at] <= row:
+                return np.int64(note_page[at])
+    return key
+
+
+@inner
+def _find_pages(n, row, faulting, trace, out, memory):  # type: ignore[no-untyped-def]
     """Put dense ids in the place of the n pages that a policy named, -1 for what is no page of the trace.
 
     Slots stay: whose they are may change with each page that goes. Records are on their way before the first
     is needed; and each page is looked for beside the one before, since a rollout names pages close together.
     """
+    keys = trace[5]
     process, near = keys[faulting] & ~_VPN_MASK, faulting
     for i in range(n):
         if out[i] <= NAMED_SLOT:
@@ -122,7 +140,7 @@ def _find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
         else:
             key = process | out[i]
             near = _search(key, near, keys)
-            out[i] = near if keys[near] == key else -1
+            out[i] = _page_at(near, row, trace) if keys[near] == key else -1
         prefetch_line(memory[0], max(out[i], 0))
 
 
@@ -204,11 +222,11 @@ def _decide(decide, row, page, major, compute_ns, trace, memory, decider, device
     params, state, ctx, out = decider[0], decider[1], decider[2], decider[3]
     scalars = memory[6]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    _context(ctx, row, page, major, now_ns, trace, memory[3])
+    touched = _context(ctx, row, page, major, now_ns, trace, memory[3])
     state[0] = 0
     n = decide(params, state, ctx, out)
     scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
-    _find_pages(n, page, trace[5], out, memory)
+    _find_pages(n, row, touched, trace, out, memory)
     return n
 
 
