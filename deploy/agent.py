@@ -23,12 +23,13 @@ from kdtool.deploy.layout import (
     NAP_NS,
     PROCESS_WORD,
     RATE_PAGES,
+    REFRESH,
     STOP,
     WANTED_PID,
     Arrays,
     new_arrays,
 )
-from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED
+from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, UNSEEN
 from kdtool.deploy.processes import FaultCounter, Processes
 from kdtool.deploy.source import Decider, pids_in
 from kdtool.errors import CapabilityError
@@ -121,19 +122,30 @@ class Agent:
         self._clock, self.stall_reason = _stall_clock(cgroup) if stall else (None, "not asked for")
         self._thread = threading.Thread(target=self._work, name="kdtool-agent")
         self._faults = FaultCounter()
+        self._resting = False
+        self._rested_majors = 0
         self._error: BaseException | None = None
         self._cpu_ns = 0
 
     def begin(self) -> None:
         """Take the processes in that live now, and begin to count majors; `set_active` begins the rest."""
         self._cpu_ns = time.process_time_ns()
-        self.source.start()  # first, so that no new mapping is missed
-        if self._clock is not None:
-            self._clock.switch(True)
-        for pid in pids_in(self.cgroup):
-            with suppress(ProcessLookupError):  # it has just ended
-                self.processes.take(pid)
+        self._watch(True)  # first, so that no new mapping is missed
+        self._take_all()
         self._thread.start()
+
+    def rest(self, resting: bool) -> None:
+        """Look at nothing of the workload's, which then runs as without an agent, or look again.
+
+        Majors are counted meanwhile when `faults` is called, by /proc. Does nothing if it is so already.
+        """
+        if resting == self._resting:
+            return
+        self._rested_majors += self._faults.majors * (-1 if resting else 1)
+        self._resting = resting
+        self._watch(not resting)
+        if not resting:
+            self.arrays.settings[REFRESH] = 1  # processes and mappings are others by now
 
     def set_active(self, watching: bool, degree_pages: int) -> None:
         """Let the program prefetch, or only decide (`degree_pages` 0), or step back.
@@ -153,6 +165,16 @@ class Agent:
     def faults(self) -> int:
         """Return the page faults of the cgroup's processes, minor and major, but for those of new pages."""
         return self._faults.count(pids_in(self.cgroup))
+
+    @property
+    def majors(self) -> int:
+        """Return the major faults since it began; while it rests, up to the last call of `faults`."""
+        return self.source.majors() + self._rested_majors + self._resting * self._faults.majors
+
+    @property
+    def swapped(self) -> bool:
+        """Return whether the cgroup's processes had any page in swap when their faults were last counted."""
+        return self._faults.swapped_pages > 0
 
     @property
     def stall(self) -> Stall | None:
@@ -183,6 +205,16 @@ class Agent:
             self._clock.close()
             self._clock = None
 
+    def _watch(self, on: bool) -> None:
+        self.source.watch(on)
+        if self._clock is not None:
+            self._clock.switch(on)
+
+    def _take_all(self) -> None:
+        for pid in pids_in(self.cgroup):
+            with suppress(ProcessLookupError):  # it has just ended
+                self.processes.take(pid)
+
     def _work(self) -> None:
         try:
             with self._placement.applied():
@@ -199,6 +231,9 @@ class Agent:
                 self.processes.take(pid)
             elif reason == STALE_MAPPINGS:
                 self.processes.read_stale()
+            elif reason == UNSEEN:
+                self.processes.close()
+                self._take_all()
             elif reason == LEFT:
                 self.processes.let_go(pid)
                 self.arrays.scratch[WANTED_PID] = 0

@@ -6,12 +6,12 @@
        └──nothing to do─┼───────────────────┘                     │
                         └──loses, or bad windows──────────────────┘
 
-Asleep and back, nothing is sampled: faults cost the workload nothing but their clock (kernel/stall.py), and
-only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when too few
-of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage). Windows in
-which faults stall longer than in the last trial lead to another. Pages that are evicted before they are used
-halve the degree. Those that are never used do not: fewer pages ahead are later ones, and what would come too
-late is not asked for at all (docs/deploy.md).
+Asleep, nothing is sampled: majors are counted and timed (kernel/stall.py). Back, nothing is looked at but
+/proc, and only the kernel's readahead acts. TRYING is the live comparison, see trial.py. A window is bad when
+too few of its prefetched pages are used (accuracy) or too few of its swap-ins were prefetched (coverage).
+Windows in which faults stall longer than in the last trial lead to another. Pages that are evicted before
+they are used halve the degree. Those that are never used do not: fewer pages ahead are later ones, and what
+would come too late is not asked for at all (docs/deploy.md).
 """
 
 from dataclasses import astuple, dataclass
@@ -29,7 +29,8 @@ TRIAL_EVENTS = 256
 """Swap-ins by which the program's windows of a trial are judged together."""
 IDLE_S = 0.5
 WAKE_MAJORS = 4
-"""Major faults between two ticks that wake it: 80 a second, 1 % of the time at 0.1 ms each."""
+"""Major faults between two ticks that wake it, once anything is in swap: 80 a second, 1 % of the time at
+0.1 ms each."""
 TICK_S = 0.05
 BAD_WINDOWS = 2
 STALL_LOSS = 1.25
@@ -134,8 +135,11 @@ class Governor:
         """Return how long to wait before the next tick, in seconds."""
         return TICK_S if self._trial is None else self._trial.window_s
 
-    def tick(self, now_s: float, progress: Progress) -> None:
-        """Take in what was counted up to `now_s`; called every `tick_s` or so."""
+    def tick(self, now_s: float, progress: Progress, swapped: bool = True) -> None:
+        """Take in what was counted up to `now_s`; called every `tick_s` or so.
+
+        swapped : whether anything is in swap; where nothing is, major faults are of files and wake nobody
+        """
         if self.active:
             self.active_s += now_s - self._last_s
         if self._trial is not None:
@@ -147,7 +151,7 @@ class Governor:
                 self._judge(now_s, progress)
         elif self.state == BACK and now_s >= self._until_s:
             self.state = ASLEEP
-        elif self.state == ASLEEP and progress.majors - self._last.majors >= WAKE_MAJORS:
+        elif self.state == ASLEEP and swapped and progress.majors - self._last.majors >= WAKE_MAJORS:
             if self._floors is None:
                 self._act(now_s, progress)
             else:

@@ -40,15 +40,15 @@ WINDOW_PAGES = 64
 
 # settings
 (STOP, ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES, NAP_NS, CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD,
- POLL_AT, POLL_FDS, USAGE_FD, FULL_BYTES, FREE_FD, FREE_TEXT, FREE_LENGTH, KEEP_TEXT, KEEP_LENGTH,
- N_SETTINGS) = range(20)  # fmt: skip
+ POLL_AT, POLL_FDS, USAGE_FD, FULL_BYTES, FREE_FD, FREE_TEXT, FREE_LENGTH, KEEP_TEXT, KEEP_LENGTH, REFRESH,
+ N_SETTINGS) = range(21)  # fmt: skip
 """STOP: leave the loop · ACTIVE: 0 observes only · DEGREE: pages a decision at most · BATCH_PAGES: wait for
 so many, while hits show that it is ahead · RATE_PAGES: a 10 ms · ASKED_PAGES: pages that are followed until
 their fate is known · NAP_NS: look at the rings so often while there are events, and more and more seldom
 without · CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD: of `context`; -1: none · POLL_AT, POLL_FDS: address and
 number of the pollfds of the rings, to sleep on while it is not active · USAGE_FD (-1: none), FULL_BYTES:
 where it is read how much memory is in use, and from when on room is made: FREE_TEXT is written to FREE_FD,
-and then KEEP_TEXT."""
+and then KEEP_TEXT · REFRESH: nobody watched for a while, all processes are to be taken in anew."""
 
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,

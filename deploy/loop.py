@@ -38,6 +38,7 @@ from kdtool.deploy.layout import (
     POLL_FDS,
     PROCESS_WORD,
     QUEUE_COUNT,
+    REFRESH,
     SECONDS,
     STALE,
     STEPS,
@@ -62,11 +63,12 @@ from kdtool.kernel.perf_records import COMM, EXIT, MISC_COMM_EXEC, MMAP2, SAMPLE
 from kdtool.rmt.jit import jit
 from kdtool.rmt.numba_vm import DECIDE
 
-__all__ = ["LEFT", "NEW_PROCESS", "STALE_MAPPINGS", "STOPPED", "run"]
+__all__ = ["LEFT", "NEW_PROCESS", "STALE_MAPPINGS", "STOPPED", "UNSEEN", "run"]
 
-STOPPED, LEFT = 1, 4
+STOPPED, LEFT, UNSEEN = 1, 4, 5
 """Why the loop came back: told to; NEW_PROCESS: scratch[WANTED_PID] is new; STALE_MAPPINGS: a process's are
-to be read again; LEFT: a process has ended or begun another program (exec): scratch[WANTED_PID] again."""
+to be read again; LEFT: a process has ended or begun another program (exec): scratch[WANTED_PID] again;
+UNSEEN: any may have, since nobody watched."""
 
 TURN_RECORDS = 4096
 """Records that are read in a turn at most, before the stop is looked at."""
@@ -204,6 +206,9 @@ def run(decide, rings, decisions, pages, work, policy):  # type: ignore[no-untyp
     settings, counters, scratch = pages[0], pages[1], pages[2]
     processes, ranges, window = work[0], work[2], work[3]
     while True:
+        if settings[REFRESH]:
+            settings[REFRESH] = 0
+            return UNSEEN
         stopping = settings[STOP]
         read, reason = _turn(decide, rings, decisions, pages, work, policy)
         waiting = scratch[QUEUE_COUNT]

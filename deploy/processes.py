@@ -35,40 +35,49 @@ class FaultCounter:
 
     A page that is touched for the first time adds one to what is mapped or in swap. What a process has
     between the last look and its end is not seen.
+
+    majors : the major faults among them. swapped_pages : what they had in swap at the last look
     """
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[int, int]] = {}
+        self.majors = self.swapped_pages = 0
+        self._before: dict[int, tuple[int, int, int]] = {}
         self._total = 0
 
     def count(self, pids: Iterable[int]) -> int:
         """Return the faults of all that were ever among `pids`."""
-        now: dict[int, tuple[int, int]] = {}
+        now: dict[int, tuple[int, int, int]] = {}
+        self.swapped_pages = 0
         for pid in pids:
             try:
-                now[pid] = _faults(pid), _anonymous_pages(pid)
+                mapped, swapped = _anonymous_pages(pid)
+                now[pid] = *_faults(pid), mapped + swapped
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
-            faults, pages = self._before.get(pid, (0, 0))
-            new_pages = max(now[pid][1] - pages, 0)
-            self._total += max(now[pid][0] - faults - new_pages, 0)
+            self.swapped_pages += swapped
+            before = self._before.get(pid, (0, 0, 0))
+            minors, majors, pages = (new - old for new, old in zip(now[pid], before, strict=True))
+            self.majors += max(majors, 0)
+            self._total += max(minors + majors - max(pages, 0), 0)
         self._before = now
         return self._total
 
 
-def _faults(pid: int) -> int:
+def _faults(pid: int) -> tuple[int, int]:
+    """Return a process's faults so far, minor and major."""
     fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return int(fields[MINOR_FIELD]) + int(fields[MAJOR_FIELD])
+    return int(fields[MINOR_FIELD]), int(fields[MAJOR_FIELD])
 
 
-def _anonymous_pages(pid: int) -> int:
-    """Return the pages that a process has in memory and in swap; 0 for one that has just ended."""
-    kib = 0
+def _anonymous_pages(pid: int) -> tuple[int, int]:
+    """Return the pages that a process has in memory and in swap; none of one that has just ended."""
+    kib = dict.fromkeys(ANONYMOUS, 0)
     for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
         name, _, value = line.partition(":")
-        if name in ANONYMOUS:
-            kib += int(value.split()[0])
-    return kib // 4
+        if name in kib:
+            kib[name] = int(value.split()[0])
+    mapped, swapped = kib.values()
+    return mapped // 4, swapped // 4
 
 
 class Processes:

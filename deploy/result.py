@@ -28,14 +28,14 @@ class Run:
 def progress_of(agent: Agent) -> Progress:
     """Return what the guards look at. A page whose fault was before our request was not prefetched."""
     count = agent.arrays.counters
-    evicted, stall = int(count[layout.EVICTED]), agent.stall
+    evicted, stall, faults = int(count[layout.EVICTED]), agent.stall, agent.faults()
     return Progress(
-        majors=agent.source.majors(),
+        majors=agent.majors,
         issued=int(count[layout.ISSUED] - count[layout.OVERTAKEN]),
         used=int(count[layout.USED]),
         wasted=evicted + int(count[layout.EXPIRED]),
         evicted=evicted,
-        faults=agent.faults(),
+        faults=faults,
         stall_ns=0 if stall is None else stall.stall_ns,
     )
 

@@ -13,7 +13,7 @@ from kdtool.collect.limited import memory_of, own_cgroup, run_in
 from kdtool.collect.living import Living, find_living, memory_cgroup
 from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.deploy.agent import Agent
-from kdtool.deploy.governor import ACTIVE, Governor
+from kdtool.deploy.governor import ACTIVE, BACK, Governor
 from kdtool.deploy.guard import guarded
 from kdtool.deploy.request import Bounds, DeployRequest, bounds_of, check_request
 from kdtool.deploy.result import Run, progress_of, to_row
@@ -155,8 +155,10 @@ class _Work:
         self._agent.check()
         now_s = time.monotonic()
         governor, agent = self._governor, self._agent
-        governor.tick(now_s, progress_of(agent))
+        progress = progress_of(agent)
+        governor.tick(now_s, progress, agent.swapped)
         self._statistics.tick(now_s, governor.state == ACTIVE)
+        agent.rest(governor.state == BACK)
         agent.set_active(governor.watching, governor.degree if governor.active else 0)
         if now_s - self._said_s >= SAY_S:
             self._said_s = now_s

@@ -82,11 +82,11 @@ class Source(Protocol):
 
     path: str
 
-    def start(self) -> None:
-        """Begin to count majors and to see mappings, forks and execs."""
+    def watch(self, on: bool) -> None:
+        """Begin to count majors and to see mappings, forks and execs, or stop it."""
 
     def sampling(self, on: bool) -> None:
-        """Switch it on or off; off, the workload's faults cost nothing. Majors are counted all the time."""
+        """Switch it on or off; off, the workload's faults cost nothing."""
 
     def run(self, arrays: Arrays) -> int:
         """Work until Python is needed, without the GIL; return why (see loop.py)."""
@@ -98,15 +98,16 @@ class Source(Protocol):
         """Return all minor faults while it was on, by the kernel."""
 
     def majors(self) -> int:
-        """Return all major faults since the start, by the kernel."""
+        """Return all major faults while it watched, by the kernel."""
 
     def close(self) -> None:
         """Take everything down."""
 
 
 class Watch:
-    """A CPU's events that are always on: mappings, forks and execs (a dummy, into a ring), and majors' count.
+    """A CPU's events that are on when it does not sample, too: mappings, forks, execs (a dummy), majors.
 
+    The kernel takes what is on off and on at each switch between a thread of the cgroup and another, 0.7 us.
     Base of both sources. `stack` holds what is to be taken down, `rings` is what the loop reads.
     """
 
@@ -123,10 +124,10 @@ class Watch:
         self._directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         self._stack.callback(os.close, self._directory)
 
-    def start(self) -> None:
-        """Begin to count majors and to see mappings, forks and execs."""
+    def watch(self, on: bool) -> None:
+        """Begin to count majors and to see mappings, forks and execs, or stop it."""
         for event in (*self._dummies, *self._counting):
-            event.enable()
+            (event.enable if on else event.disable)()
 
     def run(self, arrays: Arrays) -> int:
         """Run the loop until Python is needed."""
@@ -139,7 +140,7 @@ class Watch:
         return reason
 
     def majors(self) -> int:
-        """Return the major faults counted since the start, sampled or not."""
+        """Return the major faults counted while it watched, sampled or not."""
         return sum_counts(self._counting, PAGE_FAULTS_MAJ).counted
 
     def close(self) -> None:

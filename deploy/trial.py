@@ -32,6 +32,8 @@ FEW_FAULTS, ENOUGH_FAULTS = 128, 512
 """In all windows: fewer tell nothing, and it takes so many to act before the last pair."""
 GAIN_AFTER = {4: 1.5, 8: 1.2}
 """The gain from which it acts after so many pairs already; that it loses is known at the end only."""
+CLEAR_PAIRS, CLEAR_STALL = 2, 0.5
+"""It acts after so many pairs already where faults stall less than such a part, and it gets on no slower."""
 GAIN, GAIN_TO_STAY = 1.05, 0.9
 """At the end: for a program that is new, and for one that has acted until now."""
 
@@ -104,12 +106,20 @@ class Trial:
         """Return the ns that a fault stalled, with the program or without, whichever took longer."""
         return max(self._off.stall_a_fault, self._with.stall_a_fault)
 
+    @property
+    def _stalls_are_clear(self) -> bool:
+        """Tell whether faults stall much less with the program; False where stalls are not measured."""
+        enough = self._off.windows >= CLEAR_PAIRS and min(self._off.faults, self._with.faults) >= FEW_FAULTS
+        return enough and self._with.stall_a_fault < CLEAR_STALL * self._off.stall_a_fault
+
     def _judge(self) -> str | None:
         """Return what the pairs so far say."""
         pairs, faults, gain = self._off.windows, self._off.faults + self._with.faults, self.gain
         assert gain is not None, "there is a pair"
         if pairs < MOST_PAIRS:
             early = [least for after, least in GAIN_AFTER.items() if after <= pairs]
+            if self._stalls_are_clear:
+                early.append(1.0)
             return GAINS if early and faults >= ENOUGH_FAULTS and gain >= early[-1] else None
         if faults < FEW_FAULTS:
             return NOTHING

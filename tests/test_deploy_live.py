@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import needs
 import pytest
 
-from kdtool.deploy import layout
+from kdtool.deploy import governor, layout
 from kdtool.deploy.agent import Agent
+from kdtool.deploy.governor import BACK
 from kdtool.deploy.request import DeployRequest
 from kdtool.deploy.session import deploy
 from kdtool.errors import ParameterError
@@ -101,6 +103,27 @@ def test_a_strided_program_is_covered_and_every_fault_accounted_for(strides):
         context = dict(zip(CONTEXT_FIELDS, map(int, arrays.log[i]), strict=True))
         assert vm.decide(context) == arrays.log_out[i, 1 : 1 + arrays.log_out[i, 0]].tolist()
     assert not cgroups()
+
+
+def test_an_agent_that_has_stepped_back_looks_at_nothing_and_then_at_all_again(strides, monkeypatch):
+    for name in ("FIRST_BACK_S", "NO_USE_BACK_S"):
+        monkeypatch.setattr(governor, name, 0.3)
+    seen = []
+
+    def show(agent, guards):
+        watched = agent.source.majors(), agent.stall.stalls
+        seen.append((guards.state == BACK, watched, agent.majors, agent.processes.taken))
+
+    command = (strides, str(5 * PAGES), "7", str(5 * PAGES))
+    request = DeployRequest(command=command, memory_bytes=5 * LIMIT)
+    row = deploy(request, load_decider("none"), show)
+    assert row["steps_back"] > 0 and row["trials"] > 1
+    backs = [(one, two) for one, two in pairwise(seen) if one[0] and two[0]]
+    assert all(one[1] == two[1] for one, two in backs)
+    assert max(two[2] - one[2] for one, two in backs) > 100
+    # After that the process was taken in again; its majors are those of wait4, but for its last tick or so.
+    assert seen[-1][3] > seen[0][3]
+    assert 0.8 * row["kernel"]["major_faults"] < row["major_faults"] < 1.05 * row["kernel"]["major_faults"]
 
 
 @pytest.mark.parametrize("source", ["bpf", "perf"])

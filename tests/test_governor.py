@@ -15,17 +15,18 @@ def seen(majors, used, wasted=0, evicted=0):
     return Progress(majors=majors, issued=used + wasted, used=used, wasted=wasted, evicted=evicted)
 
 
-def trial_of(rate_off, rate_on, **facts):
+def trial_of(rate_off, rate_on, stalls=(0, 0), **facts):
     """Hold a trial of so many faults a second without the program and with it; return verdict and pairs.
 
-    A rate is a number, or a function of the number of the tick.
+    A rate is a number, or a function of the number of the tick. stalls : of a fault, in ns
     """
-    trial, now_s, faults = Trial(0.0, 0, **facts), 0.0, 0
+    trial, now_s, faults, stall_ns = Trial(0.0, 0, **facts), 0.0, 0, 0
     for window in range(1000):
         rate = rate_on if trial.on else rate_off
         now_s += trial.window_s
-        faults += int((rate(window) if callable(rate) else rate) * trial.window_s)
-        if verdict := trial.tick(now_s, faults):
+        new = int((rate(window) if callable(rate) else rate) * trial.window_s)
+        faults, stall_ns = faults + new, stall_ns + new * stalls[trial.on]
+        if verdict := trial.tick(now_s, faults, stall_ns):
             return verdict, (window + 1) // 2
     raise AssertionError("no verdict")
 
@@ -52,6 +53,19 @@ def test_a_program_that_has_acted_stays_unless_it_is_clearly_slower():
     assert trial_of(8000, 7600) == (LOSES, 16)
     assert trial_of(8000, 7600, acted=True) == (GAINS, 16)
     assert trial_of(8000, 6800, acted=True) == (LOSES, 16)
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "stalls", "verdict"),
+    [
+        (20_000, 20_400, (50_000, 20_000), (GAINS, 2)),
+        (8000, 8160, (50_000, 20_000), (GAINS, 4)),  # two pairs have too few faults
+        (20_000, 20_400, (50_000, 30_000), (LOSES, 16)),
+        (20_000, 19_000, (50_000, 20_000), (LOSES, 16)),
+    ],
+)
+def test_a_program_with_which_faults_stall_half_as_long_acts_early_if_it_gets_on(off, on, stalls, verdict):
+    assert trial_of(off, on, stalls) == verdict
 
 
 def test_windows_are_longer_where_faults_are_rare():
@@ -168,6 +182,16 @@ def test_it_wakes_by_majors_and_sleeps_when_there_is_nothing_to_do():
         governor.tick(now_s, seen(8, 0))
     assert governor.state == ASLEEP
     assert governor.steps_back == 0
+
+
+def test_majors_wake_nobody_while_nothing_is_in_swap():
+    governor = Governor(16, Floors(0.5))
+    governor.tick(0.05, seen(100, 0), swapped=False)
+    assert governor.state == ASLEEP
+    governor.tick(0.10, seen(103, 0), swapped=True)
+    assert governor.state == ASLEEP
+    governor.tick(0.15, seen(107, 0), swapped=True)
+    assert governor.state == TRYING
 
 
 def test_without_floors_it_acts_at_once_and_sleeps_when_there_is_nothing_to_do():
