@@ -96,6 +96,9 @@ static uint64_t first_insns;
 static vma_t *vmas;                            // this process's map, sorted, disjoint; guarded by the lock
 static size_t n_vmas, max_vmas;
 static uint64_t program_break;                 // page after the heap, 0 until the first brk
+static uint64_t forked_at;                     // seq before what the child of the latest fork begins with
+static bool borrowed;                          // a child of vfork: its memory, and so `pid`, is its parent's
+static __thread bool vforks;                   // the system call under way is vfork, or clone as such
 
 static void die(const char *why) {
     dprintf(2, "kdtool: pgtrace: %s\n", why);
@@ -190,12 +193,16 @@ static uint32_t name_offset(const char *name) {
     return at;
 }
 
-static void emit_vma(vma_t v) {
-    sad_record r = {.seq = S->now + 1, .vpn = v.start, .ip = v.end, .insns = now_ns(), .pid = pid,
+static void emit_vma_at(uint64_t seq, vma_t v) {
+    sad_record r = {.seq = seq, .vpn = v.start, .ip = v.end, .insns = now_ns(), .pid = pid,
                     .tid = (int32_t)v.name, .kind = KIND_VMA | v.flags, .offset = v.offset};
     sad_make_room(S);
     sad_emit(S, &r);
-    S->now = r.seq;
+}
+
+static void emit_vma(vma_t v) {
+    emit_vma_at(S->now + 1, v);
+    S->now++;
 }
 
 static void vma_insert(size_t at, vma_t v) {
@@ -506,6 +513,7 @@ static void on_syscall(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint6
     t->number = (uint64_t)number;
     memcpy(t->arg, (uint64_t[]){a1, a2, a3, a4, a5, a6}, sizeof t->arg);
     tell_totals(t);
+    vforks = number == SYS_vfork || (number == SYS_clone && a1 & CLONE_VFORK);
     if (off()) return;
     if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
     // Recorded before it happens: once it has, another thread may be given the same addresses.
@@ -539,23 +547,37 @@ static void on_process_end(qemu_plugin_id_t id, void *unused) {
     for (size_t i = 0; i < MAX_THREADS; i++)
         if (threads[i]) tell_totals(threads[i]);
     if (off()) return;
+    if (borrowed) return;
     lock((int32_t)syscall(SYS_gettid));
     finished = true;
     forget_address_space(pid);
     unlock();
 }
 
-// The map must not be copied while another thread changes it.
-static void before_fork(void) { lock((int32_t)syscall(SYS_gettid)); }
+// The map must not be copied while another thread changes it. What the child begins with has its place in the order
+// here, before the parent goes on, though it is the child that writes it.
+static void before_fork(void) {
+    lock((int32_t)syscall(SYS_gettid));
+    forked_at = S->now;
+    S->now += vforks ? 0 : n_vmas + 1;
+    S->forks += !vforks;
+}
+
 static void after_fork(void) { unlock(); }
 
 static void in_child(void) {
-    pid = (int32_t)getpid();
+    int32_t child = (int32_t)getpid(), parent = pid;
     for (size_t i = 0; i < MAX_THREADS; i++)
         if (threads[i]) memset(threads[i], 0, sizeof(thread_t));
     __sync_fetch_and_add(&S->processes, 1);
-    lock(pid);                                                   // held by the parent until after its fork
-    for (size_t i = 0; i < n_vmas; i++) emit_vma(vmas[i]);
+    borrowed = vforks;
+    if (borrowed || off()) return;
+    pid = child;
+    lock(child);                                                 // held by the parent until after its fork
+    for (size_t i = 0; i < n_vmas; i++) emit_vma_at(forked_at + 1 + i, vmas[i]);
+    sad_record fork = {.seq = forked_at + 1 + n_vmas, .insns = now_ns(), .pid = child, .tid = parent, .kind = KIND_FORK};
+    sad_make_room(S);
+    sad_emit(S, &fork);
     unlock();
 }
 

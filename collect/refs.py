@@ -31,10 +31,10 @@ ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
 
 
 class References:
-    """The collector `refs`: tables `refs` and `vmas`, clock `insns`."""
+    """The collector `refs`: tables `refs`, `vmas` and `forks`, clock `insns`."""
 
     name = "refs"
-    tables = ("refs", "vmas")
+    tables = ("refs", "vmas", "forks")
     clock = "insns"
 
     def unavailable(self) -> Problem | None:
@@ -98,7 +98,7 @@ class Tracer:
         return Progress(self._spool.count("refs"), self._spool.count("lost"))
 
     def finish(self) -> None:
-        """Record no more, and append all that was recorded to `refs` and `vmas`."""
+        """Record no more, and append all that was recorded to its tables."""
         self._spool.stop()
         reftrace.write_rows(self._spool, self._writer)
 

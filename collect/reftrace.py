@@ -25,7 +25,7 @@ RING_RECORDS = 65_536
 NAMES_BYTES = 1 << 20
 ZONE = 16
 MAGIC = 0x314453746466656B
-VMA_KIND = 256
+VMA_KIND, FORK_KIND = 256, 512
 CHUNK_ROWS = 2_000_000
 
 
@@ -36,10 +36,11 @@ def _struct(fields: str) -> "np.dtype[Any]":
 
 
 RECORD = _struct("seq u8 vpn u8 ip u8 insns u8 pid i4 tid i4 kind u4 offset u4")
-NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", "u4", 4)])
+NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", "u4", 6)])
 COUNTERS = _struct(
     """magic u8 k u4 hash_bits u4 ring_cap u4 zone_cap u4 names_at u8 ring_at u8 nodes_at u8 hash_at u8
-    size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4 names_lost u4"""
+    size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4 names_lost u4
+    forks u4"""
 )
 STREAM = _struct("lock i4 now u8 emitted u8 written u8 n u4 head u4 tail u4 zone_n u4")
 UNDO = np.dtype([("undo_node", "u4"), ("undo_n", "u4"), ("undo_emitted", "u8"), ("undo", NODE)])
@@ -152,16 +153,19 @@ class Spool:
 
 
 def write_rows(spool: Spool, writer: TraceWriter) -> int:
-    """Append all rows to `refs` and `vmas` and return how many references there are."""
-    n_refs = 0
+    """Append all rows to `refs`, `vmas` and `forks` and return how many references there are."""
+    n_refs = n_vmas = 0
     for records in spool.chunks():
-        is_vma = records["kind"] >= VMA_KIND
-        refs, changes = records[~is_vma], records[is_vma]
-        at = np.flatnonzero(is_vma)
-        _append_vmas(spool, writer, changes, n_refs + at - np.arange(len(at)))
+        is_ref, is_fork = records["kind"] < VMA_KIND, records["kind"] == FORK_KIND
+        is_vma = ~is_ref & ~is_fork
+        refs, row, vma_row = records[is_ref], n_refs + np.cumsum(is_ref), n_vmas + np.cumsum(is_vma)
+        if is_vma.any():
+            _append_vmas(spool, writer, records[is_vma], row[is_vma])
+        if is_fork.any():
+            _append_forks(writer, records[is_fork], row[is_fork], vma_row[is_fork])
         columns = {name: refs[name] for name in ("pid", "tid", "vpn", "ip", "insns")}
         writer.append("refs", columns | {"kind": refs["kind"].astype(np.uint8)})
-        n_refs += len(refs)
+        n_refs, n_vmas = n_refs + len(refs), n_vmas + int(np.count_nonzero(is_vma))
     if not n_refs:
         raise TraceError("the command ended before its first instruction: nothing was recorded; run it alone")
     return n_refs
@@ -184,3 +188,20 @@ def _append_vmas(
         "offset_pages": changes["offset"].astype(np.int64),
     }
     writer.append("vmas", columns)
+
+
+def _append_forks(
+    writer: TraceWriter,
+    forks: "np.ndarray[Any, Any]",
+    rows: "np.ndarray[Any, Any]",
+    vma_rows: "np.ndarray[Any, Any]",
+) -> None:
+    """Append forks; `rows[i]` references and `vma_rows[i]` address-space changes came before the i-th."""
+    columns = {
+        "ts_ns": forks["insns"].astype(np.int64),
+        "pid": forks["pid"],
+        "parent": forks["tid"],
+        "row": rows.astype(np.int64),
+        "vma_row": vma_rows.astype(np.int64),
+    }
+    writer.append("forks", columns)

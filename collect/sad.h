@@ -15,6 +15,9 @@
 // is followed by at most k - 1 other pages iff first >= that time. An unmapped page keeps its place without
 // its name (key 0), because it was a distinct page.
 //
+// A fork has pages shared until they are stored to (`forks` counts them): the first store to a page after one is
+// retained where it happened, and a store before it is not told as of a later reference.
+//
 // A process may be killed anywhere. Whatever changes more than one word of a node is bracketed by `undo`.
 // Stores are not reordered by x86-64, and SAD_ORDER keeps the compiler from doing so.
 #ifndef KDTOOL_SAD_H
@@ -29,11 +32,12 @@
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
-enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256 };
+enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK = 512 };
 
 // One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
 // ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags,
-// offset = where in its file a mapping starts, in pages.
+// offset = where in its file a mapping starts, in pages. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
+// process, insns as above.
 typedef struct {
     uint64_t seq, vpn, ip, insns;
     int32_t pid, tid;
@@ -45,6 +49,7 @@ typedef struct {
     uint64_t first;                            // seq of the last reference that was retained
     sad_record pending;                        // the last one since, not retained so far; none when seq is 0
     uint32_t prev, next, chain, slot;          // list, hash chain, 1 + place in the zone (0: in the list)
+    uint32_t forks, spare;                     // how many there had been when a store was last retained at once
 } sad_node;
 
 typedef struct {
@@ -55,6 +60,7 @@ typedef struct {
     volatile uint32_t broken;                  // locks taken over from a dead holder
     volatile uint64_t refs, insns, lost, untraced, processes;
     uint32_t names_used, names_lost;
+    volatile uint32_t forks;                   // so far, of all processes
     _Alignas(64) volatile int32_t lock;        // tid of the holder
     volatile uint64_t now;                     // seq of the newest reference or change
     volatile uint64_t emitted, written;        // records made; records of them in the spool file
@@ -140,12 +146,34 @@ static void sad_enter_zone(sad_state *s, uint32_t i, uint64_t last) {
     nodes[i].slot = slot + 1;
 }
 
+// Note a further reference to the page of node i, not stored to since a fork, where either is a store.
+static void sad_after_fork(sad_state *s, uint32_t i, const sad_record *r) {
+    sad_node *x = &sad_nodes(s)[i];
+    sad_begin(s, i);
+    if (x->pending.seq) {
+        sad_emit(s, &x->pending);
+        x->first = x->pending.seq;
+    }
+    x->pending = *r;
+    if (r->kind == KIND_STORE) {
+        sad_emit(s, r);
+        x->first = r->seq;
+        x->pending.seq = 0;
+        x->forks = s->forks;
+    }
+    sad_commit(s);
+}
+
 // Note a further reference to the page of node i, which is in the zone by now.
 static inline void sad_again(sad_state *s, uint32_t i, const sad_record *r) {
     sad_node *x = &sad_nodes(s)[i];
     uint64_t oldest = s->n == s->k + 1 ? sad_last(&sad_nodes(s)[s->tail]) : 0;
     uint32_t kind = r->kind;
     s->zone_last[x->slot - 1] = r->seq;
+    if (__builtin_expect(x->forks != s->forks, 0) && (kind == KIND_STORE || x->pending.kind == KIND_STORE)) {
+        sad_after_fork(s, i, r);
+        return;
+    }
     if (x->pending.seq && oldest > x->first) {               // it cannot be dropped: retain it
         sad_begin(s, i);
         sad_emit(s, &x->pending);
@@ -180,6 +208,7 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
     x->first = r->seq;
     x->pending = *r;
     x->pending.seq = 0;
+    x->forks = r->kind == KIND_STORE ? s->forks : 0;
     uint32_t *bucket = sad_bucket(s, key);
     x->chain = *bucket;
     *bucket = i;

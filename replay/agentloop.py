@@ -21,7 +21,7 @@ from kdtool.replay.agent import (
     next_turn,
     read_decisions,
 )
-from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, name_pages, read_pages
+from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages, read_pages
 from kdtool.replay.memory import (
     AGENT_NS,
     BESIDE_NS,
@@ -46,7 +46,7 @@ __all__ = ["serve_agent", "tell_agent"]
 def tell_agent(decide, row, page, major, compute_ns, trace, memory, policy, device):  # type: ignore[no-untyped-def]
     """Have the agent's policy decide at a fault that has ended, if it watches and the fault is an event."""
     out, scalars, predicted = policy[3], memory[6], policy[9]
-    key = trace[5][page]
+    key = trace[5][key_at(row, page, trace)]
     pid = trace[6][key >> VPN_BITS]
     tag = page_tag(pid, key & VPN_MASK)
     if not scalars[WATCHES] or not (major or is_predicted(predicted, tag)):
@@ -56,7 +56,7 @@ def tell_agent(decide, row, page, major, compute_ns, trace, memory, policy, devi
     memory[7][DECISIONS] += 1
     n = name_pages(decide, row, page, major, compute_ns, trace, memory, policy, device)
     remember(predicted, pid, out, n)
-    find_pages(n, page, trace[5], out, memory)
+    find_pages(n, row, page, trace, out, memory)
     n = min(n, scalars[DEGREE])
     leave_to_agent(n, trace[12][trace[3][row]], major, time_ns, out, policy[4], policy[5], policy[8])
 

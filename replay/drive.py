@@ -83,7 +83,8 @@ def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:
         begin_streams(memory.scalars, memory.clocks, streams)
     return (
         w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, free_row,
-        free_page, w.wake_row, w.tids, following, wakes,
+        free_page, w.wake_row, w.tids, following, wakes, w.shared.key_of_row, w.shared.note_of_key,
+        w.shared.note_row, w.shared.note_page,
     )  # fmt: skip
 
 

@@ -78,7 +78,11 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
-_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1))  # type: ignore[no-untyped-call]
+_TRACE = types.Tuple(  # type: ignore[no-untyped-call]
+    (
+        _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4,
+    )
+)  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2)
 )

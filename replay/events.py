@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from kdtool.replay.mapped import VPN_BITS
+from kdtool.replay.keys import VPN_BITS
 from kdtool.replay.memory import SWAP_MISSED
 from kdtool.replay.run import Shadow
 from kdtool.replay.workload import Workload
@@ -19,7 +19,7 @@ def miss_events(workload: Workload, shadow: Shadow, stop_row: int | None = None)
     prefetched page instead of a major fault, in the same order.
     """
     rows = np.flatnonzero(shadow.missed[:stop_row] == SWAP_MISSED)
-    key = workload.keys[workload.page[rows]]
+    key = workload.keys_of(rows)
     vpn = key & ((1 << VPN_BITS) - 1)
     fields = {
         "vpn": vpn,

@@ -46,6 +46,7 @@ __all__ = [
     "ask",
     "bring_in",
     "find_pages",
+    "key_at",
     "name_pages",
     "read_pages",
 ]
@@ -70,10 +71,18 @@ _REGION_BITS = 13
 
 
 @inner
+def key_at(row, page, trace):  # type: ignore[no-untyped-def]
+    """Return the index of the key by which `row` has its page, whoever else has it (sharing.py)."""
+    of_row = trace[15]
+    return np.int64(of_row[row]) if len(of_row) else np.int64(page)
+
+
+@inner
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
     ip, keys, pids, vma_of_page, vma_bounds = trace[4], trace[5], trace[6], trace[7], trace[8]
-    vpn, process, vma = keys[page] & VPN_MASK, keys[page] >> VPN_BITS, vma_of_page[page]
+    key = key_at(row, page, trace)
+    vpn, process, vma = keys[key] & VPN_MASK, keys[key] >> VPN_BITS, vma_of_page[key]
     ctx[0] = vpn
     ctx[1] = pids[process]
     ctx[2] = trace[12][trace[3][row]]
@@ -109,13 +118,25 @@ def _search(key, near, keys):  # type: ignore[no-untyped-def]
 
 
 @inner
-def find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
+def _page_at(key, row, trace):  # type: ignore[no-untyped-def]
+    """Return the page that a key is at `row`, -1 for none."""
+    note_of_key, note_row, note_page = trace[16], trace[17], trace[18]
+    if len(note_of_key):
+        for at in range(note_of_key[key + 1] - 1, note_of_key[key] - 1, -1):
+            if note_row[at] <= row:
+                return np.int64(note_page[at])
+    return key
+
+
+@inner
+def find_pages(n, row, faulting, trace, out, memory):  # type: ignore[no-untyped-def]
     """Put dense ids in the place of the n pages that a policy named, -1 for what is no page of the trace.
 
     Slots stay: whose they are may change with each page that goes. Records are on their way before the first
     is needed; and each page is looked for beside the one before, since a rollout names pages close together.
     """
-    process, near = keys[faulting] & ~VPN_MASK, faulting
+    keys, near = trace[5], key_at(row, faulting, trace)
+    process = keys[near] & ~VPN_MASK
     for i in range(n):
         if out[i] <= NAMED_SLOT:
             continue
@@ -124,7 +145,7 @@ def find_pages(n, faulting, keys, out, memory):  # type: ignore[no-untyped-def]
         else:
             key = process | out[i]
             near = _search(key, near, keys)
-            out[i] = near if keys[near] == key else -1
+            out[i] = _page_at(near, row, trace) if keys[near] == key else -1
         prefetch_line(memory[0], max(out[i], 0))
 
 
@@ -224,7 +245,7 @@ def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, m
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
         return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
     n = name_pages(decide, row, page, major, compute_ns, trace, memory, decider, device)
-    find_pages(n, page, trace[5], out, memory)
+    find_pages(n, row, page, trace, out, memory)
     m = bring_in(n, missing, scored, capacity, out, memory, device)
     return read_pages(m, missing, compute_ns, out, memory, device)
 

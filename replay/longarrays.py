@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from kdtool.errors import CapabilityError
 
-__all__ = ["copied", "kept", "new_array", "zeros"]
+__all__ = ["copied", "kept", "new_array", "told_twice", "zeros"]
 
 SHARE = 32
 """An array of more than this part of the memory that is free lies in a file: with as many as a replay of two
@@ -116,6 +116,24 @@ def kept(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_], n_kept: int) -> 
         packed[done : done + len(part)] = part
         done += len(part)
     return packed
+
+
+def told_twice(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Return a column in which each of these rows, rising, follows itself.
+
+    >>> told_twice(np.array([5, 6, 7]), np.array([1]))
+    array([5, 6, 6, 7])
+    """
+    if not len(rows):
+        return column
+    longer = new_array(len(column) + len(rows), column.dtype)
+    for start in range(0, len(column), COPY_ROWS):
+        part = column[start : start + COPY_ROWS]
+        first, last = np.searchsorted(rows, (start, start + len(part)))
+        times = np.ones(len(part), np.int64)
+        times[rows[first:last] - start] = 2
+        longer[start + first : start + len(part) + last] = np.repeat(part, times)
+    return longer
 
 
 @cache

@@ -2,7 +2,7 @@
 
 A page that a process touches is one of:
 
-    anonymous     its own; unmapped, it is gone
+    anonymous     its own, or shared with other processes since a fork (sharing.py); unmapped, it is gone
     a file's      of a file whose pages are in memory (filemaps.py): the reference is to the file's page,
                   which is unmapped when nobody is left who touched it by a mapping that is still there
     left out      of another file, until a private page is written: it is copied, and anonymous from then on
@@ -15,57 +15,68 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
-from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT
-from kdtool.replay.longarrays import copied
-from kdtool.replay.numbering import number_keys
+from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT, FileMaps
+from kdtool.replay.keys import ANONYMOUS, FILE, PRIVATE_FILE, SHARED, VPN_BITS, VPN_MASK
+from kdtool.replay.owners import (
+    CHANGE,
+    N_COPIES,
+    N_FREED,
+    N_IDS,
+    N_KEPT,
+    ROW,
+    leave_page,
+    page_of_key,
+)
+from kdtool.replay.sharing import Sharing
 from kdtool.rmt.jit import inner, jit
 from kdtool.traces import NO_OFFSET, RefKind, VmaFlag
 
 __all__ = [
-    "VPN_BITS",
+    "anonymous_vmas",
     "check_mappings",
     "follow_mappings",
     "holds_code",
+    "in_order",
     "note_kinds",
-    "page_keys",
     "spans",
 ]
 
-VPN_BITS = 52
-"""A page's key is its process's index << VPN_BITS | vpn: 2**52 pages cover any 64-bit address."""
-MOST_PROCESSES = 1 << (63 - VPN_BITS)
-"""A key has a sign."""
-_VPN_MASK = (1 << VPN_BITS) - 1
-
-_ANONYMOUS, _FILE, _PRIVATE_FILE = 0, 1, 2
 _STORE, _CODE = int(RefKind.STORE), int(RefKind.CODE)
-_FILE_FLAG, _SHARED_FLAG = int(VmaFlag.FILE), int(VmaFlag.SHARED)
-_UNMAPPED_FLAG, _WRITE_FLAG = int(VmaFlag.UNMAPPED), int(VmaFlag.WRITE)
+_FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
+_SHARED_FLAG, _WRITE_FLAG = int(VmaFlag.SHARED), int(VmaFlag.WRITE)
 
 
 @inner
 def _kind(flags):  # type: ignore[no-untyped-def]
     """Return what the pages of a mapping are until they are written."""
     if not flags & _FILE_FLAG:
-        return _ANONYMOUS
-    return _PRIVATE_FILE if flags & _WRITE_FLAG and not flags & _SHARED_FLAG else _FILE
+        return SHARED if flags & _SHARED_FLAG else ANONYMOUS
+    return PRIVATE_FILE if flags & _WRITE_FLAG and not flags & _SHARED_FLAG else FILE
 
 
 @inner
 def _file_page(p, mapping, keys, mappings):  # type: ignore[no-untyped-def]
     """Return which page of the files page p is, by its mapping: counted from the first of all files."""
-    return (keys[p] & _VPN_MASK) + mappings[mapping, VPN_SHIFT]
+    return (keys[p] & VPN_MASK) + mappings[mapping, VPN_SHIFT]
 
 
 @inner
-def _leave(p, live, mapping, users, keys, mappings):  # type: ignore[no-untyped-def]
-    """Take page p out of a mapping; return the page that is unmapped by that, -1 if others still have it."""
+def _leave(p, row, live, mapping, files, keys, freed, owners):  # type: ignore[no-untyped-def]
+    """Take page p out of a mapping; unless others still have it, it is unmapped by that."""
+    mappings, _, users, first_file = files
+    free_row, free_page = freed
+    counts, gone = owners[8], np.int64(p)
     live[p] = 0
-    if mapping[p] == NOT_MAPPED:
-        return np.int64(p)
-    frame = _file_page(p, mapping[p], keys, mappings)
-    users[frame] -= 1
-    return len(keys) + frame if users[frame] == 0 else np.int64(-1)
+    if mapping[p] != NOT_MAPPED:
+        frame = _file_page(p, mapping[p], keys, mappings)
+        users[frame] -= 1
+        gone = np.int64(-1) if users[frame] else first_file + frame
+    elif len(owners[0]):
+        gone = leave_page(p, row, owners)
+    if gone >= 0:
+        at = counts[N_FREED]
+        free_row[at], free_page[at] = row + counts[N_COPIES], gone
+        counts[N_FREED] = at + 1
 
 
 def follow_mappings(
@@ -73,99 +84,87 @@ def follow_mappings(
     store: npt.NDArray[np.uint8],
     changes: tuple[npt.NDArray[np.int64], ...],
     keys: npt.NDArray[np.int64],
-    mappings: npt.NDArray[np.int64],
-    mapping_of: npt.NDArray[np.int32],
+    files: FileMaps,
     keep: npt.NDArray[np.bool_],
+    sharing: Sharing,
 ) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Set `keep` where references are replayed, and `page` to the file's page where they are to one.
+    """Set `keep` where references are replayed, and `page` to the page that it is: a file's, or a shared one.
 
     changes : row, first, last, flags, map_of: mapping changes of the pages [first, last), in order of row
-    mapping_of : set where a page of a file is touched for the first time
+    files : mapping_of is set where a page of a file is touched for the first time
 
-    Return how many are kept, and the (row, page) pairs that were unmapped. A row here is one of those kept.
+    Return how many are kept, and the (row, page) pairs that were unmapped. A row here is one of those kept,
+    with one more for each copy of a shared page.
     """
     _, first, last, *_ = changes
     # Unmapped is what was referenced: by a mapping change, or when it is first written after one.
-    most = min(len(page), 2 * int(np.sum(last - first)))
+    most = min(len(page), 2 * int(np.sum(last - first))) + sharing.most_pages
     freed = np.empty(most, np.int64), np.empty(most, np.int64)
-    n_pages = len(keys)
-    state = (
-        np.zeros(n_pages, np.uint8),
-        np.zeros(n_pages, np.uint8),
-        np.full(n_pages, NOT_MAPPED, np.int64),
-        np.zeros(len(mapping_of), np.int32),
-    )
-    n_kept, n_freed = _follow(page, store, changes, keys, (mappings, mapping_of), keep, state, freed)
-    free_row, free_page = (each[:n_freed].copy() for each in freed)
-    return n_kept, free_row, free_page
+    n_pages, counts = len(keys), sharing.counts
+    key_state = (
+        np.zeros(n_pages, np.uint8), np.zeros(n_pages, np.uint8), np.full(n_pages, NOT_MAPPED, np.int64)
+    )  # fmt: skip
+    users = np.zeros(files.n_pages, np.int32)
+    first_file = n_pages + sharing.most_ids
+    of_files = files.mappings, files.mapping_of, users, first_file
+    for row, change, event in sharing.stops():
+        _follow(
+            row, change, page, store, changes, keys, of_files, keep, key_state, freed, sharing.key_of_row,
+            sharing.arrays(),
+        )  # fmt: skip
+        sharing.do(event, key_state, freed)
+    free_row, free_page = (each[: counts[N_FREED]].copy() for each in freed)
+    if sharing.most_ids and files.n_pages:  # files come behind the copies that there are
+        for pages in (page, free_page):
+            pages[pages >= first_file] -= first_file - int(counts[N_IDS])
+    return int(counts[N_KEPT]), free_row, free_page
 
 
 @jit()
-def _follow(page, store, changes, keys, files, keep, state, freed):  # type: ignore[no-untyped-def]
-    """Do so, and put what was unmapped into `freed`; return how many references are kept, and pages unmapped.
+def _follow(  # type: ignore[no-untyped-def]
+    stop_row, stop_change, page, store, changes, keys, files, keep, key_state, freed, key_of_row, owners
+):
+    """Go on to the mapping change `stop_change`, which comes before row `stop_row`, or to that row.
 
-    state : kind, liveness and mapping of each page, users of each of the files' pages
+    key_state : kind, liveness and mapping of each key; freed : what was unmapped, and when
     """
     row, first, last, flags, map_of = changes
-    mappings, mapping_of = files
-    kind, live, mapping, users = state
-    free_row, free_page = freed
-    n_pages, n_freed = len(keys), 0
-    at, n_kept = 0, 0
-    for i in range(len(page) + 1):
-        while at < len(row) and row[at] <= i:
+    mappings, mapping_of, users, first_file = files
+    kind, live, mapping = key_state
+    counts, shares = owners[8], len(key_of_row) > 0
+    n_kept, at = counts[N_KEPT], counts[CHANGE]
+    for i in range(counts[ROW], stop_row + 1):
+        while at < stop_change and row[at] <= i:
             for p in range(first[at], last[at]):
                 # A new mapping replaces what was there, as MAP_FIXED does; mprotect() leaves a file's pages.
                 stays = live[p] and mapping[p] != NOT_MAPPED and map_of[at] != NOT_MAPPED
                 stays = stays and mappings[mapping[p], VPN_SHIFT] == mappings[map_of[at], VPN_SHIFT]
-                gone = np.int64(-1)
                 if live[p] and not stays:
-                    gone = _leave(p, live, mapping, users, keys, mappings)
-                if gone >= 0:
-                    free_row[n_freed], free_page[n_freed] = n_kept, gone
-                    n_freed += 1
+                    _leave(p, n_kept, live, mapping, files, keys, freed, owners)
                 kind[p], mapping[p] = _kind(flags[at]), map_of[at]
             at += 1
-        if i == len(page):
+        if i == stop_row:
             break
         touched = np.int64(page[i])
-        if kind[touched] == _PRIVATE_FILE and store[i]:
-            gone = _leave(touched, live, mapping, users, keys, mappings) if live[touched] else np.int64(-1)
-            if gone >= 0:
-                free_row[n_freed], free_page[n_freed] = n_kept, gone
-                n_freed += 1
-            kind[touched], mapping[touched] = _ANONYMOUS, NOT_MAPPED  # copied on write
+        if shares:
+            key_of_row[i] = touched
+        if kind[touched] == PRIVATE_FILE and store[i]:
+            if live[touched]:
+                _leave(touched, n_kept, live, mapping, files, keys, freed, owners)
+            kind[touched], mapping[touched] = ANONYMOUS, NOT_MAPPED  # copied on write
         if mapping[touched] != NOT_MAPPED:
             frame = _file_page(touched, mapping[touched], keys, mappings)
             users[frame] += 1 - live[touched]
             if mapping_of[frame] == NOT_MAPPED:
                 mapping_of[frame] = mapping[touched]
-            page[i] = n_pages + frame
-        if kind[touched] == _ANONYMOUS or mapping[touched] != NOT_MAPPED:
+            page[i] = first_file + frame
+        elif shares and kind[touched] <= SHARED:
+            page[i] = page_of_key(touched, store[i], n_kept, kind, live, owners)
+        if kind[touched] <= SHARED or mapping[touched] != NOT_MAPPED:
             keep[i] = True
             n_kept += 1
             live[touched] = 1
-    return n_kept, n_freed
-
-
-def page_keys(
-    name: str, refs: Mapping[str, npt.NDArray[Any]]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the processes, sorted, and the key of each reference's page; TraceError where it has no room."""
-    pids, process = number_keys(refs["pid"])
-    if len(pids) > MOST_PROCESSES:
-        raise TraceError(
-            f"{name}: has {len(pids)} processes, at most {MOST_PROCESSES} can be replayed: record fewer"
-        )
-    key = copied(process, np.int64)
-    key <<= VPN_BITS
-    vpn = refs["vpn"]
-    if len(vpn) and (most := int(vpn.max())) >> VPN_BITS:
-        raise TraceError(
-            f"{name}: page {most} is beyond any 64-bit address, below {1 << VPN_BITS}: record it again"
-        )
-    key |= vpn.view(np.int64)
-    return pids, key
+    counts[ROW], counts[CHANGE], counts[N_KEPT] = stop_row, at, n_kept
 
 
 def check_mappings(name: str, maps: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -213,3 +212,49 @@ def note_kinds(kind, page, store, code):  # type: ignore[no-untyped-def]
         store[i] = kind[i] == _STORE
         if kind[i] == _CODE:
             code[page[i]] = 1
+
+
+def in_order(
+    maps: dict[str, npt.NDArray[np.generic]] | None,
+    order: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+    last: npt.NDArray[np.int64],
+    map_of: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return mapping changes as (row, first key, last key + 1, flags, mapping of a file), in this order."""
+    if maps is None:
+        return order, order, order, order, order
+    rows, flags = (maps[name][order].astype(np.int64) for name in ("row", "flags"))
+    return rows, first[order], last[order], flags, map_of[order]
+
+
+def anonymous_vmas(
+    maps: dict[str, npt.NDArray[np.generic]] | None,
+    pids: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Return the bounds of the VMAs and each page's VMA; neighbours of one kind merge as in the kernel.
+
+    A VMA that grew is taken at its largest extent; without `maps` each process is one VMA.
+    """
+    bounds: list[list[int]] = [[0, 1 << VPN_BITS] for _ in pids]
+    vma_of_page = (keys >> VPN_BITS).astype(np.int32)
+    if maps is None:
+        return np.array(bounds, np.int64), vma_of_page
+    newest: dict[tuple[int, int, int], int] = {}
+    for i in np.argsort(maps["row"], kind="stable"):
+        flags, pid = int(maps["flags"][i]), int(maps["pid"][i])
+        if flags & _UNMAPPED_FLAG or pid not in pids:
+            continue
+        start, end = int(maps["start_vpn"][i]), int(maps["end_vpn"][i])
+        vma = newest.pop((pid, flags, start), None) if not flags & _FILE_FLAG else None
+        vma = newest.pop((pid, ~flags, end), None) if vma is None and not flags & _FILE_FLAG else vma
+        if vma is None:
+            vma = len(bounds)
+            bounds.append([start, end])
+        bounds[vma] = [min(bounds[vma][0], start), max(bounds[vma][1], end)]
+        newest[pid, flags, bounds[vma][1]] = newest[pid, ~flags, bounds[vma][0]] = vma
+        process = int(np.searchsorted(pids, pid)) << VPN_BITS
+        first, last = np.searchsorted(keys, [process | start, process | end])
+        vma_of_page[first:last] = vma
+    return np.array(bounds, np.int64), vma_of_page

@@ -11,7 +11,7 @@ from numba import types
 from kdtool.replay.longarrays import new_array
 from kdtool.rmt.jit import inline, jit
 
-__all__ = ["number_keys"]
+__all__ = ["add_keys", "number_keys"]
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_BITS = 12
@@ -37,6 +37,22 @@ def number_keys(
     rank[order] = np.arange(len(found), dtype=np.int32)
     _renumber(numbers, rank)
     return found[order], numbers
+
+
+def add_keys(
+    more: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], numbers: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64]:
+    """Return sorted keys with others among them, and number anew what number_keys() had numbered.
+
+    >>> numbers = np.array([1, 0, 1, 2], np.int32)
+    >>> add_keys(np.array([8]), np.array([3, 7, 9]), numbers), numbers
+    (array([3, 7, 8, 9]), array([1, 0, 1, 3], dtype=int32))
+    """
+    if not len(more):
+        return keys
+    larger = np.union1d(keys, more)
+    _renumber(numbers, np.searchsorted(larger, keys).astype(np.int32))
+    return larger
 
 
 def _number_all(

@@ -2,7 +2,8 @@
 
 Anonymous pages (heap, stack, private mappings once they are written) are kept apart by process; a page that
 is unmapped is forgotten: touched again, it is a new page. Pages of files are told by file and offset, and
-stay when they are unmapped (filemaps.py). A trace without `vmas` is taken to be anonymous throughout.
+stay when they are unmapped (filemaps.py). A trace without `vmas` is taken to be anonymous throughout. What
+processes share since a fork is one page for all of them (sharing.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,20 +16,23 @@ import numpy.typing as npt
 
 from kdtool.errors import TraceError
 from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
-from kdtool.replay.longarrays import copied, kept, new_array
+from kdtool.replay.forks import Forks, changes_of_processes, find_forks, keys_of_parents
+from kdtool.replay.keys import VPN_BITS, page_keys
+from kdtool.replay.longarrays import copied, kept, new_array, told_twice
 from kdtool.replay.mapped import (
-    VPN_BITS,
+    anonymous_vmas,
     check_mappings,
     follow_mappings,
     holds_code,
+    in_order,
     note_kinds,
-    page_keys,
     spans,
 )
-from kdtool.replay.numbering import number_keys
+from kdtool.replay.numbering import add_keys, number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
+from kdtool.replay.sharing import SharedPages, Sharing
 from kdtool.replay.streams import Streams, find_wakes, last_insns, own_clocks, split
-from kdtool.traces import NO_ROW, Trace, VmaFlag, schema_of
+from kdtool.traces import Trace, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
 
@@ -37,7 +41,8 @@ __all__ = ["Workload", "load_workload", "workload_from_arrays"]
 class Workload:
     """The references of one trace. All arrays of shape (n_refs,) are in global order.
 
-    page : int32, dense ids, indexes into `keys`; those from len(keys) on are pages of files
+    page : int32, dense ids, indexes into `keys`; those from len(keys) on are copies of pages that processes
+        shared, and after them pages of files
     insns : int64, instructions that the thread has executed
     store : uint8, 1 for a reference that writes
     thread, ip : int32, index into `tids`, and int64: who made the reference
@@ -49,6 +54,7 @@ class Workload:
     vma_bounds : int64 of shape (n_vmas, 2), first and last + 1 vpn
     free_row, free_page : int64, pages that are unmapped before a row, of files by the last who touched it
     files : the files whose pages are in memory
+    shared : whose a page is since processes forked
     k : the reduction window of the trace, in pages
     """
 
@@ -68,17 +74,23 @@ class Workload:
     free_row: npt.NDArray[np.int64]
     free_page: npt.NDArray[np.int64]
     files: FileMaps
+    shared: SharedPages
     k: int
 
     @property
     def n_pages(self) -> int:
         """Return how many page ids there are."""
-        return len(self.keys) + self.files.n_pages
+        return len(self.keys) + self.shared.n_copies + self.files.n_pages
 
     @property
     def n_refs(self) -> int:
         """Return the number of references."""
         return len(self.page)
+
+    def keys_of(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+        """Return the keys of the anonymous pages that these rows touch."""
+        of_row = self.shared.key_of_row
+        return self.keys[(of_row if len(of_row) else self.page)[rows]]
 
     def prefix(self, n_refs: int) -> "Workload":
         """Return the workload's first `n_refs` references, which know nothing of the later ones."""
@@ -93,6 +105,7 @@ class Workload:
             wake_row=self.wake_row[self.wake_row < n_refs],
             free_row=self.free_row[freed],
             free_page=self.free_page[freed],
+            shared=replace(self.shared, key_of_row=self.shared.key_of_row[:n_refs]),
         )
 
     def moved(self, n_pages: int) -> "Workload":
@@ -114,13 +127,17 @@ class Workload:
     @cached_property
     def streams(self) -> Streams:
         """Return each thread's references by themselves."""
+        n_keys, process = len(self.keys), self.keys >> VPN_BITS
+        owner = np.full(self.n_pages, -1, np.int64)
+        owner[:n_keys] = process
+        copies, copied_by = self.shared.copies(n_keys)
+        owner[copies] = process[copied_by]
+        key = self.shared.key_of_row if len(self.shared.key_of_row) else self.page
+        own = np.flatnonzero(key < n_keys)
         process_of = np.full(len(self.tids), -1, np.int64)
-        own = np.flatnonzero(self.page < len(self.keys))
-        process_of[self.thread[own]] = self.keys[self.page[own]] >> VPN_BITS
-        process = np.full(len(self.free_page), -1, np.int64)
-        known = self.free_page < len(self.keys)
-        process[known] = self.keys[self.free_page[known]] >> VPN_BITS
-        return split(self.thread, self.wake_row, process_of, (self.free_row, self.free_page, process))
+        process_of[self.thread[own]] = process[key[own]]
+        freed = self.free_row, self.free_page, owner[self.free_page]
+        return split(self.thread, self.wake_row, process_of, freed)
 
     @property
     def footprint_pages(self) -> int:
@@ -190,6 +207,7 @@ def load_workload(
         reduction.k if reduction is not None else 0,
         files,
         ra_pages,
+        trace.columns("forks") if trace.rows("forks") else None,
     )
 
 
@@ -201,34 +219,39 @@ def workload_from_arrays(
     k: int,
     files: str = DATA,
     ra_pages: int = RA_PAGES,
+    forks: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Workload:
-    """Build a workload from the columns of `refs`, each asked for once, and, if known, of `vmas`."""
+    """Build a workload from the columns of `refs`, each asked for once, and, if known, `vmas` and `forks`."""
     if maps is not None:
         check_mappings(name, maps)
-    pids, key = page_keys(name, refs)
-    keys, page = number_keys(key)
-    del key  # here and below: a column less while the next one is read
+    pids, keys, page, followed = _number_pages(name, refs, maps, forks)
     store, code = new_array(len(page), np.uint8), np.zeros(len(keys), np.uint8)
     note_kinds(np.require(refs["kind"], np.uint8), page, store, code)
     keep = new_array(len(page), np.bool_)
     ranges = spans(maps, pids, keys)
     file_pages, map_of = file_maps(maps, holds_code(code, *ranges), files, ra_pages)
-    changes = _changes(maps, map_of, pids, *ranges)
-    n_kept, free_row, free_page = follow_mappings(
-        page, store, changes, keys, file_pages.mappings, file_pages.mapping_of, keep
-    )
+    changes = in_order(maps, followed.order, *ranges, map_of)
+    sharing = Sharing(followed, keys, store, changes_of_processes(maps, followed.order, pids))
+    n_kept, free_row, free_page = follow_mappings(page, store, changes, keys, file_pages, keep, sharing)
     if not n_kept:
         raise TraceError(
             f"{name}: has no reference to memory that is replayed: anonymous pages, and those of files by "
             f"--files {files}: record what uses more, or give --files all"
         )
-    page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
+    copies, copied_page = sharing.copies()
+
+    def replayed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return told_twice(kept(column, keep, n_kept), copies)
+
+    page, store = replayed(page), replayed(store)
+    reads = copies + np.arange(len(copies))  # a copy reads the old page, then writes the new one
+    page[reads], store[reads] = copied_page, 0
     tids, thread = number_keys(np.require(refs["tid"], np.int32))
     insns = copied(refs["insns"], np.int64)
     if not own_clocks(insns, thread, len(tids)):
         raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
-    insns, thread = kept(insns, keep, n_kept), kept(thread, keep, n_kept)
-    bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
+    insns, thread = replayed(insns), replayed(thread)
+    bounds, vma_of_page = anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
         sha256=sha256,
@@ -236,7 +259,7 @@ def workload_from_arrays(
         insns=insns,
         store=store,
         thread=thread,
-        ip=kept(refs["ip"].view(np.int64), keep, n_kept),
+        ip=replayed(refs["ip"].view(np.int64)),
         tids=tids.astype(np.int32),
         wake_row=find_wakes(insns, thread, len(tids)),
         keys=keys,
@@ -246,57 +269,21 @@ def workload_from_arrays(
         free_row=free_row,
         free_page=free_page,
         files=file_pages,
+        shared=sharing.told(replayed),
         k=k,
     )
 
 
-def _changes(
+def _number_pages(
+    name: str,
+    refs: Mapping[str, npt.NDArray[Any]],
     maps: dict[str, npt.NDArray[np.generic]] | None,
-    map_of: npt.NDArray[np.int64],
-    pids: npt.NDArray[np.int64],
-    first: npt.NDArray[np.int64],
-    last: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return mapping changes as (row, first key, last key + 1, flags, mapping of a file), in order of row."""
-    if maps is None:
-        empty = np.empty(0, np.int64)
-        return empty, empty, empty, empty, empty
-    known = np.isin(maps["pid"], pids) & (maps["row"] != NO_ROW)
-    order = np.flatnonzero(known)[np.argsort(maps["row"][known], kind="stable")]
-    rows, flags = (maps[name][order].astype(np.int64) for name in ("row", "flags"))
-    return rows, first[order], last[order], flags, map_of[order]
-
-
-_FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
-
-
-def _anonymous_vmas(
-    maps: dict[str, npt.NDArray[np.generic]] | None,
-    pids: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Return the bounds of the VMAs and each page's VMA; neighbours of one kind merge as in the kernel.
-
-    A VMA that grew is taken at its largest extent; without `maps` each process is one VMA.
-    """
-    bounds: list[list[int]] = [[0, 1 << VPN_BITS] for _ in pids]
-    vma_of_page = (keys >> VPN_BITS).astype(np.int32)
-    if maps is None:
-        return np.array(bounds, np.int64), vma_of_page
-    newest: dict[tuple[int, int, int], int] = {}
-    for i in np.argsort(maps["row"], kind="stable"):
-        flags, pid = int(maps["flags"][i]), int(maps["pid"][i])
-        if flags & _UNMAPPED_FLAG or pid not in pids:
-            continue
-        start, end = int(maps["start_vpn"][i]), int(maps["end_vpn"][i])
-        vma = newest.pop((pid, flags, start), None) if not flags & _FILE_FLAG else None
-        vma = newest.pop((pid, ~flags, end), None) if vma is None and not flags & _FILE_FLAG else vma
-        if vma is None:
-            vma = len(bounds)
-            bounds.append([start, end])
-        bounds[vma] = [min(bounds[vma][0], start), max(bounds[vma][1], end)]
-        newest[pid, flags, bounds[vma][1]] = newest[pid, ~flags, bounds[vma][0]] = vma
-        process = int(np.searchsorted(pids, pid)) << VPN_BITS
-        first, last = np.searchsorted(keys, [process | start, process | end])
-        vma_of_page[first:last] = vma
-    return np.array(bounds, np.int64), vma_of_page
+    forks: Mapping[str, npt.NDArray[Any]] | None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int32], Forks]:
+    """Return the processes, the keys, the index of each reference's key, and the forks."""
+    pids, key = page_keys(name, refs)
+    keys, page = number_keys(key)
+    del key  # here and in the caller: a column less while the next one is read
+    forked = find_forks(forks, maps, pids)
+    more = keys_of_parents(forked, keys, maps, pids)
+    return pids, add_keys(more, keys, page), page, forked

@@ -49,9 +49,10 @@ def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, insns=None
     }
 
 
-def workload(vpns, *, k=0, maps=None, files="data", ra_pages=32, **columns) -> Workload:
+def workload(vpns, *, k=0, maps=None, files="data", ra_pages=32, forks=None, **columns) -> Workload:
     """Return the workload of a reference string."""
-    return workload_from_arrays("test", "0" * 64, refs_columns(vpns, **columns), maps, k, files, ra_pages)
+    refs = refs_columns(vpns, **columns)
+    return workload_from_arrays("test", "0" * 64, refs, maps, k, files, ra_pages, forks)
 
 
 def write_refs(path: Path, vpns, *, k=0, **columns) -> Trace:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.qemu
 
 PROGRAMS = Path(__file__).parent / "programs"
 CORE = Path(reftrace.__file__).resolve().parent
-REFER, UNMAP, TAKE_OVER, DIE_INSIDE = range(4)
+REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK = range(5)
 OPERATION = np.dtype(
     [("what", "i4"), ("pid", "i4"), ("kind", "i4"), ("spare", "i4"), ("vpn", "u8"), ("end", "u8")]
 )
@@ -170,6 +170,7 @@ unmaps = st.builds(
     st.integers(1, 5),
 )
 streams = st.lists(st.one_of(*[references] * 12, unmaps), max_size=300)
+forking = st.lists(st.one_of(*[references] * 12, unmaps, st.just(Op(FORK, 1, 0, 0))), max_size=300)
 
 
 @settings(max_examples=150, deadline=None)
@@ -185,8 +186,42 @@ def test_the_reduction_is_that_of_the_paper_and_lru_misses_are_equal_from_k_on(
         assert lru_misses(with_unmaps(ops, reduced), size) == lru_misses(with_unmaps(ops, full), size)
 
 
+def first_stores(
+    stream: list[tuple[int, Row | Op]], forks: list[int]
+) -> dict[tuple[int, int, int, int], int]:
+    """Return the seq of the first store to each page, (pid, vpn, life), after each number of forks."""
+    found: dict[tuple[int, int, int, int], int] = {}
+    life: dict[tuple[int, int], int] = {}
+    for _, event in stream:
+        if isinstance(event, Op):
+            for vpn in range(event.vpn, event.end):
+                life[event.pid, vpn] = life.get((event.pid, vpn), 0) + 1
+        elif event[3] == RefKind.STORE:
+            pid, vpn = event[1:3]
+            after = sum(event[0] > fork for fork in forks)
+            found.setdefault((pid, vpn, life.get((pid, vpn), 0), after), event[0])
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(ops=forking, k=st.integers(1, 24))
+def test_after_a_fork_the_first_store_to_each_page_is_told_where_it_happened(
+    core: ctypes.CDLL, ops: list[Op], k: int
+) -> None:
+    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+    forks = [sum(op.what == REFER for op in ops[:i]) for i, op in enumerate(ops) if op.what == FORK]
+
+    reduced = sorted(reduced_by_c(core, ops, k))
+
+    whole, told = (first_stores(with_unmaps(ops, rows), forks) for rows in (full, reduced))
+    assert whole.keys() == told.keys()
+    assert all(told[page] == seq for page, seq in whole.items() if page[3])
+    for size in range(k, 64):
+        assert lru_misses(with_unmaps(ops, reduced), size) == lru_misses(with_unmaps(ops, full), size)
+
+
 @settings(max_examples=80, deadline=None)
-@given(ops=streams, k=st.integers(1, 24), data=st.data())
+@given(ops=forking, k=st.integers(1, 24), data=st.data())
 def test_a_holder_killed_anywhere_changes_nothing(
     core: ctypes.CDLL, ops: list[Op], k: int, data: st.DataObject
 ) -> None:
@@ -372,6 +407,13 @@ def test_fork_and_exec_are_followed(touch: str, tmp_path: Path, capfd: pytest.Ca
     assert np.count_nonzero(forked & (before["row"] < exec_row)) >= 101
     assert np.all(after["row"][after["pid"] == child] < exit_row)
     assert len(np.unique(after["vpn"][(after["pid"] == child) & (after["row"] > exec_row)])) == 13
+    forks = trace.columns("forks")
+    of_child = np.flatnonzero(vmas["pid"] == child)
+    parent = int(trace.columns("refs", ["pid"])["pid"][0])
+    assert list(zip(forks["pid"].tolist(), forks["parent"].tolist(), strict=True)) == [(child, parent)]
+    assert int(forks["row"][0]) <= int(before["row"][forked].min()) < exec_row
+    assert of_child[0] < int(forks["vma_row"][0]) <= np.flatnonzero(ends)[0]
+    assert np.all(np.diff(of_child[of_child < int(forks["vma_row"][0])]) == 1)
     assert trace.manifest.collector["sources"]["refs"]["processes"] == 2
     assert trace.manifest.collector["sources"]["refs"]["untraced_execs"] == 0
 

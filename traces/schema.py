@@ -27,7 +27,7 @@ __all__ = [
     "schema_of",
 ]
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
@@ -161,6 +161,15 @@ TABLES: dict[str, pa.Schema] = {
         name_id=pa.uint32(),
         row=pa.int64(),
         offset_pages=pa.int64(),
+    ),
+    # A process `pid` that begins with the address space of `parent`, after `row` rows of `refs` and `vma_row`
+    # of `vmas`, its own among them. A child of vfork() is its parent until it execs.
+    "forks": _schema(
+        ts_ns=pa.int64(),
+        pid=pa.int32(),
+        parent=pa.int32(),
+        row=pa.int64(),
+        vma_row=pa.int64(),
     ),
     "sched": _schema(
         ts_ns=pa.int64(),

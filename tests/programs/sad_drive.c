@@ -4,7 +4,7 @@
 
 static void sad_spill(sad_state *s) { (void)s; abort(); }    // the ring of the state is larger than any test
 
-enum { REFER, UNMAP, TAKE_OVER, DIE_INSIDE };
+enum { REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK };
 
 typedef struct { int32_t what, pid, kind, spare; uint64_t vpn, end; } operation;
 
@@ -24,7 +24,8 @@ __attribute__((visibility("default"))) void drive(sad_state *s, const operation 
         sad_record r = {.vpn = op->vpn, .ip = s->now, .pid = op->pid, .tid = op->pid, .kind = (uint32_t)op->kind};
         if (op->what == REFER) sad_reference(s, &r, &hint);
         if (op->what == UNMAP) sad_unmap(s, op->pid, op->vpn, op->end);
+        if (op->what == FORK) s->forks++;
         if (op->what == DIE_INSIDE && s->n) die_inside(s, op->vpn);
-        if (op->what >= TAKE_OVER) sad_recover(s);
+        if (op->what == TAKE_OVER || op->what == DIE_INSIDE) sad_recover(s);
     }
 }

@@ -131,6 +131,11 @@ def _vmas(description: Figures, table: Figures) -> Iterator[Line]:
     )
 
 
+def _forks(description: Figures, table: Figures) -> Iterator[Line]:
+    children = count(table["children"], "process", "processes")
+    yield "forks", f"{children} by {count(table['parents'], 'parent')}"
+
+
 def _tasks(description: Figures, table: Figures) -> Iterator[Line]:
     processes = count(table["processes"], "process", "processes")
     yield "tasks", f"{count(table['threads'], 'thread')} of {processes}"
@@ -143,6 +148,7 @@ SECTIONS: tuple[tuple[str, Callable[[Figures, Figures], Iterator[Line]]], ...] =
     ("blockio", _blockio),
     ("accel", _accel),
     ("vmas", _vmas),
+    ("forks", _forks),
     ("tasks", _tasks),
 )
 """In the order of the screen."""

@@ -1,4 +1,4 @@
-"""The figures of the tables that explain others: `vmas` and `tasks`."""
+"""The figures of the tables that explain others: `vmas`, `forks` and `tasks`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from kdtool.traces.info.counts import Sums
 from kdtool.traces.io import Columns
 from kdtool.traces.schema import VmaFlag
 
-__all__ = ["TaskFigures", "VmaFigures"]
+__all__ = ["ForkFigures", "TaskFigures", "VmaFigures"]
 
 
 class VmaFigures:
@@ -36,6 +36,24 @@ class VmaFigures:
             "files": len(self._files),
             "processes": len(self._pids),
         }
+
+
+class ForkFigures:
+    """Figures of forks."""
+
+    columns = ("pid", "parent")
+
+    def __init__(self, about: About) -> None:
+        self._pids, self._parents = Sums(), Sums()
+
+    def add(self, rows: Columns) -> None:
+        """Take in the next forks."""
+        self._pids.count(rows["pid"])
+        self._parents.count(rows["parent"])
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {"children": len(self._pids), "parents": len(self._parents)}
 
 
 class TaskFigures:

@@ -20,6 +20,7 @@ PARTS = 50
 TIMES: dict[str, tuple[str, ...]] = {
     "faults": ("ts_ns",),
     "vmas": ("ts_ns",),
+    "forks": ("ts_ns",),
     "sched": ("ts_ns",),
     "blockio": ("queue_ns", "issue_ns", "complete_ns"),
     "accel": ("queued_ns", "submit_ns", "start_ns", "end_ns"),
