@@ -247,10 +247,8 @@ def workload_from_arrays(
     reads = copies + np.arange(len(copies))  # a copy reads the old page, then writes the new one
     page[reads], store[reads] = copied_page, 0
     tids, thread = number_keys(np.require(refs["tid"], np.int32))
-    insns = copied(refs["insns"], np.int64)
-    if not own_clocks(insns, thread, len(tids)):
-        raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
-    insns, thread = replayed(insns), replayed(thread)
+    insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
+    thread = replayed(thread)
     bounds, vma_of_page = anonymous_vmas(maps, pids, keys)
     return Workload(
         name=name,
@@ -272,6 +270,15 @@ def workload_from_arrays(
         shared=sharing.told(replayed),
         k=k,
     )
+
+
+def _clocks(
+    name: str, insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int
+) -> npt.NDArray[np.int64]:
+    """Return what each thread has executed, written over `insns`; TraceError when that is too much."""
+    if not own_clocks(insns, thread, n_threads):
+        raise TraceError(f"{name}: counts more than 2^63 instructions, centuries of them: record it again")
+    return insns
 
 
 def _number_pages(

@@ -301,7 +301,7 @@ _PAGE_AT = callable_part(hook._page_at)
 
 def check_named_pages(w, plain, frame_of, lives):
     """At every row, the page that a policy gets by naming a process's vpn is that process's page."""
-    trace = (*[0] * 12, w.shared.note_of_key, w.shared.note_row, w.shared.note_page)
+    trace = (*[0] * 16, w.shared.note_of_key, w.shared.note_row, w.shared.note_page)
     for row, state in enumerate(plain.states):
         for key, number in enumerate(w.keys.tolist()):
             frame = state.get((int(w.pids[number >> VPN_BITS]), number & (1 << VPN_BITS) - 1))
