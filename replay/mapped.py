@@ -5,7 +5,8 @@ A page that a process touches is one of:
     anonymous     its own; unmapped, it is gone
     a file's      of a file whose pages are in memory (filemaps.py): the reference is to the file's page,
                   which is unmapped when nobody is left who touched it by a mapping that is still there
-    left out      of another file, until a private page is written: it is copied, and anonymous from then on
+    left out      of another file, until a private page is written: it is copied, and anonymous from then on,
+                  also when the mapping is made read-only, as the dynamic linker does once it has relocated
 """
 
 from collections.abc import Mapping
@@ -115,7 +116,10 @@ def _follow(page, store, changes, keys, files, keep, state, freed):  # type: ign
     for i in range(len(page) + 1):
         while at < len(row) and row[at] <= i:
             for p in range(first[at], last[at]):
-                # A new mapping replaces what was there, as MAP_FIXED does; mprotect() leaves a file's pages.
+                # What a new mapping replaces is unmapped first: all else is mprotect() or madvise(), which
+                # leave a file's pages, and what is the process's own, a private copy of a file's page too.
+                if live[p] and mapping[p] == NOT_MAPPED and not flags[at] & _UNMAPPED_FLAG:
+                    continue
                 stays = live[p] and mapping[p] != NOT_MAPPED and map_of[at] != NOT_MAPPED
                 stays = stays and mappings[mapping[p], VPN_SHIFT] == mappings[map_of[at], VPN_SHIFT]
                 gone = np.int64(-1)

@@ -258,6 +258,22 @@ def test_file_pages_are_left_out_until_a_private_one_is_written():
     assert w.n_refs == 3  # page 1, and page 21 from its first store on
 
 
+@pytest.mark.parametrize(("mapped", "then"), [(VmaFlag.FILE | 3, VmaFlag.FILE | 1), (3, 1)])
+def test_pages_of_its_own_stay_when_a_mapping_is_made_read_only(mapped, then):
+    """As the dynamic linker does with what it has relocated: mprotect_fixup() changes no page."""
+    maps = {
+        "row": np.array([0, 1]),
+        "pid": np.ones(2, np.int32),
+        "start_vpn": np.array([20, 20], np.uint64),
+        "end_vpn": np.array([30, 30], np.uint64),
+        "flags": np.array([mapped, then], np.uint8),
+    }
+    w = workload([21, 21], maps=maps, kinds=[RefKind.STORE, RefKind.LOAD])
+    assert (w.n_refs, w.free_page.tolist()) == (2, [])
+    result = score(w, load_policy("none"), 2)
+    assert (result.cold_faults, result.hits) == (1, 1)
+
+
 def test_mappings_without_a_row_are_no_part_of_the_references():
     maps = {
         "row": np.array([NO_ROW]),
