@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from kdtool.replay.agent import new_queue
 from kdtool.replay.compiling import engine
-from kdtool.replay.hook import CTX_WORDS
+from kdtool.replay.hook import CTX_FOLLOWS_CACHE, CTX_WORDS
 from kdtool.replay.live import LiveSetting, ask_guards
 from kdtool.replay.memory import AGENT_NS, TICK_NS, Memory
 from kdtool.replay.policies import device_of
@@ -70,4 +70,6 @@ def drive(
 def _arrays(policy: Policy, prepared: Prepared) -> tuple[npt.NDArray[np.int64], ...]:
     """Return what the engine takes of a policy: params, state, context, answers, an agent's queue."""
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
-    return prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, new_queue()
+    context = np.zeros(CTX_WORDS, np.int64)
+    context[CTX_FOLLOWS_CACHE] = prepared.follows_cache
+    return prepared.params, prepared.state, context, out, new_queue()

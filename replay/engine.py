@@ -16,7 +16,7 @@ from numba import types
 from kdtool.replay.byreference import reference
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault
-from kdtool.replay.hook import ask, serve_agent
+from kdtool.replay.hook import ask, serve_agent, tell_found
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
@@ -57,6 +57,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.reclaim import add_page, make_room, touch
 from kdtool.replay.release import release
 from kdtool.replay.slots import free_slot
+from kdtool.replay.writeout import complete_writes
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -129,9 +130,11 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
 
 
 @inner
-def _cache_hit(row, page, trace, memory, device):  # type: ignore[no-untyped-def]
+def _cache_hit(decide, beside, row, page, compute_ns, trace, memory, policies, device):  # type: ignore[no-untyped-def]
     """A page is touched that reclaim unmapped and has not freed yet: a minor fault, do_swap_page()."""
     store = trace[2][row]
+    complete_writes(memory)
+    tell_found(decide, beside, row, page, compute_ns, trace, memory, policies, device)
     memory[7][MINOR] += 1
     memory[7][CACHE_HITS] += 1
     memory[6][WORKED_NS] += device[MINOR_NS]
@@ -187,7 +190,7 @@ def _fault(  # type: ignore[no-untyped-def]
     elif status[page] == PREFETCHED:
         _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device)
     elif status[page] == UNMAPPED:
-        _cache_hit(row, page, trace, memory, device)
+        _cache_hit(decide, beside, row, page, compute_ns, trace, memory, policies, device)
     elif status[page] >= FILE_OUT:
         if file_fault(row, page, compute_ns, capacity, trace, memory, device, files):
             missed[row] = FILE_MISSED

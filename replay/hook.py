@@ -28,12 +28,14 @@ from kdtool.replay.memory import (
     WAITED_NS,
     WATCHES,
     WORKED_NS,
+    WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
 __all__ = [
+    "CTX_FOLLOWS_CACHE",
     "CTX_NOW_NS",
     "CTX_PROCESS",
     "CTX_ROW",
@@ -42,10 +44,12 @@ __all__ = [
     "CTX_VMA_END",
     "CTX_VMA_START",
     "CTX_WORDS",
+    "FOUND",
     "NAMED_PAGE",
     "NAMED_SLOT",
     "ask",
     "serve_agent",
+    "tell_found",
 ]
 
 _CTX_BASE = len(CONTEXT_FIELDS)
@@ -53,7 +57,12 @@ _CTX_BASE = len(CONTEXT_FIELDS)
 (CTX_ROW, CTX_SLOT, CTX_VMA, CTX_VMA_START, CTX_VMA_END, CTX_PROCESS, CTX_NOW_NS) = range(
     _CTX_BASE, _CTX_BASE + 7
 )
-CTX_WORDS = _CTX_BASE + 7
+CTX_FOLLOWS_CACHE = _CTX_BASE + 7
+"""Set where a policy is told of pages found in the swap cache, too."""
+CTX_WORDS = _CTX_BASE + 8
+
+FOUND = 2
+"""In the place of `major`: the page was found in the swap cache, and not read ahead."""
 
 NAMED_PAGE, NAMED_SLOT = -1, -(1 << 50)
 """A policy names a page of the faulting process by vpn; the oracle names a dense id p as NAMED_PAGE - p,
@@ -254,6 +263,22 @@ def ask(decide, beside, row, page, major, predicted, compute_ns, capacity, trace
         ready_ns = ends_ns if major else memory[5][page]
         leave_to_agent(min(n, scalars[DEGREE]), max(now_ns, ready_ns), scored[3], memory, scored[4], device)
     return ends_ns
+
+
+@inner
+def tell_found(decide, beside, row, page, compute_ns, trace, memory, policies, device):  # type: ignore[no-untyped-def]
+    """Tell the kernel's own readahead of a touch of a page that was unmapped: swap_update_readahead().
+
+    PG_readahead and PG_reclaim are one bit (include/linux/page-flags.h, v6.18): a page that is being
+    written counts as one that was read ahead.
+    """
+    scored, readahead = policies
+    major = 0 if memory[8][page] & WRITEBACK else FOUND
+    if device[AGENT_NS]:
+        if readahead[2][CTX_FOLLOWS_CACHE]:
+            _decide(beside, row, page, major, compute_ns, trace, memory, readahead, device)
+    elif scored[2][CTX_FOLLOWS_CACHE]:
+        _decide(decide, row, page, major, compute_ns, trace, memory, scored, device)
 
 
 @inner
