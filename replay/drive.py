@@ -9,9 +9,11 @@ from kdtool.replay.agent import new_queue
 from kdtool.replay.compiling import engine
 from kdtool.replay.hook import CTX_FOLLOWS_CACHE, CTX_WORDS
 from kdtool.replay.live import LiveSetting, ask_guards
+from kdtool.replay.mapped import VPN_BITS
 from kdtool.replay.memory import AGENT_NS, TICK_NS, Memory
 from kdtool.replay.policies import device_of
 from kdtool.replay.policies.base import OUT_WORDS, Policy, Prepared, Setting
+from kdtool.replay.workload import Workload
 from kdtool.rmt.numba_vm import compiled
 
 __all__ = ["Progress", "drive"]
@@ -41,8 +43,8 @@ def drive(
         shadow_missed = np.empty(0, np.uint8)
     arrays = memory.arrays()
     trace = (
-        w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, w.free_row,
-        w.free_page,
+        w.page, w.insns, w.store, w.tid, w.ip, w.keys, w.pids, *_vmas(w), w.free_row, w.free_page,
+        w.vma_row, w.vma_change,
     )  # fmt: skip
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     policies = _arrays(policy, prepared), _arrays(live.readahead, live.readahead.prepare(setting))
@@ -65,6 +67,12 @@ def drive(
             progress(reached - row)
         row = reached
     return memory
+
+
+def _vmas(workload: Workload) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return each page's VMA, and the bounds of all, at the start: a process is one without bounds."""
+    of_page = (workload.keys >> VPN_BITS).astype(np.int32)
+    return of_page, np.tile(np.array([0, 1 << VPN_BITS]), (workload.n_vmas, 1))
 
 
 def _arrays(policy: Policy, prepared: Prepared) -> tuple[npt.NDArray[np.int64], ...]:

@@ -50,12 +50,13 @@ from kdtool.replay.memory import (
     TICK_NS,
     UNMAPPED,
     USED,
+    VMA_AT,
     WAITED_NS,
     WORKED_NS,
     WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room, touch
-from kdtool.replay.release import release
+from kdtool.replay.release import change_vmas, release
 from kdtool.replay.slots import free_slot
 from kdtool.replay.writeout import complete_writes
 from kdtool.rmt.jit import inner, jit
@@ -70,7 +71,7 @@ _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in run.py.
 _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
-_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
+_TRACE = types.Tuple((_I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I8_2))  # type: ignore[no-untyped-call]
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2)
 )
@@ -208,8 +209,10 @@ def _fault(  # type: ignore[no-untyped-def]
 @inner
 def _next_due(row, stop, from_row, trace, memory):  # type: ignore[no-untyped-def]
     """Return the first row after `row` at which something is due besides its access, `stop` at most."""
-    free_row, at = trace[9], memory[6][FREE_AT]
-    due = min(stop, np.int64(free_row[at])) if at < len(free_row) else stop
+    due = stop
+    for rows, at in ((trace[9], memory[6][FREE_AT]), (trace[11], memory[6][VMA_AT])):
+        if at < len(rows):
+            due = min(due, np.int64(rows[at]))
     return min(due, from_row) if from_row > row else due
 
 
@@ -242,6 +245,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     begin, is_due = start, False
     while begin < stop:
         release(begin, all_trace, all_memory)
+        change_vmas(begin, all_trace, all_memory)
         if begin == from_row:
             before = insns[begin - 1] if begin else 0
             _start_counting(before * device[INSN_PS] // 1000, all_memory)

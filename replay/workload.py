@@ -16,7 +16,6 @@ from kdtool.errors import TraceError
 from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
 from kdtool.replay.longarrays import copied, kept, new_array
 from kdtool.replay.mapped import (
-    VPN_BITS,
     check_mappings,
     follow_mappings,
     holds_code,
@@ -26,8 +25,9 @@ from kdtool.replay.mapped import (
 )
 from kdtool.replay.numbering import number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
+from kdtool.replay.vmas import follow_vmas
 from kdtool.rmt.jit import jit
-from kdtool.traces import NO_ROW, Trace, VmaFlag, schema_of
+from kdtool.traces import NO_ROW, Trace, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
 
@@ -42,8 +42,8 @@ class Workload:
     tid, ip : int32 and int64, who made the reference
     keys : int64 of shape (n_pages,), sorted
     pids : int64 of shape (n_processes,)
-    vma_of_page : int32 of shape (n_pages,)
-    vma_bounds : int64 of shape (n_vmas, 2), first and last + 1 vpn
+    vma_row, vma_change : int64 of shapes (n_changes,) and (n_changes, 5), how VMAs change before a row,
+        see vmas.py; n_vmas : how many there are, at first one for each process
     free_row, free_page : int64, pages that are unmapped before a row, of files by the last who touched it
     files : the files whose pages are in memory
     k : the reduction window of the trace, in pages
@@ -58,8 +58,9 @@ class Workload:
     ip: npt.NDArray[np.int64]
     keys: npt.NDArray[np.int64]
     pids: npt.NDArray[np.int64]
-    vma_of_page: npt.NDArray[np.int32]
-    vma_bounds: npt.NDArray[np.int64]
+    vma_row: npt.NDArray[np.int64]
+    vma_change: npt.NDArray[np.int64]
+    n_vmas: int
     free_row: npt.NDArray[np.int64]
     free_page: npt.NDArray[np.int64]
     files: FileMaps
@@ -96,7 +97,7 @@ class Workload:
         return replace(
             self,
             keys=self.keys + n_pages,
-            vma_bounds=self.vma_bounds + n_pages,
+            vma_change=self.vma_change + np.array([0, 0, 0, n_pages, n_pages]),
             files=replace(self.files, mappings=mappings),
         )
 
@@ -203,7 +204,7 @@ def workload_from_arrays(
     page, store = kept(page, keep, n_kept), kept(store, keep, n_kept)
     tid = copied(refs["tid"], np.int32)
     insns = kept(_merged_clock(name, copied(refs["insns"], np.int64), tid), keep, n_kept)
-    bounds, vma_of_page = _anonymous_vmas(maps, pids, keys)
+    vma_row, vma_change, n_vmas = follow_vmas(maps, pids, keys, keep)
     return Workload(
         name=name,
         sha256=sha256,
@@ -214,8 +215,9 @@ def workload_from_arrays(
         ip=kept(refs["ip"].view(np.int64), keep, n_kept),
         keys=keys,
         pids=pids,
-        vma_of_page=vma_of_page,
-        vma_bounds=bounds,
+        vma_row=vma_row,
+        vma_change=vma_change,
+        n_vmas=n_vmas,
         free_row=free_row,
         free_page=free_page,
         files=file_pages,
@@ -238,9 +240,6 @@ def _changes(
     order = np.flatnonzero(known)[np.argsort(maps["row"][known], kind="stable")]
     rows, flags = (maps[name][order].astype(np.int64) for name in ("row", "flags"))
     return rows, first[order], last[order], flags, map_of[order]
-
-
-_FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 
 
 def _merged_clock(
@@ -269,35 +268,3 @@ def _merge_clocks(insns, thread, last):  # type: ignore[no-untyped-def]
         last[thread[i]] = own
         insns[i] = total
     return True
-
-
-def _anonymous_vmas(
-    maps: dict[str, npt.NDArray[np.generic]] | None,
-    pids: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Return the bounds of the VMAs and each page's VMA; neighbours of one kind merge as in the kernel.
-
-    A VMA that grew is taken at its largest extent; without `maps` each process is one VMA.
-    """
-    bounds: list[list[int]] = [[0, 1 << VPN_BITS] for _ in pids]
-    vma_of_page = (keys >> VPN_BITS).astype(np.int32)
-    if maps is None:
-        return np.array(bounds, np.int64), vma_of_page
-    newest: dict[tuple[int, int, int], int] = {}
-    for i in np.argsort(maps["row"], kind="stable"):
-        flags, pid = int(maps["flags"][i]), int(maps["pid"][i])
-        if flags & _UNMAPPED_FLAG or pid not in pids:
-            continue
-        start, end = int(maps["start_vpn"][i]), int(maps["end_vpn"][i])
-        vma = newest.pop((pid, flags, start), None) if not flags & _FILE_FLAG else None
-        vma = newest.pop((pid, ~flags, end), None) if vma is None and not flags & _FILE_FLAG else vma
-        if vma is None:
-            vma = len(bounds)
-            bounds.append([start, end])
-        bounds[vma] = [min(bounds[vma][0], start), max(bounds[vma][1], end)]
-        newest[pid, flags, bounds[vma][1]] = newest[pid, ~flags, bounds[vma][0]] = vma
-        process = int(np.searchsorted(pids, pid)) << VPN_BITS
-        first, last = np.searchsorted(keys, [process | start, process | end])
-        vma_of_page[first:last] = vma
-    return np.array(bounds, np.int64), vma_of_page

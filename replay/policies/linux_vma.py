@@ -56,9 +56,9 @@ class LinuxVma:
     """Read a window around the fault, sized by how many of the last window's pages were used.
 
     State: three words a VMA. Kernel counterpart: swap_vma_readahead() and swap_update_readahead()
-    (mm/swap_state.c, v6.18). Differs: a VMA's bounds are its largest extent over the trace.
-    A synchronous device reads nothing ahead. Versions: 6.18; 6.18-2 reads the fault's own page in its
-    place, not first; 6.18-3 follows pages that are found in the swap cache.
+    (mm/swap_state.c, v6.18); which VMA a page is in is vmas.py's matter. A synchronous device reads
+    nothing ahead. Versions: 6.18; 6.18-2 reads the fault's own page in its place, not first; 6.18-3 follows
+    pages that are found in the swap cache, and VMAs as they change, before that at their largest extent.
     """
 
     name = "linux-vma"
@@ -69,6 +69,6 @@ class LinuxVma:
     def prepare(self, setting: Setting) -> Prepared:
         """Return the largest window and a word triple for every VMA."""
         window = 1 if setting.device.synchronous else WINDOW_MAX
-        n_vmas = len(setting.workload.vma_bounds)
+        n_vmas = setting.workload.n_vmas
         state = np.zeros(1 + WORDS * n_vmas, np.int64)
         return Prepared(np.array([window], np.int64), state, follows_cache=True)
