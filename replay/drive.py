@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from kdtool.replay.agent import new_agent
 from kdtool.replay.compiling import engine
-from kdtool.replay.hook import CTX_WORDS
+from kdtool.replay.hook import CTX_FOLLOWS_CACHE, CTX_WORDS
+from kdtool.replay.keys import VPN_BITS
 from kdtool.replay.live import LiveSetting, ask_guards
 from kdtool.replay.memory import AGENT_NS, HAS_BITS, INSN_PS, RECLAIM_KIND, TICK_NS, Memory
 from kdtool.replay.policies import device_of
@@ -73,22 +74,28 @@ def drive(
 
 def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:
     """Return what the engine takes of a workload, of several threads in streams where memory goes by time."""
-    free_row, free_page = w.free_row, w.free_page
     following, wakes = np.empty(0, np.int32), np.empty(0, np.uint8)
+    free, vmas = (w.free_row, w.free_page), (w.vma_row, w.vma_change)
     if len(w.tids) > 1 and memory.scalars[RECLAIM_KIND] & HAS_BITS:
         streams = w.streams
-        free_row, free_page, following, wakes = (
-            streams.free_row, streams.free_page, streams.following, streams.wakes,
-        )  # fmt: skip
+        following, wakes, free, vmas = streams.following, streams.wakes, streams.free, streams.vmas
         begin_streams(memory.scalars, memory.clocks, streams)
     return (
-        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, w.vma_of_page, w.vma_bounds, free_row,
-        free_page, w.wake_row, w.tids, following, wakes, w.shared.key_of_row, w.shared.note_of_key,
-        w.shared.note_row, w.shared.note_page,
+        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w), *free, w.wake_row, w.tids,
+        following, wakes, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,
+        *vmas,
     )  # fmt: skip
+
+
+def _vmas(workload: Workload) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return each page's VMA, and the bounds of all, at the start: a process is one without bounds."""
+    of_page = (workload.keys >> VPN_BITS).astype(np.int32)
+    return of_page, np.tile(np.array([0, 1 << VPN_BITS]), (workload.n_vmas, 1))
 
 
 def _arrays(policy: Policy, prepared: Prepared, *, by_agent: bool) -> tuple[npt.NDArray[np.int64], ...]:
     """Return what the engine takes of a policy: params, state, context, answers, and of its agent."""
     out = np.zeros(OUT_WORDS if policy.degree_pages else 0, np.int64)
-    return prepared.params, prepared.state, np.zeros(CTX_WORDS, np.int64), out, *new_agent(works=by_agent)
+    context = np.zeros(CTX_WORDS, np.int64)
+    context[CTX_FOLLOWS_CACHE] = prepared.follows_cache
+    return prepared.params, prepared.state, context, out, *new_agent(works=by_agent)

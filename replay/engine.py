@@ -15,9 +15,8 @@ from numba import types
 
 from kdtool.replay.agentloop import serve_agent, tell_agent
 from kdtool.replay.byreference import reference
-from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filecache import file_fault
-from kdtool.replay.hook import ask
+from kdtool.replay.hook import ask, tell_found
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
@@ -29,7 +28,6 @@ from kdtool.replay.memory import (
     FILE_MISSED,
     FILE_OUT,
     FIRST_FILE,
-    FREE_AT,
     HITS,
     INSN_PS,
     ISSUED,
@@ -52,12 +50,12 @@ from kdtool.replay.memory import (
     UNMAPPED,
     USED,
     WAITED_NS,
-    WAKE_AT,
     WORKED_NS,
     WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room, touch
-from kdtool.replay.release import release
+from kdtool.replay.release import change_vmas, release
+from kdtool.replay.rows import look_ahead, next_due
 from kdtool.replay.slots import free_slot
 from kdtool.replay.threads import (
     begin_counting,
@@ -66,13 +64,11 @@ from kdtool.replay.threads import (
     switch_thread,
     wake_threads,
 )
+from kdtool.replay.writeout import complete_writes
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
 __all__ = ["SIGNATURE", "replay_range"]
-
-FAR_ROWS, NEAR_ROWS = 48, 16
-"""How many rows ahead records are asked for, and, once they have come, what else a policy is told."""
 
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
@@ -80,7 +76,8 @@ _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C"
 _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
 _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     (
-        _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4,
+        _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4, _I8,
+        _I8_2,
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
@@ -147,9 +144,11 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
 
 
 @inner
-def _cache_hit(row, page, trace, memory, device):  # type: ignore[no-untyped-def]
+def _cache_hit(decide, beside, row, page, compute_ns, trace, memory, policies, device):  # type: ignore[no-untyped-def]
     """A page is touched that reclaim unmapped and has not freed yet: a minor fault, do_swap_page()."""
     store = trace[2][row]
+    complete_writes(memory)
+    tell_found(decide, beside, row, page, compute_ns, trace, memory, policies, device)
     memory[7][MINOR] += 1
     memory[6][WORKED_NS] += device[MINOR_NS]
     if memory[8][page] & PREDICTED:
@@ -174,26 +173,6 @@ def _start_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-untyped-def]
-    """Have on their way what the rows to come need; what a policy is told, too, if one is asked."""
-    page, status = trace[0], memory[0]
-    far = row + FAR_ROWS
-    if far < len(page):
-        prefetch_line(status, np.int64(page[far]))
-        prefetch_line(trace[1], far)
-        prefetch_line(trace[2], far)
-        if asks:
-            prefetch_line(shadow_missed, far)
-            near = np.int64(page[row + NEAR_ROWS])
-            prefetch_line(trace[3], far)
-            prefetch_line(trace[4], far)
-            if status[near] != RESIDENT:
-                prefetch_line(memory[5], near)
-                prefetch_line(trace[5], near)
-                prefetch_line(trace[7], near)
-
-
-@inner
 def _fault(  # type: ignore[no-untyped-def]
     decide, beside, row, page, capacity, trace, memory, policies, device, files, missed, shadow_missed
 ):
@@ -213,7 +192,7 @@ def _fault(  # type: ignore[no-untyped-def]
     elif status[page] == PREFETCHED:
         _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device)
     elif status[page] == UNMAPPED:
-        _cache_hit(row, page, trace, memory, device)
+        _cache_hit(decide, beside, row, page, compute_ns, trace, memory, policies, device)
     elif status[page] >= FILE_OUT:
         if file_fault(row, page, compute_ns, capacity, trace, memory, device, files):
             missed[row] = FILE_MISSED
@@ -229,14 +208,6 @@ def _fault(  # type: ignore[no-untyped-def]
         major = np.int64(missed[row])
         tell_agent(decide, row, page, major, compute_ns, trace, memory, policies[0], device)
     return False
-
-
-@inner
-def _next_due(row, stop, trace, memory):  # type: ignore[no-untyped-def]
-    """Return the first row after `row` at which something is due besides its access, `stop` at most."""
-    free_row, free_at, wake_row, wake_at = trace[9], memory[6][FREE_AT], trace[11], memory[6][WAKE_AT]
-    due = min(stop, np.int64(free_row[free_at])) if free_at < len(free_row) else stop
-    return min(due, np.int64(wake_row[wake_at])) if wake_at < len(wake_row) else due
 
 
 SIGNATURE = types.int64(
@@ -270,18 +241,20 @@ def replay_range(  # type: ignore[no-untyped-def]
     while done < stop:
         if not streams:
             release(done, all_trace, all_memory)
+            change_vmas(done, all_trace, all_memory)
         if done == from_row:
             _start_counting(done, all_trace, all_memory, device)
         most = (min(stop, from_row) if from_row > done else stop) - done
         if streams:
             begin, end = next_stretch(most, all_trace, all_memory, device)
             release(begin, all_trace, all_memory)
+            change_vmas(begin, all_trace, all_memory)
         else:
-            begin, end = done, _next_due(done, done + most, all_trace, all_memory)
+            begin, end = done, next_due(done, done + most, all_trace, all_memory)
             wake_threads(begin, all_trace, all_memory, device)
         hits, is_due, faulted = 0, False, False
         for row in range(begin, end):
-            _look_ahead(row, asks, trace, all_memory, shadow_missed)
+            look_ahead(row, asks, trace, all_memory, shadow_missed)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
                 hits += 1

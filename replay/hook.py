@@ -25,12 +25,14 @@ from kdtool.replay.memory import (
     SYNCHRONOUS,
     WAITED_NS,
     WORKED_NS,
+    WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
 __all__ = [
+    "CTX_FOLLOWS_CACHE",
     "CTX_NOW_NS",
     "CTX_PROCESS",
     "CTX_ROW",
@@ -39,6 +41,7 @@ __all__ = [
     "CTX_VMA_END",
     "CTX_VMA_START",
     "CTX_WORDS",
+    "FOUND",
     "NAMED_PAGE",
     "NAMED_SLOT",
     "VPN_BITS",
@@ -49,6 +52,7 @@ __all__ = [
     "key_at",
     "name_pages",
     "read_pages",
+    "tell_found",
 ]
 
 _CTX_BASE = len(CONTEXT_FIELDS)
@@ -56,7 +60,12 @@ _CTX_BASE = len(CONTEXT_FIELDS)
 (CTX_ROW, CTX_SLOT, CTX_VMA, CTX_VMA_START, CTX_VMA_END, CTX_PROCESS, CTX_NOW_NS) = range(
     _CTX_BASE, _CTX_BASE + 7
 )
-CTX_WORDS = _CTX_BASE + 7
+CTX_FOLLOWS_CACHE = _CTX_BASE + 7
+"""Set where a policy is told of pages found in the swap cache, too."""
+CTX_WORDS = _CTX_BASE + 8
+
+FOUND = 2
+"""In the place of `major`: the page was found in the swap cache, and not read ahead."""
 
 NAMED_PAGE, NAMED_SLOT = -1, -(1 << 50)
 """A policy names a page of the faulting process by vpn; the oracle names a dense id p as NAMED_PAGE - p,
@@ -270,3 +279,19 @@ def ask(decide, beside, row, page, major, predicted, compute_ns, capacity, trace
     return _read_ahead(
         beside, row, page, major, False, compute_ns, capacity, trace, memory, readahead, device
     )
+
+
+@inner
+def tell_found(decide, beside, row, page, compute_ns, trace, memory, policies, device):  # type: ignore[no-untyped-def]
+    """Tell the kernel's own readahead of a touch of a page that was unmapped: swap_update_readahead().
+
+    PG_readahead and PG_reclaim are one bit (include/linux/page-flags.h, v6.18): a page that is being
+    written counts as one that was read ahead.
+    """
+    scored, readahead = policies
+    major = 0 if memory[8][page] & WRITEBACK else FOUND
+    if device[AGENT_NS]:
+        if readahead[2][CTX_FOLLOWS_CACHE]:
+            name_pages(beside, row, page, major, compute_ns, trace, memory, readahead, device)
+    elif scored[2][CTX_FOLLOWS_CACHE]:
+        name_pages(decide, row, page, major, compute_ns, trace, memory, scored, device)

@@ -5,7 +5,8 @@ A page that a process touches is one of:
     anonymous     its own, or shared with other processes since a fork (sharing.py); unmapped, it is gone
     a file's      of a file whose pages are in memory (filemaps.py): the reference is to the file's page,
                   which is unmapped when nobody is left who touched it by a mapping that is still there
-    left out      of another file, until a private page is written: it is copied, and anonymous from then on
+    left out      of another file, until a private page is written: it is copied, and anonymous from then on,
+                  also when the mapping is made read-only, as the dynamic linker does once it has relocated
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,6 @@ from kdtool.rmt.jit import inner, jit
 from kdtool.traces import NO_OFFSET, RefKind, VmaFlag
 
 __all__ = [
-    "anonymous_vmas",
     "check_mappings",
     "follow_mappings",
     "holds_code",
@@ -120,6 +120,23 @@ def follow_mappings(
     return int(counts[N_KEPT]), free_row, free_page
 
 
+@inner
+def _remap(p, flags, map_of, n_kept, keys, files, key_state, freed, owners):  # type: ignore[no-untyped-def]
+    """Have page `p` mapped otherwise.
+
+    What a new mapping replaces is unmapped first: all else is mprotect() or madvise(), which leave a file's
+    pages, and what is the process's own, a private copy of a file's page too.
+    """
+    kind, live, mapping = key_state
+    mappings, before = files[0], mapping[p]
+    if live[p] and before == NOT_MAPPED and not flags & _UNMAPPED_FLAG:
+        return
+    stays = NOT_MAPPED not in (before, map_of) and mappings[before, VPN_SHIFT] == mappings[map_of, VPN_SHIFT]
+    if live[p] and not stays:
+        _leave(p, n_kept, live, mapping, files, keys, freed, owners)
+    kind[p], mapping[p] = _kind(flags), map_of
+
+
 @jit()
 def _follow(  # type: ignore[no-untyped-def]
     stop_row, stop_change, page, store, changes, keys, files, keep, key_state, freed, key_of_row, owners
@@ -136,12 +153,7 @@ def _follow(  # type: ignore[no-untyped-def]
     for i in range(counts[ROW], stop_row + 1):
         while at < stop_change and row[at] <= i:
             for p in range(first[at], last[at]):
-                # A new mapping replaces what was there, as MAP_FIXED does; mprotect() leaves a file's pages.
-                stays = live[p] and mapping[p] != NOT_MAPPED and map_of[at] != NOT_MAPPED
-                stays = stays and mappings[mapping[p], VPN_SHIFT] == mappings[map_of[at], VPN_SHIFT]
-                if live[p] and not stays:
-                    _leave(p, n_kept, live, mapping, files, keys, freed, owners)
-                kind[p], mapping[p] = _kind(flags[at]), map_of[at]
+                _remap(p, flags[at], map_of[at], n_kept, keys, files, key_state, freed, owners)
             at += 1
         if i == stop_row:
             break
@@ -226,35 +238,3 @@ def in_order(
         return order, order, order, order, order
     rows, flags = (maps[name][order].astype(np.int64) for name in ("row", "flags"))
     return rows, first[order], last[order], flags, map_of[order]
-
-
-def anonymous_vmas(
-    maps: dict[str, npt.NDArray[np.generic]] | None,
-    pids: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Return the bounds of the VMAs and each page's VMA; neighbours of one kind merge as in the kernel.
-
-    A VMA that grew is taken at its largest extent; without `maps` each process is one VMA.
-    """
-    bounds: list[list[int]] = [[0, 1 << VPN_BITS] for _ in pids]
-    vma_of_page = (keys >> VPN_BITS).astype(np.int32)
-    if maps is None:
-        return np.array(bounds, np.int64), vma_of_page
-    newest: dict[tuple[int, int, int], int] = {}
-    for i in np.argsort(maps["row"], kind="stable"):
-        flags, pid = int(maps["flags"][i]), int(maps["pid"][i])
-        if flags & _UNMAPPED_FLAG or pid not in pids:
-            continue
-        start, end = int(maps["start_vpn"][i]), int(maps["end_vpn"][i])
-        vma = newest.pop((pid, flags, start), None) if not flags & _FILE_FLAG else None
-        vma = newest.pop((pid, ~flags, end), None) if vma is None and not flags & _FILE_FLAG else vma
-        if vma is None:
-            vma = len(bounds)
-            bounds.append([start, end])
-        bounds[vma] = [min(bounds[vma][0], start), max(bounds[vma][1], end)]
-        newest[pid, flags, bounds[vma][1]] = newest[pid, ~flags, bounds[vma][0]] = vma
-        process = int(np.searchsorted(pids, pid)) << VPN_BITS
-        first, last = np.searchsorted(keys, [process | start, process | end])
-        vma_of_page[first:last] = vma
-    return np.array(bounds, np.int64), vma_of_page

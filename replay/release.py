@@ -1,4 +1,4 @@
-"""What happens to pages that the program unmapped: they are gone from memory and from the device."""
+"""What mapping changes do: pages that were unmapped are gone from memory and from the device, VMAs change."""
 
 import numpy as np
 
@@ -12,13 +12,14 @@ from kdtool.replay.memory import (
     PREFETCHED_NOW,
     SWAPPED,
     UNMAPPED,
+    VMA_AT,
     WASTED,
 )
 from kdtool.replay.reclaim import forget_page
 from kdtool.replay.slots import free_slot
 from kdtool.rmt.jit import inner
 
-__all__ = ["release"]
+__all__ = ["change_vmas", "release"]
 
 
 @inner
@@ -43,3 +44,16 @@ def release(until, trace, memory):  # type: ignore[no-untyped-def]
         status[page] = NEVER
         evicted_at[page] = -1
     scalars[FREE_AT] = at
+
+
+@inner
+def change_vmas(until, trace, memory):  # type: ignore[no-untyped-def]
+    """Make the changes of VMAs that come before row `until`, see vmas.py."""
+    vma_of_page, vma_bounds, vma_row, vma_change = trace[7], trace[8], trace[19], trace[20]
+    at = memory[6][VMA_AT]
+    while at < len(vma_row) and vma_row[at] <= until:
+        first, last, vma = vma_change[at, 0], vma_change[at, 1], vma_change[at, 2]
+        vma_of_page[first:last] = vma
+        vma_bounds[vma, 0], vma_bounds[vma, 1] = vma_change[at, 3], vma_change[at, 4]
+        at += 1
+    memory[6][VMA_AT] = at

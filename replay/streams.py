@@ -87,49 +87,64 @@ def _note_wakes(insns, thread, clocks, wakes):  # type: ignore[no-untyped-def]
         clocks[who, 0], clocks[who, 1], clocks[who, 2] = time, latest, insns[i]
 
 
+Changes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
 @dataclass(frozen=True)
 class Streams:
     """Each thread's references by themselves; empty arrays where the recorded order is kept.
 
     following : int32 of shape (n_refs,), the next row of the same thread, n_refs behind its last
     wakes : uint8 of shape (n_refs,), 1 for a row of wake_row
-    free_row, free_page : what each thread's process unmaps before one of its rows, or n_refs after its last,
-        thread by thread, each with a row that never comes behind it
-    first_row, free_first : int64 of shape (n_threads,), a thread's first, and where what it unmaps begins
+    free, vmas : rows, and the pages that each thread's process unmaps before one, and changes of its VMAs, as
+        Workload's; n_refs for what comes after its last. Thread by thread, with a row that never comes behind
+    first_row, first_free, first_vma : int64 of shape (n_threads,), a thread's first row, and where its part
+        of `free` and of `vmas` begins
     """
 
     following: npt.NDArray[np.int32]
     wakes: npt.NDArray[np.uint8]
-    free_row: npt.NDArray[np.int64]
-    free_page: npt.NDArray[np.int64]
+    free: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+    vmas: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     first_row: npt.NDArray[np.int64]
-    free_first: npt.NDArray[np.int64]
+    first_free: npt.NDArray[np.int64]
+    first_vma: npt.NDArray[np.int64]
 
 
 def split(
     thread: npt.NDArray[np.int32],
     wake_row: npt.NDArray[np.int64],
     process_of: npt.NDArray[np.int64],
-    freed: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    freed: Changes,
+    vmas: Changes,
 ) -> Streams:
     """Return each thread's references by themselves.
 
     process_of : of each thread
-    freed : in the order of the trace, (row, page, process) of what is unmapped before a row
+    freed, vmas : in the order of the trace, (row, page, process) of what is unmapped before a row, and (row,
+        change, process) of VMAs; a process of -1 is not known
     """
     n_refs, n_threads = len(thread), len(process_of)
     wakes = np.zeros(n_refs, np.uint8)
     wakes[wake_row] = 1
     following, first_row = np.empty(n_refs, np.int32), np.full(n_threads, n_refs, np.int64)
     _link(thread, first_row, following)
-    row, page, process = freed
+    free, first_free = _by_thread(thread, process_of, freed)
+    changes, first_vma = _by_thread(thread, process_of, vmas)
+    return Streams(following, wakes, free, changes, first_row, first_free, first_vma)
+
+
+def _by_thread(
+    thread: npt.NDArray[np.int32], process_of: npt.NDArray[np.int64], changes: Changes
+) -> tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
+    """Return rows and what changes there, thread by thread, and where each thread's begin."""
+    row, what, process = changes
     who, where = _unmappers(thread, process_of, row, process)
-    never = np.arange(n_threads)
-    who, where = np.append(who, never), np.append(where, np.full(n_threads, n_refs + 1))
-    page = np.append(page, np.zeros(n_threads, np.int64))
+    threads = np.arange(len(process_of))
+    who, where = np.append(who, threads), np.append(where, np.full(len(threads), len(thread) + 1))
+    what = np.concatenate((what, np.zeros((len(threads), *what.shape[1:]), np.int64)))
     order = np.lexsort((where, who))
-    free_first = np.searchsorted(who[order], never)
-    return Streams(following, wakes, where[order], page[order], first_row, free_first)
+    return (where[order], what[order]), np.searchsorted(who[order], threads)
 
 
 @jit()

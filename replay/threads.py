@@ -9,8 +9,8 @@ A thread that slept (streams.py) goes on when what was recorded just before it i
 thread's. So does a new thread.
 
     clocks[thread]  (what it waited for pages; what the kernel worked for it, and how long it slept; its time;
-                    the row at which it is; what was unmapped of it, as FREE_AT) of the threads other than
-                    scalars[THREAD], whose are WAITED_NS, WORKED_NS and FREE_AT
+                    the row at which it is; what was unmapped of it, as FREE_AT, and changed, as VMA_AT) of
+                    the threads other than scalars[THREAD], whose those are
 
 An exact LRU, and memory that goes by a plan, follow the recorded order instead, and so their misses go by no
 clock; each thread waits for its own pages there as well, on a device that serves in that order.
@@ -31,6 +31,7 @@ from kdtool.replay.memory import (
     START_NS,
     START_WAITED_NS,
     THREAD,
+    VMA_AT,
     WAITED_NS,
     WAKE_AT,
     WORKED_NS,
@@ -48,7 +49,7 @@ __all__ = [
     "wake_threads",
 ]
 
-WAITED, WORKED, NOW, ROW, FREED = range(CLOCK_WORDS)
+WAITED, WORKED, NOW, ROW, FREED, CHANGED = range(CLOCK_WORDS)
 AHEAD_NS = 10_000
 """How far a thread gets before others that are behind it: less than a read takes."""
 
@@ -97,9 +98,9 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
     scalars, clocks, n_refs = memory[6], memory[14], len(trace[13])
     if not scalars[BOUND_NS]:
         who, scalars[BOUND_NS] = _furthest_behind(thread, wakes, clocks, n_refs)
-        clocks[scalars[THREAD], FREED] = scalars[FREE_AT]
+        clocks[scalars[THREAD], FREED], clocks[scalars[THREAD], CHANGED] = scalars[FREE_AT], scalars[VMA_AT]
         switch_thread(who, memory)
-        scalars[FREE_AT] = clocks[who, FREED]
+        scalars[FREE_AT], scalars[VMA_AT] = clocks[who, FREED], clocks[who, CHANGED]
     row = clocks[scalars[THREAD], ROW]
     if wakes[row]:
         own_ns = insns[row] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
@@ -167,9 +168,10 @@ def begin_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
 
 def begin_streams(scalars: npt.NDArray[np.int64], clocks: npt.NDArray[np.int64], streams: Streams) -> None:
     """Have every thread at its first row."""
-    clocks[:, ROW], clocks[:, FREED] = streams.first_row, streams.free_first
+    clocks[:, ROW] = streams.first_row
+    clocks[:, FREED], clocks[:, CHANGED] = streams.first_free, streams.first_vma
     scalars[THREAD] = np.argmin(streams.first_row)
-    scalars[FREE_AT] = streams.free_first[scalars[THREAD]]
+    scalars[[FREE_AT, VMA_AT]] = clocks[scalars[THREAD], [FREED, CHANGED]]
 
 
 def end_run(

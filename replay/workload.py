@@ -20,7 +20,6 @@ from kdtool.replay.forks import Forks, changes_of_processes, find_forks, keys_of
 from kdtool.replay.keys import VPN_BITS, page_keys
 from kdtool.replay.longarrays import copied, kept, new_array, told_twice
 from kdtool.replay.mapped import (
-    anonymous_vmas,
     check_mappings,
     follow_mappings,
     holds_code,
@@ -32,6 +31,7 @@ from kdtool.replay.numbering import add_keys, number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.sharing import SharedPages, Sharing
 from kdtool.replay.streams import Streams, find_wakes, last_insns, own_clocks, split
+from kdtool.replay.vmas import follow_vmas
 from kdtool.traces import Trace, schema_of
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
@@ -50,8 +50,8 @@ class Workload:
     wake_row : int64, rows at which a thread begins or wakes, see streams.py
     keys : int64 of shape (n_pages,), sorted
     pids : int64 of shape (n_processes,)
-    vma_of_page : int32 of shape (n_pages,)
-    vma_bounds : int64 of shape (n_vmas, 2), first and last + 1 vpn
+    vma_row, vma_change : int64 of shapes (n_changes,) and (n_changes, 5), how VMAs change before a row,
+        see vmas.py; n_vmas : how many there are, at first one for each process
     free_row, free_page : int64, pages that are unmapped before a row, of files by the last who touched it
     files : the files whose pages are in memory
     shared : whose a page is since processes forked
@@ -69,8 +69,9 @@ class Workload:
     wake_row: npt.NDArray[np.int64]
     keys: npt.NDArray[np.int64]
     pids: npt.NDArray[np.int64]
-    vma_of_page: npt.NDArray[np.int32]
-    vma_bounds: npt.NDArray[np.int64]
+    vma_row: npt.NDArray[np.int64]
+    vma_change: npt.NDArray[np.int64]
+    n_vmas: int
     free_row: npt.NDArray[np.int64]
     free_page: npt.NDArray[np.int64]
     files: FileMaps
@@ -115,7 +116,7 @@ class Workload:
         return replace(
             self,
             keys=self.keys + n_pages,
-            vma_bounds=self.vma_bounds + n_pages,
+            vma_change=self.vma_change + np.array([0, 0, 0, n_pages, n_pages]),
             files=replace(self.files, mappings=mappings),
         )
 
@@ -136,8 +137,14 @@ class Workload:
         own = np.flatnonzero(key < n_keys)
         process_of = np.full(len(self.tids), -1, np.int64)
         process_of[self.thread[own]] = process[key[own]]
-        freed = self.free_row, self.free_page, owner[self.free_page]
-        return split(self.thread, self.wake_row, process_of, freed)
+        changed = process[np.minimum(self.vma_change[:, 0], n_keys - 1)]
+        return split(
+            self.thread,
+            self.wake_row,
+            process_of,
+            (self.free_row, self.free_page, owner[self.free_page]),
+            (self.vma_row, self.vma_change, changed),
+        )
 
     @property
     def footprint_pages(self) -> int:
@@ -249,7 +256,7 @@ def workload_from_arrays(
     tids, thread = number_keys(np.require(refs["tid"], np.int32))
     insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
     thread = replayed(thread)
-    bounds, vma_of_page = anonymous_vmas(maps, pids, keys)
+    vma_row, vma_change, n_vmas = follow_vmas(maps, pids, keys, keep)
     return Workload(
         name=name,
         sha256=sha256,
@@ -262,8 +269,9 @@ def workload_from_arrays(
         wake_row=find_wakes(insns, thread, len(tids)),
         keys=keys,
         pids=pids,
-        vma_of_page=vma_of_page,
-        vma_bounds=bounds,
+        vma_row=vma_row + np.searchsorted(copies, vma_row),
+        vma_change=vma_change,
+        n_vmas=n_vmas,
         free_row=free_row,
         free_page=free_page,
         files=file_pages,

@@ -16,6 +16,7 @@ from kdtool.replay.hook import (
     CTX_VMA_END,
     CTX_VMA_START,
     CTX_WORDS,
+    FOUND,
     NAMED_SLOT,
 )
 from kdtool.replay.memory import new_memory
@@ -102,6 +103,21 @@ def test_a_golden_run(name, case, header, lines):
             read = [other for other in asked if other not in cached]
             assert read == numbers(parts["read"]), f"{case}: {line}"
             cached.update(read)
+
+
+def test_a_page_found_in_the_swap_cache_moves_the_address_of_linux_vma():
+    asker = Asker("linux-vma")
+    assert asker.ask(100, 1) == [97, 98, 99, 101, 102, 103, 104]
+    assert asker.ask(200, FOUND) == []
+    assert asker.ask(201, 1) == [202, 203, 204]  # else it would lie within its window, at 200
+
+
+def test_a_page_found_in_the_swap_cache_is_no_hit_to_linux_cluster():
+    asker = Asker("linux-cluster")
+    asker.ask(100, 1)
+    before = asker.prepared.state.tolist()
+    assert asker.ask(200, FOUND) == []
+    assert asker.prepared.state.tolist() == before
 
 
 def test_every_policy_has_golden_runs():

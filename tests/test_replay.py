@@ -29,6 +29,7 @@ from kdtool.replay import run as run_module
 from kdtool.replay.lists import ACTIVE_LIST
 from kdtool.replay.memory import ACTIVE_COUNT, COUNT, PREFETCHED, RECLAIMS, RESIDENT, UNMAPPED
 from kdtool.replay.numbering import number_keys
+from kdtool.replay.policies.base import Prepared
 from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
 
@@ -267,6 +268,22 @@ def test_file_pages_are_left_out_until_a_private_one_is_written():
     assert w.n_refs == 3  # page 1, and page 21 from its first store on
 
 
+@pytest.mark.parametrize(("mapped", "then"), [(VmaFlag.FILE | 3, VmaFlag.FILE | 1), (3, 1)])
+def test_pages_of_its_own_stay_when_a_mapping_is_made_read_only(mapped, then):
+    """As the dynamic linker does with what it has relocated: mprotect_fixup() changes no page."""
+    maps = {
+        "row": np.array([0, 1]),
+        "pid": np.ones(2, np.int32),
+        "start_vpn": np.array([20, 20], np.uint64),
+        "end_vpn": np.array([30, 30], np.uint64),
+        "flags": np.array([mapped, then], np.uint8),
+    }
+    w = workload([21, 21], maps=maps, kinds=[RefKind.STORE, RefKind.LOAD])
+    assert (w.n_refs, w.free_page.tolist()) == (2, [])
+    result = score(w, load_policy("none"), 2)
+    assert (result.cold_faults, result.hits) == (1, 1)
+
+
 def test_mappings_without_a_row_are_no_part_of_the_references():
     maps = {
         "row": np.array([NO_ROW]),
@@ -317,6 +334,36 @@ def test_a_policy_that_asks_for_the_page_it_faults_on_gets_nothing():
     echo = Echo()
     echo.decide = decide
     assert score(w, echo, 20).prefetch_issued == 0
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_who_follows_the_swap_cache_is_told_of_every_page_found_there(follows):
+    """A page in writing counts as read ahead: PG_readahead and PG_reclaim are one bit."""
+    from numba import njit
+
+    from kdtool.replay.hook import FOUND
+    from kdtool.rmt.numba_vm import DECIDE
+
+    @njit(DECIDE)
+    def count(params, state, ctx, out):
+        state[1 + ctx[5]] += 1
+        return 0
+
+    class Counting:
+        name, version, degree_pages = "counting", "1", 1
+        decide, state = staticmethod(count), np.zeros(4, np.int64)
+
+        def prepare(self, setting: Setting):
+            return Prepared(np.zeros(1, np.int64), self.state, follows_cache=follows)
+
+    random = np.random.default_rng(1).integers(0, 400, 5000)
+    w = workload(random, kinds=random % 2, step_insns=3_000)
+    counting = Counting()
+    result = score(w, counting, 300, reclaim="linux")
+    written, major, found = counting.state[1 : 2 + FOUND]
+    assert major == result.major_faults
+    assert written + found == result.minor_faults * follows
+    assert (written > 0, found > 0) == (follows, follows)
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,14 @@ class Setting:
 class Prepared:
     """`params` (read-only) and `state` for `decide`; state[0] is where it leaves the steps it took.
 
+    follows_cache : `decide` is also told of pages found in the swap cache, as hook.FOUND says
     victims : a bound that also decides what memory gives up: the pages, in order, int32; else None
     """
 
     params: Int64Array
     state: Int64Array
     victims: npt.NDArray[np.int32] | None = None
+    follows_cache: bool = False
 
 
 class Policy(Protocol):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdtool.replay.hook import CTX_VMA, CTX_VMA_END, CTX_VMA_START
+from kdtool.replay.hook import CTX_VMA, CTX_VMA_END, CTX_VMA_START, FOUND
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.replay.policies.readahead import INITIAL_HITS, WINDOW_MAX, swapin_nr_pages
 from kdtool.rmt.jit import jit
@@ -22,11 +22,11 @@ def decide(params, state, ctx, out):  # type: ignore[no-untyped-def]
     page, major = ctx[0], ctx[5]
     word = 1 + WORDS * ctx[CTX_VMA]
     fresh = state[word] == 0 and state[word + 1] == 0 and state[word + 2] == 0
-    if not major:
+    if major != 1:
         # swap_update_readahead(): each prefetched page is touched first just once, so it was flagged.
         hits = INITIAL_HITS if fresh else state[word + 2]
         state[word] = page
-        state[word + 2] = min(hits + 1, HITS_MAX)
+        state[word + 2] = min(hits + (major != FOUND), HITS_MAX)
         return 0
     if params[0] == 1:
         return 0
@@ -56,20 +56,19 @@ class LinuxVma:
     """Read a window around the fault, sized by how many of the last window's pages were used.
 
     State: three words a VMA. Kernel counterpart: swap_vma_readahead() and swap_update_readahead()
-    (mm/swap_state.c, v6.18). Differs: a VMA's bounds are its largest extent over the trace. Hits on
-    pages that were read on demand and are still in the swap cache, which move the stored address in
-    the kernel, are not seen: replay's pages are mapped as soon as they are read on demand.
-    A synchronous device reads nothing ahead. Versions: 6.18; 6.18-2 reads the fault's own page in its
-    place, not first.
+    (mm/swap_state.c, v6.18); which VMA a page is in is vmas.py's matter. A synchronous device reads
+    nothing ahead. Versions: 6.18; 6.18-2 reads the fault's own page in its place, not first; 6.18-3 follows
+    pages that are found in the swap cache, and VMAs as they change, before that at their largest extent.
     """
 
     name = "linux-vma"
-    version = "6.18-2"
+    version = "6.18-3"
     degree_pages = WINDOW_MAX
     decide = staticmethod(decide)
 
     def prepare(self, setting: Setting) -> Prepared:
         """Return the largest window and a word triple for every VMA."""
         window = 1 if setting.device.synchronous else WINDOW_MAX
-        n_vmas = len(setting.workload.vma_bounds)
-        return Prepared(np.array([window], np.int64), np.zeros(1 + WORDS * n_vmas, np.int64))
+        n_vmas = setting.workload.n_vmas
+        state = np.zeros(1 + WORDS * n_vmas, np.int64)
+        return Prepared(np.array([window], np.int64), state, follows_cache=True)
