@@ -47,8 +47,9 @@ def recorded(events, **options):
             ]
             forks.append((child, pid, len(refs), len(vmas)))
         else:
-            flags = VmaFlag.UNMAPPED if what == UNMAP else READ_WRITE | VmaFlag.SHARED
-            vmas.append((len(refs), pid, vpn, vpn + n, flags))
+            vmas.append((len(refs), pid, vpn, vpn + n, VmaFlag.UNMAPPED))
+            if what == SHARE:
+                vmas.append((len(refs), pid, vpn, vpn + n, READ_WRITE | VmaFlag.SHARED))
             left = {page for page in shared.get(pid, ()) if not vpn <= page < vpn + n}
             shared[pid] = left | set(range(vpn, vpn + n)) if what == SHARE else left
     pids, vpns, kinds = zip(*refs, strict=True)
