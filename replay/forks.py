@@ -59,13 +59,12 @@ def find_forks(
 def changes_of_processes(
     maps: Mapping[str, npt.NDArray[Any]] | None, order: npt.NDArray[np.int64], pids: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return the row, the process, the first vpn and the vpn after the last of the changes in `order`."""
+    """Return row, process, first vpn, vpn after the last, and flags of the changes in `order`."""
     if maps is None:
-        return order, order, order, order
-    row, pid, start, end = (
-        maps[name][order].astype(np.int64) for name in ("row", "pid", "start_vpn", "end_vpn")
-    )
-    return row, np.searchsorted(pids, pid).astype(np.int64), start, end
+        return order, order, order, order, order
+    names = ("row", "pid", "start_vpn", "end_vpn", "flags")
+    row, pid, start, end, flags = (maps[name][order].astype(np.int64) for name in names)
+    return row, np.searchsorted(pids, pid).astype(np.int64), start, end, flags
 
 
 def keys_of_parents(

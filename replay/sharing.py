@@ -43,6 +43,7 @@ from kdtool.replay.owners import (
     begin_shared,
     inherit,
 )
+from kdtool.traces import VmaFlag
 
 __all__ = ["SharedPages", "Sharing", "no_sharing"]
 
@@ -103,7 +104,7 @@ _NOTHING = _Pages(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.u
 class Sharing:
     """Who has which page while follow_mappings() walks over the references; takes no room without forks.
 
-    changes : row, process, first vpn and vpn after the last of each mapping change
+    changes : row, process, first vpn, vpn after the last, and flags of each mapping change
     """
 
     def __init__(
@@ -111,12 +112,14 @@ class Sharing:
     ) -> None:
         self._forks, self._keys, self._changes, self._n_rows = forks, keys, changes, len(store)
         self._held: dict[int, _Pages] = {}
-        self._due: list[tuple[int, int]] = []  # the next mapping change of each process that holds pages
-        self._changes_of = {int(each): np.flatnonzero(changes[1] == each) for each in np.unique(forks.child)}
+        self._due: list[tuple[int, int]] = []  # where each process that holds pages unmaps next
+        _, process, _, _, flags = changes
+        unmaps = flags & VmaFlag.UNMAPPED > 0
+        self._unmaps = {int(p): np.flatnonzero(unmaps & (process == p)) for p in np.unique(forks.child)}
         n_forks = len(forks.row)
         n_keys, n_rows = (len(keys), len(store)) if n_forks else (0, 0)
-        process = keys[:n_keys] >> VPN_BITS
-        self._begin = np.searchsorted(process, np.arange(process[-1] + 2 if n_forks else 0))
+        process_of = keys[:n_keys] >> VPN_BITS
+        self._begin = np.searchsorted(process_of, np.arange(process_of[-1] + 2 if n_forks else 0))
         # As many as there may be: of what does not come, memory is never touched.
         ranges = [self._ids(each) for each in (*forks.parent, *forks.child)]
         self.most_pages = n_rows + sum(last - first for first, last in ranges)
@@ -138,7 +141,7 @@ class Sharing:
     def stops(self) -> Iterator[tuple[int, int, int]]:
         """Yield (row, change, fork) where the walk stops, at last its end; do() belongs between two.
 
-        fork : which one it is, UNMAPPING for a mapping change of a process that holds pages, or END
+        fork : which one it is, UNMAPPING for what a process that holds pages unmaps, or END
         """
         forks, fork = self._forks, 0
         while fork < len(forks.row) or self._due:
@@ -159,9 +162,9 @@ class Sharing:
             self._fork(fork, state, freed)
         elif fork == UNMAPPING:
             change, process = heapq.heappop(self._due)
-            _, _, start, end = (int(column[change]) for column in self._changes)
+            start, end = (int(column[change]) for column in self._changes[2:4])
             self._give_back(process, start, end, freed)
-            self._await_change(process, change + 1)
+            self._await_unmap(process, change + 1)
 
     def _fork(self, fork: int, state: KeyState, freed: tuple[Numbers, Numbers]) -> None:
         """Have the child share all anonymous pages of its parent: copy_page_range()."""
@@ -177,15 +180,15 @@ class Sharing:
         has_key = np.zeros(len(pages.vpn), np.bool_)
         inherit(*pages, first, last, self._keys, kind, live, mapping, has_key, self.arrays())
         self._held[child] = pages.part(~has_key)
-        self._await_change(child, int(self.counts[CHANGE]))
+        self._await_unmap(child, int(self.counts[CHANGE]))
 
     def _ids(self, process: int) -> tuple[int, int]:
         """Return the process's first key and the one after its last."""
         return int(self._begin[process]), int(self._begin[process + 1])
 
-    def _await_change(self, process: int, change: int) -> None:
-        """Have the walk stop at the next mapping change of a process that holds pages."""
-        coming = self._changes_of[process]
+    def _await_unmap(self, process: int, change: int) -> None:
+        """Have the walk stop where a process that holds pages next unmaps any, as before each new mapping."""
+        coming = self._unmaps[process]
         at = int(np.searchsorted(coming, change))
         if at < len(coming) and len(self._held[process].vpn):
             heapq.heappush(self._due, (int(coming[at]), process))
