@@ -52,6 +52,8 @@ __all__ = [
 WAITED, WORKED, NOW, ROW, FREED, CHANGED = range(CLOCK_WORDS)
 AHEAD_NS = 10_000
 """How far a thread gets before others that are behind it: less than a read takes."""
+MOST_ROWS = 64
+"""Looked at before the first is done, which may fault: then they are looked at again."""
 
 
 @inner
@@ -106,7 +108,7 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
         own_ns = insns[row] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
         scalars[WORKED_NS] += max(clocks[thread[row - 1], NOW] - own_ns, 0)
     end = row + 1
-    while end - row < most and _goes_on(end, trace, scalars, device):
+    while end - row < min(most, MOST_ROWS) and _goes_on(end, trace, scalars, device):
         end += 1
     return row, end
 
