@@ -59,6 +59,7 @@ from kdtool.replay.rows import look_ahead, next_due
 from kdtool.replay.slots import free_slot
 from kdtool.replay.threads import (
     begin_counting,
+    end_thread,
     leave_stretch,
     next_stretch,
     switch_thread,
@@ -77,7 +78,7 @@ _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32)
 _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     (
         _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4, _I8,
-        _I8_2,
+        _I8_2, _I8,
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
@@ -274,7 +275,7 @@ def replay_range(  # type: ignore[no-untyped-def]
         if streams and end > begin:
             after = leave_stretch(end, is_due, faulted, all_trace, all_memory, device)
             if after == len(page):
-                release(after, all_trace, all_memory)
+                end_thread(all_trace, all_memory)
         if is_due:
             break
     return done

@@ -17,9 +17,9 @@ from kdtool.rmt.jit import jit
 
 __all__ = ["MOST_BEHIND_INSNS", "Streams", "find_wakes", "last_insns", "own_clocks", "split"]
 
-MOST_BEHIND_INSNS = 4_000_000
-"""A thread that is behind by less did not sleep for it, but had no CPU: a millisecond at 4 instructions a ns,
-where programs ran for some milliseconds in turn, recorded at a fiftieth of their speed or less."""
+MOST_BEHIND_INSNS = 10_000_000
+"""A thread that is behind by less did not sleep for it, but had no CPU: what one executes in a time slice of
+Linux, 3 ms (sched_base_slice_ns), at some 3 instructions a ns."""
 
 
 def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int) -> bool:
@@ -100,6 +100,7 @@ class Streams:
         Workload's; n_refs for what comes after its last. Thread by thread, with a row that never comes behind
     first_row, first_free, first_vma : int64 of shape (n_threads,), a thread's first row, and where its part
         of `free` and of `vmas` begins
+    process_of : int64 of shape (n_threads,)
     """
 
     following: npt.NDArray[np.int32]
@@ -109,6 +110,7 @@ class Streams:
     first_row: npt.NDArray[np.int64]
     first_free: npt.NDArray[np.int64]
     first_vma: npt.NDArray[np.int64]
+    process_of: npt.NDArray[np.int64]
 
 
 def split(
@@ -131,7 +133,7 @@ def split(
     _link(thread, first_row, following)
     free, first_free = _by_thread(thread, process_of, freed)
     changes, first_vma = _by_thread(thread, process_of, vmas)
-    return Streams(following, wakes, free, changes, first_row, first_free, first_vma)
+    return Streams(following, wakes, free, changes, first_row, first_free, first_vma, process_of)
 
 
 def _by_thread(

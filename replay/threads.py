@@ -36,6 +36,7 @@ from kdtool.replay.memory import (
     WAKE_AT,
     WORKED_NS,
 )
+from kdtool.replay.release import release
 from kdtool.replay.streams import Streams
 from kdtool.rmt.jit import inner
 
@@ -43,6 +44,7 @@ __all__ = [
     "begin_counting",
     "begin_streams",
     "end_run",
+    "end_thread",
     "leave_stretch",
     "next_stretch",
     "switch_thread",
@@ -152,6 +154,23 @@ def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[
     if faulted or not _goes_on(end, trace, scalars, device):
         scalars[BOUND_NS] = 0
     return clocks[who, ROW]
+
+
+@inner
+def end_thread(trace, memory):  # type: ignore[no-untyped-def]
+    """Forget what a process had mapped to its end, if the thread that has ended was the last of it."""
+    scalars, clocks, process_of, n_refs = memory[6], memory[14], trace[21], len(trace[13])
+    who = scalars[THREAD]
+    for each in range(len(clocks)):
+        if process_of[each] == process_of[who] and clocks[each, ROW] < n_refs:
+            return
+    clocks[who, FREED] = scalars[FREE_AT]
+    for each in range(len(clocks)):
+        if process_of[each] == process_of[who]:
+            scalars[FREE_AT] = clocks[each, FREED]
+            release(n_refs, trace, memory)
+            clocks[each, FREED] = scalars[FREE_AT]
+    scalars[FREE_AT] = clocks[who, FREED]
 
 
 @inner

@@ -134,6 +134,24 @@ def test_what_a_process_unmaps_is_gone_when_it_gets_there():
     assert (result.cold_faults, result.major_faults, result.hits) == (200, 0, 0)
 
 
+def test_what_is_mapped_to_the_end_stays_until_the_last_thread_of_its_process_ends():
+    # The quick thread makes the last reference of the trace, and is done long before the slow one.
+    n = 300
+    tids = [1, 2] * n
+    vpns = [page for i in range(n) for page in (i % 100, 500 + i % 3)]
+    insns = [own for i in range(n) for own in (100_000 * (i + 1), 10 * (i + 1))]
+    maps = {
+        "row": np.array([0, 2 * n]),
+        "pid": np.ones(2, np.int32),
+        "start_vpn": np.zeros(2, np.uint64),
+        "end_vpn": np.full(2, 1000, np.uint64),
+        "flags": np.array([3, VmaFlag.UNMAPPED], np.uint8),
+    }
+    w = workload(vpns, tids=tids, pids=[1] * (2 * n), insns=insns, maps=maps)
+    assert len(w.free_row) == 103
+    assert score(w, 110).cold_faults == 103
+
+
 @st.composite
 def several(draw):
     """Return a workload of up to four threads of up to three processes, some of which sleep."""
