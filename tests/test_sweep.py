@@ -211,15 +211,15 @@ def test_a_trace_that_cannot_be_read_is_one_line_among_workers(tmp_path):
         score_traces([STENCIL, tmp_path / "missing.kdt"], sweep("none"), 9)
 
 
-def test_a_worker_stays_for_the_replays_of_its_trace_and_no_longer(strided):
+def test_a_worker_stays_for_the_replays_of_its_trace():
     ours, theirs = os.pipe()
     noting = Odd(lambda: os.write(theirs, os.getpid().to_bytes(8)))
     wanted = sweep(noting, noting, noting, memories=("30%", "50%"), devices=("ssd",))
-    score_traces([STENCIL, strided], wanted, 2)
-    seen = [int.from_bytes(os.read(ours, 8)) for _ in range(2 * 2 * 3)]
+    score_traces([STENCIL], wanted, 2)
+    seen = [int.from_bytes(os.read(ours, 8)) for _ in range(2 * 3)]
     os.close(ours)
     os.close(theirs)
-    assert 2 <= len(set(seen)) <= 4
+    assert len(set(seen)) <= 2
     assert os.getpid() not in seen
 
 
