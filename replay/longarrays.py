@@ -63,8 +63,8 @@ def zeros(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 class _Spare:
     """Mappings of arrays that are gone, by their size, for arrays to come.
 
-    What a virtual machine frees in huge pages its host may take back, and touching it again took four times
-    as long as a replay's own work with it.
+    What a virtual machine frees in huge pages its host may take back, and touching it again is dear: a replay
+    in an LRU took 22 ns an access instead of 13.
     """
 
     def __init__(self) -> None:

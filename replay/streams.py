@@ -92,7 +92,7 @@ Changes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int
 
 @dataclass(frozen=True)
 class Streams:
-    """Each thread's references by themselves; empty arrays where the recorded order is kept.
+    """Each thread's references by themselves.
 
     following : int32 of shape (n_refs,), the next row of the same thread, n_refs behind its last
     wakes : uint8 of shape (n_refs,), 1 for a row of wake_row
@@ -162,17 +162,33 @@ def _unmappers(
     row: npt.NDArray[np.int64],
     process: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return who unmaps, and before which of its rows: whose row is the process's next, or was its last."""
-    who, where = np.zeros(len(row), np.int64), np.full(len(row), len(thread), np.int64)
-    for each in np.unique(process):
-        own = np.flatnonzero(process_of[thread] == each) if each >= 0 else np.arange(len(thread))
-        mine = np.flatnonzero(process == each)
-        if not len(own):
-            continue
-        at = np.searchsorted(own, row[mine])
-        who[mine] = thread[own[np.minimum(at, len(own) - 1)]]
-        where[mine] = np.where(at < len(own), own[np.minimum(at, len(own) - 1)], len(thread))
-    return who, where
+    """Return who unmaps, and before which of its rows: whose row is the process's next, or was its last.
+
+    row : rising; of a process that is not known the next row is anyone's
+    """
+    anyone, n_refs = int(max(process_of.max(), process.max(initial=-1))) + 1, len(thread)
+    process = np.where(process < 0, anyone, process)
+    where = np.full(len(row), n_refs, np.int64)
+    last, coming = np.full((2, anyone + 1), n_refs, np.int64)
+    _find_next(thread, process_of, row, process, coming, last, where)
+    known = np.minimum(where, last[process])
+    who = np.where(known < n_refs, thread[np.minimum(known, n_refs - 1)], 0)
+    return who.astype(np.int64), where
+
+
+@jit()
+def _find_next(thread, process_of, row, process, coming, last, where):  # type: ignore[no-untyped-def]
+    """Set `where` to the process's next row, `last` to each one's last; behind all of them is anyone."""
+    n_refs, anyone, at = len(thread), len(coming) - 1, len(row) - 1
+    for i in range(n_refs, -1, -1):
+        if i < n_refs:
+            whose = process_of[thread[i]]
+            for each in (whose if whose >= 0 else anyone, anyone):
+                coming[each] = i
+                last[each] = i if last[each] == n_refs else last[each]
+        while at >= 0 and row[at] >= i:
+            where[at] = coming[process[at]]
+            at -= 1
 
 
 def last_insns(
