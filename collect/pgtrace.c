@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -82,6 +83,8 @@ typedef struct {
     uint64_t refs_told, insns_told;            // ... of which the shared totals know
     int32_t tid;
     uint64_t number, arg[6];                   // of the system call under way
+    uint64_t waits_for, switches;              // what it may sleep for (0: nothing), and sleeps before it
+    int64_t asked_ns;                          // how long it asked to sleep at most
     uint32_t hint[HINTS];
 } thread_t;
 
@@ -476,6 +479,7 @@ static void broke(uint64_t result) {
 
 #include "pglayout.h"
 #include "pgexec.h"
+#include "pgwaits.h"
 
 static void reaped(int64_t child, uint64_t status_at) {          // a killed child could not say that it ended
     int status;
@@ -490,6 +494,7 @@ static void on_syscall_return(qemu_plugin_id_t id, unsigned vcpu, int64_t number
     if (off() || (result < 0 && result > -4096) || number != (int64_t)t->number) return;
     if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
     uint64_t start = t->arg[0] >> PAGE_SHIFT, end = start + pages(t->arg[1]);
+    after_call(t, result);
     record_touches(t, result);
     lock(t->tid);
     switch (number) {
@@ -516,6 +521,7 @@ static void on_syscall(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint6
     vforks = number == SYS_vfork || (number == SYS_clone && a1 & CLONE_VFORK);
     if (off()) return;
     if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
+    before_call(t);
     // Recorded before it happens: once it has, another thread may be given the same addresses.
     if (number == SYS_munmap && !(a1 & PAGE_MASK) && a2) {
         lock(t->tid);
@@ -548,7 +554,10 @@ static void on_process_end(qemu_plugin_id_t id, void *unused) {
         if (threads[i]) tell_totals(threads[i]);
     if (off()) return;
     if (borrowed) return;
-    lock((int32_t)syscall(SYS_gettid));
+    thread_t last = {.tid = (int32_t)syscall(SYS_gettid)};
+    note_wake(&last, object(ENDED, (uint64_t)pid, 0));
+    note_wake(&last, object(ENDED, 0, 0));
+    lock(last.tid);
     finished = true;
     forget_address_space(pid);
     unlock();

@@ -31,10 +31,10 @@ ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
 
 
 class References:
-    """The collector `refs`: tables `refs`, `vmas` and `forks`, clock `insns`."""
+    """The collector `refs`: tables `refs`, `vmas`, `forks` and `waits`, clock `insns`."""
 
     name = "refs"
-    tables = ("refs", "vmas", "forks")
+    tables = ("refs", "vmas", "forks", "waits")
     clock = "insns"
 
     def unavailable(self) -> Problem | None:

@@ -15,17 +15,18 @@ from typing import Any, Self
 import numpy as np
 
 from kdtool.errors import TraceError
-from kdtool.traces import TraceWriter
+from kdtool.traces import NO_TID, TraceWriter
 
 __all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
-SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "sad.h")
+SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "pgwaits.h", "sad.h")
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20
 ZONE = 16
 MAGIC = 0x314453746466656B
-VMA_KIND, FORK_KIND = 256, 512
+WAKES = 1 << 12
+VMA_KIND, FORK_KIND, WAIT_KIND = 256, 512, 1024
 CHUNK_ROWS = 2_000_000
 
 
@@ -36,15 +37,16 @@ def _struct(fields: str) -> "np.dtype[Any]":
 
 
 RECORD = _struct("seq u8 vpn u8 ip u8 insns u8 pid i4 tid i4 kind u4 offset u4")
+WAKE = _struct("key u8 seq u8 tid i4")
 NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", "u4", 6)])
 COUNTERS = _struct(
     """magic u8 k u4 hash_bits u4 ring_cap u4 zone_cap u4 names_at u8 ring_at u8 nodes_at u8 hash_at u8
-    size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4 names_lost u4
-    forks u4"""
+    wakes_at u8 size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4
+    names_lost u4 forks u4"""
 )
 STREAM = _struct("lock i4 now u8 emitted u8 written u8 n u4 head u4 tail u4 zone_n u4")
 UNDO = np.dtype([("undo_node", "u4"), ("undo_n", "u4"), ("undo_emitted", "u8"), ("undo", NODE)])
-STREAM_AT = 128  # `lock` begins a cache line
+STREAM_AT = 192  # `lock` begins a cache line
 UNDO_AT = STREAM_AT + STREAM.itemsize + ZONE * 12  # after zone and zone_last
 HEADER_BYTES = 4096
 
@@ -69,7 +71,8 @@ class Spool:
         ring_at = names_at + NAMES_BYTES
         nodes_at = ring_at + RING_RECORDS * RECORD.itemsize
         hash_at = nodes_at + nodes * NODE.itemsize
-        size = hash_at + (4 << hash_bits)
+        wakes_at = hash_at + (4 << hash_bits)
+        size = wakes_at + WAKES * WAKE.itemsize
         try:
             folder.mkdir()
             with (folder / "state").open("wb") as file:
@@ -82,7 +85,7 @@ class Spool:
         spool = cls(folder)
         header = {"magic": MAGIC, "k": k, "hash_bits": hash_bits, "ring_cap": RING_RECORDS}
         header |= {"zone_cap": min(ZONE, k), "names_at": names_at, "ring_at": ring_at, "nodes_at": nodes_at}
-        for name, value in (header | {"hash_at": hash_at, "size": size}).items():
+        for name, value in (header | {"hash_at": hash_at, "wakes_at": wakes_at, "size": size}).items():
             spool._counters[name] = value
         return spool
 
@@ -111,12 +114,16 @@ class Spool:
         if not self.records_path.stat().st_size:
             return
         records = np.memmap(self.records_path, RECORD, "r")
-        seq = np.ascontiguousarray(records["seq"])
+        self._seq = seq = np.ascontiguousarray(records["seq"])
         in_order = bool(np.all(seq[1:] >= seq[:-1]))
-        order = None if in_order else np.argsort(seq, kind="stable")
+        self._order = order = None if in_order else np.argsort(seq, kind="stable")
         for start in range(0, len(records), CHUNK_ROWS):
             end = start + CHUNK_ROWS
             yield np.asarray(records[start:end]) if order is None else records[order[start:end]]
+
+    def n_until(self, seq: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Return how many records are as old as each `seq`, or older; once chunks() has begun."""
+        return np.searchsorted(self._seq, seq, side="right", sorter=self._order)
 
     def _spool_the_rest(self) -> None:
         """Append what is in the ring and what SAD had pending to the spooled records."""
@@ -153,16 +160,23 @@ class Spool:
 
 
 def write_rows(spool: Spool, writer: TraceWriter) -> int:
-    """Append all rows to `refs`, `vmas` and `forks` and return how many references there are."""
+    """Append all rows to `refs`, `vmas`, `forks` and `waits` and return how many references there are."""
     n_refs = n_vmas = 0
+    others = np.empty(0, np.uint64)
     for records in spool.chunks():
-        is_ref, is_fork = records["kind"] < VMA_KIND, records["kind"] == FORK_KIND
-        is_vma = ~is_ref & ~is_fork
+        kind = records["kind"]
+        is_ref, is_fork, is_wait = kind < VMA_KIND, kind == FORK_KIND, kind == WAIT_KIND
+        is_vma = ~is_ref & ~is_fork & ~is_wait
         refs, row, vma_row = records[is_ref], n_refs + np.cumsum(is_ref), n_vmas + np.cumsum(is_vma)
+        others = np.append(others, records["seq"][~is_ref])
         if is_vma.any():
             _append_vmas(spool, writer, records[is_vma], row[is_vma])
         if is_fork.any():
             _append_forks(writer, records[is_fork], row[is_fork], vma_row[is_fork])
+        if is_wait.any():
+            woken = records["vpn"][is_wait]
+            by_row = spool.n_until(woken) - np.searchsorted(others, woken, side="right")
+            _append_waits(writer, records[is_wait], row[is_wait], by_row)
         columns = {name: refs[name] for name in ("pid", "tid", "vpn", "ip", "insns")}
         writer.append("refs", columns | {"kind": refs["kind"].astype(np.uint8)})
         n_refs, n_vmas = n_refs + len(refs), n_vmas + int(np.count_nonzero(is_vma))
@@ -205,3 +219,23 @@ def _append_forks(
         "vma_row": vma_rows.astype(np.int64),
     }
     writer.append("forks", columns)
+
+
+def _append_waits(
+    writer: TraceWriter,
+    waits: "np.ndarray[Any, Any]",
+    rows: "np.ndarray[Any, Any]",
+    by_rows: "np.ndarray[Any, Any]",
+) -> None:
+    """Append sleeps; `rows[i]` references came before the end of the i-th, `by_rows[i]` before its cause."""
+    known = waits["offset"] > 0
+    columns = {
+        "ts_ns": waits["insns"].astype(np.int64),
+        "pid": waits["pid"],
+        "tid": waits["tid"],
+        "row": rows.astype(np.int64),
+        "by_tid": np.where(known, waits["offset"], NO_TID).astype(np.int32),
+        "by_row": np.where(known, by_rows, rows).astype(np.int64),
+        "asked_ns": waits["ip"].astype(np.int64),
+    }
+    writer.append("waits", columns)

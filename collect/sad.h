@@ -32,12 +32,15 @@
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
-enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK = 512 };
+#define SAD_WAKE_BITS 12                       // 4,096 places for what woke somebody last, by object
+
+enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK = 512, KIND_WAIT = 1024 };
 
 // One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
 // ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags,
 // offset = where in its file a mapping starts, in pages. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
-// process, insns as above.
+// process, insns as above. Or, with KIND_WAIT, the end of a sleep: offset = tid of the waker (0: not known), vpn = seq
+// before which it woke `tid`, ip = how long that had asked to sleep, in ns.
 typedef struct {
     uint64_t seq, vpn, ip, insns;
     int32_t pid, tid;
@@ -52,10 +55,12 @@ typedef struct {
     uint32_t forks, spare;                     // how many there had been when a store was last retained at once
 } sad_node;
 
+typedef struct { uint64_t key, seq; int32_t tid; } sad_wake;     // whoever woke those that slept for an object last
+
 typedef struct {
     uint64_t magic;
     uint32_t k, hash_bits, ring_cap, zone_cap;
-    uint64_t names_at, ring_at, nodes_at, hash_at, size;   // offsets in the file, set by its maker
+    uint64_t names_at, ring_at, nodes_at, hash_at, wakes_at, size;   // offsets in the file, set by its maker
     volatile uint32_t stop;                    // set by the maker: record no more
     volatile uint32_t broken;                  // locks taken over from a dead holder
     volatile uint64_t refs, insns, lost, untraced, processes;
@@ -77,6 +82,9 @@ static inline uint64_t sad_last(const sad_node *x) { return x->pending.seq ? x->
 static inline sad_record *sad_ring(sad_state *s) { return (sad_record *)((char *)s + s->ring_at); }
 static inline sad_node *sad_nodes(sad_state *s) { return (sad_node *)((char *)s + s->nodes_at); }
 static inline uint32_t *sad_hash(sad_state *s) { return (uint32_t *)((char *)s + s->hash_at); }
+static inline sad_wake *sad_wake_of(sad_state *s, uint64_t key) {
+    return &((sad_wake *)((char *)s + s->wakes_at))[key * 0x9E3779B97F4A7C15ull >> (64 - SAD_WAKE_BITS)];
+}
 static inline uint32_t *sad_bucket(sad_state *s, uint64_t key) {
     return &sad_hash(s)[key * 0x9E3779B97F4A7C15ull >> (64 - s->hash_bits)];
 }

@@ -23,7 +23,7 @@ __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_devi
 
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
-    "prefetch_ns", "reclaim_ns", "writeout_ns", "beside_ns", "step_ps", "insn_ps",
+    "prefetch_ns", "reclaim_ns", "writeout_ns", "beside_ns", "step_ps", "insn_ps", "n_cpus",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
@@ -35,7 +35,8 @@ a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch 
 free one page · writeout_ns: to write it out first, if it is dirty · beside_ns: what an agent on another CPU
 that acts costs the workload for each page that comes from swap: events, interrupts of its reads and of its
 reclaim, and its locks; as long the agent waits for each page that it has reclaimed · step_ps: one step of a
-program, in picoseconds · insn_ps: one instruction of the workload, in picoseconds.
+program, in picoseconds · insn_ps: one instruction of the workload, in picoseconds · n_cpus: how many CPUs the
+workload's threads share, 0 for as many as there are threads.
 """
 
 FLAGS = ("synchronous", "batched")

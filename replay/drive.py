@@ -74,17 +74,19 @@ def drive(
 
 def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:
     """Return what the engine takes of a workload, of several threads in streams where memory goes by time."""
-    following, wakes, process_of = np.empty(0, np.int32), np.empty(0, np.uint8), np.empty(0, np.int64)
+    following = after = np.empty(0, np.int32)
+    flags, process_of = np.empty(0, np.uint8), np.empty(0, np.int64)
     free, vmas = (w.free_row, w.free_page), (w.vma_row, w.vma_change)
     if len(w.tids) > 1 and memory.scalars[RECLAIM_KIND] & HAS_BITS:
         streams = w.streams
-        following, wakes, process_of = streams.following, streams.wakes, streams.process_of
+        following, after, flags = streams.following, streams.after, streams.flags
+        process_of = streams.process_of
         free, vmas = streams.free, streams.vmas
         begin_streams(memory.scalars, memory.clocks, streams)
     return (
-        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w), *free, w.wake_row, w.tids,
-        following, wakes, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,
-        *vmas, process_of,
+        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w), *free, w.wakes.row, w.tids,
+        following, flags, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,
+        *vmas, process_of, w.wakes.after, w.wakes.asked_ns, after,
     )  # fmt: skip
 
 

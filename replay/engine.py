@@ -78,7 +78,7 @@ _U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32)
 _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     (
         _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4, _I8,
-        _I8_2, _I8,
+        _I8_2, _I8, _I8, _I8, _I4,
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]

@@ -1,11 +1,6 @@
-"""Each thread's references by themselves, and where a thread slept, as a trace shows it.
+"""Each thread's references by themselves, and which of them wait for those of others (waits.py).
 
-Which thread waited for which is not recorded, but shows: a thread that got on less than half as far as the
-others since its last reference slept, or had no CPU, and is behind by then. What was recorded just before it
-goes on is taken for the reason.
-
-    thread[row]     whose reference it is, a number from 0 on
-    wake_row        the rows at which a thread begins, or goes on so, rising
+thread[row]     whose reference it is, a number from 0 on
 """
 
 from dataclasses import dataclass
@@ -13,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.waits import Wakes
 from kdtool.rmt.jit import jit
 
-__all__ = ["MOST_BEHIND_INSNS", "Streams", "find_wakes", "last_insns", "own_clocks", "split"]
+__all__ = ["AFTER", "AWAITED", "SLEEPS", "Streams", "last_insns", "own_clocks", "split"]
 
-MOST_BEHIND_INSNS = 10_000_000
-"""A thread that is behind by less did not sleep for it, but had no CPU: what one executes in a time slice of
-Linux, 3 ms (sched_base_slice_ns), at some 3 instructions a ns."""
+AFTER, AWAITED, SLEEPS = 1, 2, 4
+"""Bits of Streams.flags: the row goes on only after another one; one goes on after it; its thread slept."""
 
 
 def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int) -> bool:
@@ -51,42 +46,6 @@ def _go_on(insns, thread, clocks):  # type: ignore[no-untyped-def]
     return True
 
 
-def find_wakes(
-    insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int
-) -> npt.NDArray[np.int64]:
-    """Return the rows at which a thread begins, but for the first, or goes on after it slept, rising.
-
-    >>> find_wakes(np.array([0, 9**6, 0, 10, 9**6 + 5]), np.array([0, 0, 1, 1, 0], np.int32), 2).tolist()
-    [2]
-    """
-    if n_threads == 1:
-        return np.empty(0, np.int64)
-    wakes = np.zeros(len(insns), np.bool_)
-    _note_wakes(insns, thread, np.full((n_threads, 3), -1, np.int64), wakes)
-    return np.flatnonzero(wakes)
-
-
-@jit()
-def _note_wakes(insns, thread, clocks, wakes):  # type: ignore[no-untyped-def]
-    """clocks : of each thread, its time if none waited for a page, -1 before it begins; the latest time of
-    all at its last row; and its instructions there."""
-    latest = np.int64(0)
-    for i in range(len(insns)):
-        who = thread[i]
-        time, seen, last = clocks[who, 0], clocks[who, 1], clocks[who, 2]
-        advanced = insns[i] - last
-        if time < 0:
-            time = latest
-            wakes[i] = i > 0
-        else:
-            time += advanced
-            if latest - time > MOST_BEHIND_INSNS and 2 * advanced < latest - seen:
-                time = latest
-                wakes[i] = True
-        latest = max(latest, time)
-        clocks[who, 0], clocks[who, 1], clocks[who, 2] = time, latest, insns[i]
-
-
 Changes = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
@@ -95,7 +54,8 @@ class Streams:
     """Each thread's references by themselves.
 
     following : int32 of shape (n_refs,), the next row of the same thread, n_refs behind its last
-    wakes : uint8 of shape (n_refs,), 1 for a row of wake_row
+    after : int32 of shape (n_refs,), the row that is to be done before, -1 where none is
+    flags : uint8 of shape (n_refs,), of the bits above
     free, vmas : rows, and the pages that each thread's process unmaps before one, and changes of its VMAs, as
         Workload's; n_refs for what comes after its last. Thread by thread, with a row that never comes behind
     first_row, first_free, first_vma : int64 of shape (n_threads,), a thread's first row, and where its part
@@ -104,7 +64,8 @@ class Streams:
     """
 
     following: npt.NDArray[np.int32]
-    wakes: npt.NDArray[np.uint8]
+    after: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
     free: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     vmas: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
     first_row: npt.NDArray[np.int64]
@@ -115,25 +76,29 @@ class Streams:
 
 def split(
     thread: npt.NDArray[np.int32],
-    wake_row: npt.NDArray[np.int64],
+    after: npt.NDArray[np.int32],
+    wakes: Wakes,
     process_of: npt.NDArray[np.int64],
     freed: Changes,
     vmas: Changes,
 ) -> Streams:
     """Return each thread's references by themselves.
 
+    after : as of after_conflicts(), written over
     process_of : of each thread
     freed, vmas : in the order of the trace, (row, page, process) of what is unmapped before a row, and (row,
         change, process) of VMAs; a process of -1 is not known
     """
     n_refs, n_threads = len(thread), len(process_of)
-    wakes = np.zeros(n_refs, np.uint8)
-    wakes[wake_row] = 1
+    after[wakes.row] = np.maximum(after[wakes.row], wakes.after)
+    flags = (after >= 0) * np.uint8(AFTER)
+    flags[after[after >= 0]] |= AWAITED
+    flags[wakes.row[wakes.asked_ns > 0]] |= SLEEPS
     following, first_row = np.empty(n_refs, np.int32), np.full(n_threads, n_refs, np.int64)
     _link(thread, first_row, following)
     free, first_free = _by_thread(thread, process_of, freed)
     changes, first_vma = _by_thread(thread, process_of, vmas)
-    return Streams(following, wakes, free, changes, first_row, first_free, first_vma, process_of)
+    return Streams(following, after, flags, free, changes, first_row, first_free, first_vma, process_of)
 
 
 def _by_thread(

@@ -5,31 +5,37 @@ There all ran slowly, and none waited for a page: which is first under a limit i
 the thread whose clock is behind all others that goes on, until it is ahead of them. What they have in common
 is memory, and the device. A run ends with its last thread.
 
-A thread that slept (streams.py) goes on when what was recorded just before it is done, and its clock is that
-thread's. So does a new thread.
+A thread that slept, or comes for what another one is still to do (waits.py), goes on when that is done, and
+its clock is that thread's. So does a new thread.
 
     clocks[thread]  (what it waited for pages; what the kernel worked for it, and how long it slept; its time;
-                    the row at which it is; what was unmapped of it, as FREE_AT, and changed, as VMA_AT) of
-                    the threads other than scalars[THREAD], whose those are
+                    the row at which it is; what was unmapped of it, as FREE_AT, and changed, as VMA_AT;
+                    whether it had to wait for another; until when it had a CPU last) of the threads other
+                    than scalars[THREAD], whose those are
 
 An exact LRU, and memory that goes by a plan, follow the recorded order instead, and so their misses go by no
 clock; each thread waits for its own pages there as well, on a device that serves in that order.
 
-Differs from a machine: each thread that is not asleep has a CPU, as long as the recording had one for it.
+Where there are fewer CPUs than threads that do not wait (`n_cpus`), these share them evenly, as under a fair
+scheduler: each takes longer by as much. In the recorded order each has one.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from kdtool.replay.memory import (
+    BEFORE_NS,
     BOUND_NS,
     CLOCK_WORDS,
     FREE_AT,
     INSN_PS,
+    N_CPUS,
+    N_READY,
     NEVER_NS,
     NOW_NS,
     START_NS,
     START_WAITED_NS,
+    STRETCH_NS,
     THREAD,
     VMA_AT,
     WAITED_NS,
@@ -37,7 +43,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
 )
 from kdtool.replay.release import release
-from kdtool.replay.streams import Streams
+from kdtool.replay.streams import AFTER, AWAITED, SLEEPS, Streams
 from kdtool.rmt.jit import inner
 
 __all__ = [
@@ -51,7 +57,7 @@ __all__ = [
     "wake_threads",
 ]
 
-WAITED, WORKED, NOW, ROW, FREED, CHANGED = range(CLOCK_WORDS)
+WAITED, WORKED, NOW, ROW, FREED, CHANGED, BLOCKED, BUSY = range(CLOCK_WORDS)
 AHEAD_NS = 10_000
 """How far a thread gets before others that are behind it: less than a read takes."""
 MOST_ROWS = 64
@@ -80,16 +86,15 @@ def _clock_at(row, trace, memory, device):  # type: ignore[no-untyped-def]
 
 @inner
 def wake_threads(row, trace, memory, device):  # type: ignore[no-untyped-def]
-    """Set the clock of a thread that begins or wakes at `row` to that of the thread before it."""
-    wake_row, scalars = trace[11], memory[6]
+    """Set the clock of a thread that begins or wakes at `row` to that of the thread that it waited for."""
+    wake_row, after, asked_ns, scalars = trace[11], trace[22], trace[23], memory[6]
     at = scalars[WAKE_AT]
     if at == len(wake_row) or wake_row[at] != row:
         return
     scalars[WAKE_AT] = at + 1
-    woken_ns = _clock_at(row - 1, trace, memory, device)
+    woken_ns = _clock_at(after[at], trace, memory, device) if after[at] >= 0 else np.int64(0)
     slept_ns = woken_ns - _clock_at(row, trace, memory, device)
-    if slept_ns > 0:
-        scalars[WORKED_NS] += slept_ns
+    scalars[WORKED_NS] += max(slept_ns, 0) + asked_ns[at]
 
 
 @inner
@@ -98,17 +103,22 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
 
     most : rows
     """
-    insns, thread, wakes = trace[1], trace[3], trace[14]
-    scalars, clocks, n_refs = memory[6], memory[14], len(trace[13])
+    insns, thread, after, scalars, clocks = trace[1], trace[3], trace[24], memory[6], memory[14]
     if not scalars[BOUND_NS]:
-        who, scalars[BOUND_NS] = _furthest_behind(thread, wakes, clocks, n_refs)
+        who, scalars[BOUND_NS] = _furthest_behind(trace, clocks)
         clocks[scalars[THREAD], FREED], clocks[scalars[THREAD], CHANGED] = scalars[FREE_AT], scalars[VMA_AT]
         switch_thread(who, memory)
         scalars[FREE_AT], scalars[VMA_AT] = clocks[who, FREED], clocks[who, CHANGED]
-    row = clocks[scalars[THREAD], ROW]
-    if wakes[row]:
+        scalars[N_READY] = _n_ready(clocks[who, NOW], trace, clocks) if device[N_CPUS] else 0
+    who = scalars[THREAD]
+    row = clocks[who, ROW]
+    scalars[STRETCH_NS], scalars[BEFORE_NS] = clocks[who, NOW] - scalars[WAITED_NS], scalars[WAITED_NS]
+    if clocks[who, BLOCKED]:
+        clocks[who, BLOCKED] = 0
         own_ns = insns[row] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
-        scalars[WORKED_NS] += max(clocks[thread[row - 1], NOW] - own_ns, 0)
+        blocked_ns = max(clocks[thread[after[row]], NOW] - own_ns, 0)
+        scalars[WORKED_NS] += blocked_ns
+        scalars[STRETCH_NS] += blocked_ns
     end = row + 1
     while end - row < min(most, MOST_ROWS) and _goes_on(end, trace, scalars, device):
         end += 1
@@ -116,14 +126,16 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _furthest_behind(thread, wakes, clocks, n_refs):  # type: ignore[no-untyped-def]
+def _furthest_behind(trace, clocks):  # type: ignore[no-untyped-def]
     """Return who goes on next, and until when at most."""
-    who, now_ns, next_ns = np.int64(-1), np.int64(NEVER_NS), np.int64(NEVER_NS - AHEAD_NS)
+    n_refs, who = len(trace[13]), np.int64(-1)
+    now_ns, next_ns = np.int64(NEVER_NS), np.int64(NEVER_NS - AHEAD_NS)
     for each in range(len(clocks)):
-        row = clocks[each, ROW]
-        if row == n_refs or (wakes[row] and clocks[thread[row - 1], ROW] < row):
-            continue  # it has ended, or sleeps
-        if clocks[each, NOW] < now_ns:
+        if clocks[each, ROW] == n_refs:
+            continue
+        if _has_to_wait(each, trace, clocks):
+            clocks[each, BLOCKED] = 1
+        elif clocks[each, NOW] < now_ns:
             who, next_ns, now_ns = np.int64(each), min(next_ns, now_ns), clocks[each, NOW]
         else:
             next_ns = min(next_ns, clocks[each, NOW])
@@ -131,10 +143,31 @@ def _furthest_behind(thread, wakes, clocks, n_refs):  # type: ignore[no-untyped-
 
 
 @inner
+def _has_to_wait(who, trace, clocks):  # type: ignore[no-untyped-def]
+    """Tell whether the row at which a thread is comes after one that is not done."""
+    thread, flags, after, row = trace[3], trace[14], trace[24], clocks[who, ROW]
+    return flags[row] & AFTER and clocks[thread[after[row]], ROW] <= after[row]
+
+
+@inner
+def _n_ready(now_ns, trace, clocks):  # type: ignore[no-untyped-def]
+    """Return how many threads want a CPU now."""
+    n = 0
+    for each in range(len(clocks)):
+        if clocks[each, NOW] <= now_ns + AHEAD_NS:
+            n += clocks[each, ROW] < len(trace[13]) and not _has_to_wait(each, trace, clocks)
+        else:
+            n += clocks[each, BUSY] > now_ns
+    return n
+
+
+@inner
 def _goes_on(row, trace, scalars, device):  # type: ignore[no-untyped-def]
     """Tell whether a thread that has done the row before goes on with this one, and is not ahead then."""
-    insns, following, wakes = trace[1], trace[13], trace[14]
-    if row == len(following) or following[row - 1] != row or wakes[row]:
+    insns, following, flags = trace[1], trace[13], trace[14]
+    if row == len(following) or following[row - 1] != row:
+        return False
+    if flags[row] & (AFTER | SLEEPS) or flags[row - 1] & AWAITED:
         return False
     work_ns = insns[row] * device[INSN_PS] // 1000
     return work_ns + scalars[WAITED_NS] + scalars[WORKED_NS] <= scalars[BOUND_NS]
@@ -149,11 +182,18 @@ def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[
     """
     scalars, clocks, who = memory[6], memory[14], memory[6][THREAD]
     work_ns = trace[1][end - 1] * device[INSN_PS] // 1000
+    row = np.int64(end) if is_due else np.int64(trace[13][end - 1])
+    clocks[who, ROW] = row
+    had_ns = work_ns + scalars[WORKED_NS] - scalars[STRETCH_NS]
+    if scalars[N_READY] > device[N_CPUS]:
+        scalars[WORKED_NS] += had_ns * (scalars[N_READY] - device[N_CPUS]) // device[N_CPUS]
+    clocks[who, BUSY] = work_ns + scalars[WORKED_NS] + scalars[BEFORE_NS]
+    if not is_due and row < len(trace[13]) and trace[14][row] & SLEEPS:
+        scalars[WORKED_NS] += trace[23][np.searchsorted(trace[11], row)]
     clocks[who, NOW] = work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    clocks[who, ROW] = end if is_due else trace[13][end - 1]
     if faulted or not _goes_on(end, trace, scalars, device):
         scalars[BOUND_NS] = 0
-    return clocks[who, ROW]
+    return row
 
 
 @inner

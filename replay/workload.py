@@ -6,7 +6,7 @@ stay when they are unmapped (filemaps.py). A trace without `vmas` is taken to be
 processes share since a fork is one page for all of them (sharing.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
+from kdtool.replay.columns import OneByOne
 from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
 from kdtool.replay.forks import Forks, changes_of_processes, find_forks, keys_of_parents
 from kdtool.replay.keys import VPN_BITS, page_keys
@@ -30,9 +31,10 @@ from kdtool.replay.mapped import (
 from kdtool.replay.numbering import add_keys, number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.sharing import SharedPages, Sharing
-from kdtool.replay.streams import Streams, find_wakes, last_insns, own_clocks, split
+from kdtool.replay.streams import Streams, last_insns, own_clocks, split
 from kdtool.replay.vmas import follow_vmas
-from kdtool.traces import Trace, schema_of
+from kdtool.replay.waits import Wakes, after_conflicts, wakes_of
+from kdtool.traces import Trace
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
 
@@ -47,7 +49,7 @@ class Workload:
     store : uint8, 1 for a reference that writes
     thread, ip : int32, index into `tids`, and int64: who made the reference
     tids : int32 of shape (n_threads,)
-    wake_row : int64, rows at which a thread begins or wakes, see streams.py
+    wakes : where a thread begins or wakes
     keys : int64 of shape (n_pages,), sorted
     pids : int64 of shape (n_processes,)
     vma_row, vma_change : int64 of shapes (n_changes,) and (n_changes, 5), how VMAs change before a row,
@@ -66,7 +68,7 @@ class Workload:
     thread: npt.NDArray[np.int32]
     ip: npt.NDArray[np.int64]
     tids: npt.NDArray[np.int32]
-    wake_row: npt.NDArray[np.int64]
+    wakes: Wakes
     keys: npt.NDArray[np.int64]
     pids: npt.NDArray[np.int64]
     vma_row: npt.NDArray[np.int64]
@@ -103,7 +105,7 @@ class Workload:
             store=self.store[:n_refs],
             thread=self.thread[:n_refs],
             ip=self.ip[:n_refs],
-            wake_row=self.wake_row[self.wake_row < n_refs],
+            wakes=self.wakes.until(n_refs),
             free_row=self.free_row[freed],
             free_page=self.free_page[freed],
             shared=replace(self.shared, key_of_row=self.shared.key_of_row[:n_refs]),
@@ -140,7 +142,8 @@ class Workload:
         changed = process[np.minimum(self.vma_change[:, 0], n_keys - 1)]
         return split(
             self.thread,
-            self.wake_row,
+            after_conflicts(self.page, self.store, self.thread, self.n_pages, len(self.tids)),
+            self.wakes,
             process_of,
             (self.free_row, self.free_page, owner[self.free_page]),
             (self.vma_row, self.vma_change, changed),
@@ -152,32 +155,6 @@ class Workload:
         touched = np.zeros(self.n_pages, np.bool_)
         touched[self.page] = True
         return int(np.count_nonzero(touched))
-
-
-class _OneByOne(Mapping[str, npt.NDArray[Any]]):
-    """A table whose columns are read when they are asked for: memory never holds them all."""
-
-    def __init__(self, trace: Trace, table: str) -> None:
-        self._trace, self._table = trace, table
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        column, done = new_array(self._trace.rows(self._table), _dtype(self._table, name)), 0
-        for batch in self._trace.batches(self._table, [name]):
-            part = batch[name]
-            column[done : done + len(part)] = part
-            done += len(part)
-        return column
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(schema_of(self._table).names)
-
-    def __len__(self) -> int:
-        return len(schema_of(self._table).names)
-
-
-def _dtype(table: str, name: str) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(schema_of(table).field(name).type.to_pandas_dtype())
-    return dtype
 
 
 def load_workload(
@@ -203,7 +180,7 @@ def load_workload(
             f"{trace.path}: has no page references: faults say what one memory and one policy missed, not "
             f"what others would have missed: record it with `kdtool collect --events refs`"
         )
-    refs = _OneByOne(trace, "refs")
+    refs = OneByOne(trace, "refs")
     maps = trace.columns("vmas") if trace.rows("vmas") else None
     reduction = trace.manifest.reduction
     return workload_from_arrays(
@@ -215,6 +192,7 @@ def load_workload(
         files,
         ra_pages,
         trace.columns("forks") if trace.rows("forks") else None,
+        trace.columns("waits") if trace.rows("waits") else None,
     )
 
 
@@ -227,8 +205,9 @@ def workload_from_arrays(
     files: str = DATA,
     ra_pages: int = RA_PAGES,
     forks: Mapping[str, npt.NDArray[Any]] | None = None,
+    waits: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Workload:
-    """Build a workload from the columns of `refs`, each asked for once, and, if known, `vmas` and `forks`."""
+    """Build a workload from the columns of `refs`, each asked for once, and of the other tables, if known."""
     if maps is not None:
         check_mappings(name, maps)
     pids, keys, page, followed = _number_pages(name, refs, maps, forks)
@@ -250,9 +229,7 @@ def workload_from_arrays(
     def replayed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return told_twice(kept(column, keep, n_kept), copies)
 
-    page, store = replayed(page), replayed(store)
-    reads = copies + np.arange(len(copies))  # a copy reads the old page, then writes the new one
-    page[reads], store[reads] = copied_page, 0
+    page, store = _copying(replayed(page), replayed(store), copies, copied_page)
     tids, thread = number_keys(np.require(refs["tid"], np.int32))
     insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
     thread = replayed(thread)
@@ -266,7 +243,7 @@ def workload_from_arrays(
         thread=thread,
         ip=replayed(refs["ip"].view(np.int64)),
         tids=tids.astype(np.int32),
-        wake_row=find_wakes(insns, thread, len(tids)),
+        wakes=wakes_of(waits, insns, thread, tids, keep, copies),
         keys=keys,
         pids=pids,
         vma_row=vma_row + np.searchsorted(copies, vma_row),
@@ -278,6 +255,18 @@ def workload_from_arrays(
         shared=sharing.told(replayed),
         k=k,
     )
+
+
+def _copying(
+    page: npt.NDArray[np.int32],
+    store: npt.NDArray[np.uint8],
+    copies: npt.NDArray[np.int64],
+    copied_page: npt.NDArray[np.int32],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """Have the first of two rows that make a copy read the old page: the second one writes the new one."""
+    reads = copies + np.arange(len(copies))
+    page[reads], store[reads] = copied_page, 0
+    return page, store
 
 
 def _clocks(

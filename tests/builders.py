@@ -49,10 +49,12 @@ def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, insns=None
     }
 
 
-def workload(vpns, *, k=0, maps=None, files="data", ra_pages=32, forks=None, **columns) -> Workload:
+def workload(
+    vpns, *, k=0, maps=None, files="data", ra_pages=32, forks=None, waits=None, **columns
+) -> Workload:
     """Return the workload of a reference string."""
     refs = refs_columns(vpns, **columns)
-    return workload_from_arrays("test", "0" * 64, refs, maps, k, files, ra_pages, forks)
+    return workload_from_arrays("test", "0" * 64, refs, maps, k, files, ra_pages, forks, waits)
 
 
 def write_refs(path: Path, vpns, *, k=0, **columns) -> Trace:

@@ -15,7 +15,7 @@ from kdtool.replay.curve import miss_curve
 from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.memory import RECLAIMS
 from kdtool.replay.policies import POLICIES
-from kdtool.replay.streams import MOST_BEHIND_INSNS, find_wakes
+from kdtool.replay.waits import MOST_BEHIND_INSNS, find_wakes
 from kdtool.traces import VmaFlag
 
 LATENCY_NS = int(ssd().values[DEVICE_FIELDS.index("latency_ns")])
@@ -79,7 +79,7 @@ def test_a_thread_that_slept_goes_on_when_what_woke_it_is_done():
     step = MOST_BEHIND_INSNS
     order = [0] * 20 + [1] * 30 + [0] * 5
     w = rows_of([*range(25)], [*range(30)], step_insns=step, order=order)
-    assert w.wake_row.tolist() == [20, 50]
+    assert w.wakes.row.tolist() == [20, 50]
     work_ns = step * INSN_PS // 1000
     result = score(w, 100)
     # What a thread did just before it woke is not behind what it waited for.
@@ -88,13 +88,13 @@ def test_a_thread_that_slept_goes_on_when_what_woke_it_is_done():
 
 def test_a_thread_begins_where_the_one_before_it_was():
     w = rows_of([*range(20)], [*range(10)], order=[0] * 15 + [1, 0] * 5 + [1] * 5)
-    assert w.wake_row.tolist() == [15]
+    assert w.wakes.row.tolist() == [15]
 
 
 def test_who_is_behind_a_little_did_not_sleep():
     insns = np.array([0, 0, MOST_BEHIND_INSNS - 1, 10, 2 * MOST_BEHIND_INSNS, 20])
     thread = np.array([0, 1, 0, 1, 0, 1], np.int32)
-    assert find_wakes(insns, thread, 2).tolist() == [1, 5]
+    assert find_wakes(insns, thread, 2).row.tolist() == [1, 5]
 
 
 def test_a_clock_that_goes_back_is_of_a_new_program():
@@ -190,3 +190,25 @@ def test_every_reference_is_made_once_whatever_the_chunks(reclaim, w, extra, pol
     longest_ns = int(w.last_insns.max()) * INSN_PS // 1000
     assert r.runtime_ns >= longest_ns
     assert r.runtime_ns <= int(w.last_insns.sum()) * INSN_PS // 1000 + r.stall_ns + w.n_refs * LATENCY_NS
+
+
+def with_cpus(n_cpus):
+    values = ssd().values.copy()
+    values[DEVICE_FIELDS.index("n_cpus")] = n_cpus
+    return replace(ssd(), values=values)
+
+
+@pytest.mark.parametrize(("n_cpus", "times"), [(0, 1), (1, 4), (2, 2), (3, 4 / 3), (4, 1), (5, 1)])
+def test_threads_that_only_work_share_the_cpus(n_cpus, times):
+    w = rows_of(*([*range(50)] * 4 for _ in range(4)), step_insns=1_000_000)
+    alone, shared = score(w, 300).runtime_ns, score(w, 300, device=with_cpus(n_cpus)).runtime_ns
+    assert shared == pytest.approx(times * alone, rel=0.02)
+
+
+def test_threads_that_wait_leave_their_cpu_to_others():
+    # Of the time for a page, four threads spend more than half waiting for it: two CPUs are nearly enough.
+    w = rows_of(*([*range(200)] * 3 for _ in range(4)), step_insns=1000)
+    many, two = score(w, 100), score(w, 100, device=with_cpus(2))
+    assert many.major_faults > 1000
+    assert two.major_faults == pytest.approx(many.major_faults, rel=0.05)
+    assert many.runtime_ns < two.runtime_ns < 1.5 * many.runtime_ns

@@ -27,7 +27,7 @@ __all__ = [
     "schema_of",
 ]
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
@@ -42,7 +42,7 @@ NO_TIME = -1
 
 
 NO_TID = -1
-"""`blockio.tid` of a request whose arrival the source did not see."""
+"""`blockio.tid` of a request whose arrival the source did not see; `waits.by_tid` where it is not known."""
 
 
 PREEMPTED = 255
@@ -170,6 +170,17 @@ TABLES: dict[str, pa.Schema] = {
         parent=pa.int32(),
         row=pa.int64(),
         vma_row=pa.int64(),
+    ),
+    # A sleep of `tid` in a system call. It ended after `row` rows of `refs`, for what `by_tid` (NO_TID: not
+    # known) did after `by_row` of them; or by the clock: `asked_ns` is how long it had asked to sleep.
+    "waits": _schema(
+        ts_ns=pa.int64(),
+        pid=pa.int32(),
+        tid=pa.int32(),
+        row=pa.int64(),
+        by_tid=pa.int32(),
+        by_row=pa.int64(),
+        asked_ns=pa.int64(),
     ),
     "sched": _schema(
         ts_ns=pa.int64(),

@@ -1,5 +1,6 @@
 """The numbers of replay's cost model from what the rounds found, each with how it was measured."""
 
+import os
 from collections.abc import Sequence
 from statistics import median
 
@@ -48,6 +49,7 @@ def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[s
         "beside_ns": [_less(_first_touch_ns(*each, fault_ns), minor_ns) for each in limited.passes],
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
+        "n_cpus": [len(os.sched_getaffinity(0))] * len(rounds),
     }
 
 
@@ -83,6 +85,7 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "step_ps": "CPU time of the Numba VM deciding with a random tree of depth 10, over its steps",
         "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
         "and half over 0.2 MiB",
+        "n_cpus": "CPUs that calibrate may run on",
     }
 
 

@@ -136,6 +136,15 @@ def _forks(description: Figures, table: Figures) -> Iterator[Line]:
     yield "forks", f"{children} by {count(table['parents'], 'parent')}"
 
 
+def _waits(description: Figures, table: Figures) -> Iterator[Line]:
+    sleeps = count(table["sleeps"], "sleep")
+    parts = [f"{sleeps} of {count(table['threads'], 'thread')}"]
+    parts.append(f"{table['woken_by_a_thread']:,} ended by another one")
+    if table["asked_ns"]:
+        parts.append(f"{duration(table['asked_ns'])} asked for")
+    yield "waits", join(parts, WIDTH)
+
+
 def _tasks(description: Figures, table: Figures) -> Iterator[Line]:
     processes = count(table["processes"], "process", "processes")
     yield "tasks", f"{count(table['threads'], 'thread')} of {processes}"
@@ -149,6 +158,7 @@ SECTIONS: tuple[tuple[str, Callable[[Figures, Figures], Iterator[Line]]], ...] =
     ("accel", _accel),
     ("vmas", _vmas),
     ("forks", _forks),
+    ("waits", _waits),
     ("tasks", _tasks),
 )
 """In the order of the screen."""

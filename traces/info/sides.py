@@ -1,4 +1,4 @@
-"""The figures of the tables that explain others: `vmas`, `forks` and `tasks`."""
+"""The figures of the tables that explain others: `vmas`, `forks`, `waits` and `tasks`."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import numpy as np
 from kdtool.traces.info.base import About
 from kdtool.traces.info.counts import Sums
 from kdtool.traces.io import Columns
-from kdtool.traces.schema import VmaFlag
+from kdtool.traces.schema import NO_TID, VmaFlag
 
-__all__ = ["ForkFigures", "TaskFigures", "VmaFigures"]
+__all__ = ["ForkFigures", "TaskFigures", "VmaFigures", "WaitFigures"]
 
 
 class VmaFigures:
@@ -54,6 +54,32 @@ class ForkFigures:
     def document(self) -> dict[str, Any]:
         """Return the figures."""
         return {"children": len(self._pids), "parents": len(self._parents)}
+
+
+class WaitFigures:
+    """Figures of sleeps in system calls."""
+
+    columns = ("tid", "by_tid", "asked_ns")
+
+    def __init__(self, about: About) -> None:
+        self._tids = Sums()
+        self._rows = self._known = self._asked_ns = 0
+
+    def add(self, rows: Columns) -> None:
+        """Take in the next sleeps."""
+        self._rows += len(rows["tid"])
+        self._known += int(np.count_nonzero(rows["by_tid"] != NO_TID))
+        self._asked_ns += int(rows["asked_ns"].sum())
+        self._tids.count(rows["tid"])
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {
+            "sleeps": self._rows,
+            "woken_by_a_thread": self._known,
+            "asked_ns": self._asked_ns,
+            "threads": len(self._tids),
+        }
 
 
 class TaskFigures:

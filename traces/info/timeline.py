@@ -21,6 +21,7 @@ TIMES: dict[str, tuple[str, ...]] = {
     "faults": ("ts_ns",),
     "vmas": ("ts_ns",),
     "forks": ("ts_ns",),
+    "waits": ("ts_ns",),
     "sched": ("ts_ns",),
     "blockio": ("queue_ns", "issue_ns", "complete_ns"),
     "accel": ("queued_ns", "submit_ns", "start_ns", "end_ns"),
