@@ -11,7 +11,8 @@ from kdtool.replay.compiling import engine
 from kdtool.replay.hook import CTX_FOLLOWS_CACHE, CTX_WORDS
 from kdtool.replay.keys import VPN_BITS
 from kdtool.replay.live import LiveSetting, ask_guards
-from kdtool.replay.memory import AGENT_NS, HAS_BITS, INSN_PS, RECLAIM_KIND, TICK_NS, Memory
+from kdtool.replay.lrupass import MOST_REFS, LruPass
+from kdtool.replay.memory import AGENT_NS, HAS_BITS, INSN_PS, LRU, RECLAIM_KIND, TICK_NS, VICTIM_AT, Memory
 from kdtool.replay.policies import device_of
 from kdtool.replay.policies.base import OUT_WORDS, Policy, Prepared, Setting
 from kdtool.replay.threads import begin_streams, end_run
@@ -43,10 +44,14 @@ def drive(
         memory = memory.planned(prepared.victims)
         # What it evicts is its own choice, whatever it reads ahead: none of its faults comes from that.
         shadow_missed = np.empty(0, np.uint8)
+    values = device_of(policy, setting.device).values
+    lru, faults = None, np.empty(0, np.int32)
+    if _misses_go_by_order(setting, policy, prepared, values):
+        lru = LruPass.at_start(w, setting.memory_pages, min(w.n_refs, CHUNK_ROWS))
+        memory = memory.planned(lru.victims)
     arrays = memory.arrays()
     trace = _trace(w, memory)
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
-    values = device_of(policy, setting.device).values
     policies = (
         _arrays(policy, prepared, by_agent=bool(values[AGENT_NS])),
         _arrays(live.readahead, live.readahead.prepare(setting), by_agent=False),
@@ -59,9 +64,12 @@ def drive(
     row = 0
     while row < w.n_refs:
         stop = min(row + CHUNK_ROWS, w.n_refs)
+        if lru is not None:
+            faults = lru.find(row, stop)
+            memory.scalars[VICTIM_AT] = 0
         reached = replay_range(
             decide, beside, row, stop, from_row, setting.memory_pages, trace, arrays, policies, values, files,
-            missed, shadow_missed,
+            missed, shadow_missed, faults,
         )  # fmt: skip
         if guards is not None and reached < stop:
             ask_guards(guards, memory)
@@ -70,6 +78,16 @@ def drive(
         row = reached
     end_run(memory.scalars, memory.clocks, w.last_insns * values[INSN_PS] // 1000)
     return memory
+
+
+def _misses_go_by_order(
+    setting: Setting, policy: Policy, prepared: Prepared, values: npt.NDArray[np.int64]
+) -> bool:
+    """Tell whether memory is an LRU into which nothing is read ahead, so that no clock says what it holds."""
+    w = setting.workload
+    reads_ahead = policy.degree_pages or values[AGENT_NS] or w.files.n_pages
+    is_lru = setting.memory.scalars[RECLAIM_KIND] == LRU and prepared.victims is None
+    return bool(is_lru and not reads_ahead and w.n_refs <= MOST_REFS)
 
 
 def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:

@@ -17,6 +17,7 @@ from kdtool.replay.agentloop import serve_agent, tell_agent
 from kdtool.replay.byreference import reference
 from kdtool.replay.filecache import file_fault
 from kdtool.replay.hook import ask, tell_found
+from kdtool.replay.knownfaults import known_faults
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
@@ -59,7 +60,6 @@ from kdtool.replay.rows import look_ahead, next_due
 from kdtool.replay.slots import free_slot
 from kdtool.replay.threads import (
     begin_counting,
-    end_thread,
     leave_stretch,
     next_stretch,
     switch_thread,
@@ -211,9 +211,29 @@ def _fault(  # type: ignore[no-untyped-def]
     return False
 
 
+@inner
+def _next_rows(done, stop, from_row, trace, memory, device):  # type: ignore[no-untyped-def]
+    """Do what is due before the next reference; return the rows that come without a stop: first, end."""
+    streams = len(trace[13]) > 0
+    if not streams:
+        release(done, trace, memory)
+        change_vmas(done, trace, memory)
+    if done == from_row:
+        _start_counting(done, trace, memory, device)
+    most = (min(stop, from_row) if from_row > done else stop) - done
+    if streams:
+        begin, end = next_stretch(most, trace, memory, device)
+        release(begin, trace, memory)
+        change_vmas(begin, trace, memory)
+        return begin, end
+    end = next_due(done, done + most, trace, memory)
+    wake_threads(done, trace, memory, device)
+    return done, end
+
+
 SIGNATURE = types.int64(
     _DECIDER, _DECIDER, types.int64, types.int64, types.int64, types.int64,
-    _TRACE, _MEMORY, _POLICIES, _I8, _FILES, _U1, _U1,
+    _TRACE, _MEMORY, _POLICIES, _I8, _FILES, _U1, _U1, _I4,
 )  # fmt: skip
 """Of replay_range(); to be compiled by compiling.py, before the first call."""
 
@@ -221,7 +241,7 @@ SIGNATURE = types.int64(
 @jit()
 def replay_range(  # type: ignore[no-untyped-def]
     decide, beside, start, stop, from_row, capacity, trace, memory, policies, device, files, missed,
-    shadow_missed,
+    shadow_missed, faults,
 ):  # fmt: skip
     """Replay the references from the `start`th to the `stop`th, or until the clock is at TICK_NS.
 
@@ -230,6 +250,8 @@ def replay_range(  # type: ignore[no-untyped-def]
 
     `missed` (one byte a row) is set where this run has a major fault; `shadow_missed` is the `missed`
     of the run without prefetching, or empty while that run is the one being made.
+
+    `faults` is empty, or has the rows that fault where that is known before, see knownfaults.py.
     """
     page, store = trace[0], trace[2]
     asks = len(policies[0][3]) > 0
@@ -238,23 +260,16 @@ def replay_range(  # type: ignore[no-untyped-def]
     )  # fmt: skip
     all_policies = reference(policies[0], PAGE_BYTES), reference(policies[1], PAGE_BYTES)
     status, counters = all_memory[0], all_memory[7]
-    streams, done = len(trace[13]) > 0, start
+    streams, done, at_fault = len(trace[13]) > 0, start, 0
     while done < stop:
-        if not streams:
-            release(done, all_trace, all_memory)
-            change_vmas(done, all_trace, all_memory)
-        if done == from_row:
-            _start_counting(done, all_trace, all_memory, device)
-        most = (min(stop, from_row) if from_row > done else stop) - done
-        if streams:
-            begin, end = next_stretch(most, all_trace, all_memory, device)
-            release(begin, all_trace, all_memory)
-            change_vmas(begin, all_trace, all_memory)
-        else:
-            begin, end = done, next_due(done, done + most, all_trace, all_memory)
-            wake_threads(begin, all_trace, all_memory, device)
-        hits, is_due, faulted = 0, False, False
-        for row in range(begin, end):
+        begin, end = _next_rows(done, stop, from_row, all_trace, all_memory, device)
+        first, hits, is_due, faulted = begin, 0, False, False
+        if len(faults):
+            n = known_faults(
+                at_fault, end, capacity, all_trace, all_memory, device, faults, missed, shadow_missed
+            )
+            at_fault, first, hits = at_fault + n, end, end - begin - n
+        for row in range(first, end):
             look_ahead(row, asks, trace, all_memory, shadow_missed)
             p = np.int64(page[row])
             if status[p] == RESIDENT:
@@ -273,9 +288,7 @@ def replay_range(  # type: ignore[no-untyped-def]
         counters[HITS] += hits
         done += end - begin
         if streams and end > begin:
-            after = leave_stretch(end, is_due, faulted, all_trace, all_memory, device)
-            if after == len(page):
-                end_thread(all_trace, all_memory)
+            leave_stretch(end, is_due, faulted, all_trace, all_memory, device)
         if is_due:
             break
     return done

@@ -17,7 +17,7 @@ line, and its ready_ns; the arrays of the record's fields are views.
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18); a page
                 of a file has EXECUTABLE here when the mapping that it was last mapped by is
     ready_ns[p] when its read ends, while PREFETCHED or FILE_IN
-    victims[i]  the i-th page to go, for a memory that knows the future; else empty
+    victims[i]  the i-th page to go, for a memory that goes by a plan and keeps no lists; else empty
 
 Pages of files come last, from scalars[FIRST_FILE] on; what is counted of both kinds lies side by side, the
 file's behind the anonymous one's. Not here: large folios, several nodes.

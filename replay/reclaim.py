@@ -65,8 +65,8 @@ def touch(page, store, memory):  # type: ignore[no-untyped-def]
     """Note an access to a mapped page: LRU order, or the bits that reclaim will see."""
     if memory[6][RECLAIM_KIND] & HAS_BITS:
         memory[8][page] |= ACCESSED | store * DIRTY
-        return
-    push_newest(INACTIVE_LIST, page, memory)
+    elif memory[6][RECLAIM_KIND] == LRU:
+        push_newest(INACTIVE_LIST, page, memory)
 
 
 @inner
@@ -90,7 +90,7 @@ def add_page(page, mapped, dirty, memory):  # type: ignore[no-untyped-def]
             add_generation(page, memory)
         else:
             push_newest(_list_of_new(page, file, np.int64(shadow), memory), page, memory)
-    else:
+    elif scalars[RECLAIM_KIND] == LRU:
         push_newest(INACTIVE_LIST, page, memory)
 
 

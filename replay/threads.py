@@ -50,7 +50,6 @@ __all__ = [
     "begin_counting",
     "begin_streams",
     "end_run",
-    "end_thread",
     "leave_stretch",
     "next_stretch",
     "switch_thread",
@@ -175,7 +174,7 @@ def _goes_on(row, trace, scalars, device):  # type: ignore[no-untyped-def]
 
 @inner
 def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[no-untyped-def]
-    """Note that the thread has done its rows up to `end`; return the row at which it is.
+    """Note that the thread has done its rows up to `end`, which may have been its last.
 
     is_due : that row was begun, and is to be done after the guards were asked
     faulted : the last one waited, or may have: others come first
@@ -193,11 +192,12 @@ def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[
     clocks[who, NOW] = work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if faulted or not _goes_on(end, trace, scalars, device):
         scalars[BOUND_NS] = 0
-    return row
+    if row == len(trace[13]):
+        _end_thread(trace, memory)
 
 
 @inner
-def end_thread(trace, memory):  # type: ignore[no-untyped-def]
+def _end_thread(trace, memory):  # type: ignore[no-untyped-def]
     """Forget what a process had mapped to its end, if the thread that has ended was the last of it."""
     scalars, clocks, process_of, n_refs = memory[6], memory[14], trace[21], len(trace[13])
     who = scalars[THREAD]
