@@ -43,6 +43,7 @@ from kdtool.replay.memory import (
     PREDICTED,
     PREFETCHED,
     PREFETCHED_NOW,
+    PROCESSES,
     RESIDENT,
     SWAP_MISSED,
     SWAPPED,
@@ -54,7 +55,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
     WRITEBACK,
 )
-from kdtool.replay.reclaim import add_page, make_room, touch
+from kdtool.replay.reclaim import add_page, make_room, note_toucher, touch
 from kdtool.replay.release import change_vmas, release
 from kdtool.replay.rows import look_ahead, next_due
 from kdtool.replay.slots import free_slot
@@ -74,7 +75,7 @@ __all__ = ["SIGNATURE", "replay_range"]
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in drive.py.
-_U1A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.int32))
+_U1A, _U2A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.uint16, types.int32))
 _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     (
         _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4, _I8,
@@ -82,7 +83,7 @@ _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2)
+    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
@@ -264,6 +265,7 @@ def replay_range(  # type: ignore[no-untyped-def]
     while done < stop:
         begin, end = _next_rows(done, stop, from_row, all_trace, all_memory, device)
         first, hits, is_due, faulted = begin, 0, False, False
+        several = all_memory[6][PROCESSES] > 1
         if len(faults):
             n = known_faults(
                 at_fault, end, capacity, all_trace, all_memory, device, faults, missed, shadow_missed
@@ -272,6 +274,8 @@ def replay_range(  # type: ignore[no-untyped-def]
         for row in range(first, end):
             look_ahead(row, asks, trace, all_memory, shadow_missed)
             p = np.int64(page[row])
+            if several:
+                note_toucher(row, p, all_trace, all_memory)
             if status[p] == RESIDENT:
                 hits += 1
                 touch(p, store[row], all_memory)

@@ -41,6 +41,7 @@ from kdtool.replay.memory import (
     MOST_AGE,
     NOW_NS,
     RECLAIM_KIND,
+    SEVERAL,
     STAT_ACTIVE,
     STAT_FILE_ACTIVE,
     STAT_FILE_INACTIVE,
@@ -55,7 +56,7 @@ from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.writeout import drop_write
 from kdtool.rmt.jit import inline, inner
 
-__all__ = ["add_page", "forget_page", "free_ahead", "make_room", "touch", "try_room"]
+__all__ = ["add_page", "forget_page", "free_ahead", "make_room", "note_toucher", "touch", "try_room"]
 
 MAX_RECLAIM_RETRIES = 16
 
@@ -67,6 +68,16 @@ def touch(page, store, memory):  # type: ignore[no-untyped-def]
         memory[8][page] |= ACCESSED | store * DIRTY
     elif memory[6][RECLAIM_KIND] == LRU:
         push_newest(INACTIVE_LIST, page, memory)
+
+
+@inner
+def note_toucher(row, page, trace, memory):  # type: ignore[no-untyped-def]
+    """Note whose PTE will have the accessed bit of a page, before it is touched."""
+    who, toucher = np.uint16(1 + trace[21][trace[3][row]] % (SEVERAL - 1)), memory[15]
+    if not memory[8][page] & ACCESSED:
+        toucher[page] = who
+    elif toucher[page] != who:
+        toucher[page] = SEVERAL
 
 
 @inner

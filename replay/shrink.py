@@ -6,10 +6,10 @@ Follows mm/vmscan.c of v6.18 (classic LRU, not lru_gen) for one memory cgroup of
                     beside file pages by their costs; of file pages alone while their inactive list is long
                     enough and none was activated of late (cache_trim_mode). Once SWAP_CLUSTER_MAX are freed,
                     no more of the kind with the less to scan, and of the other in proportion
-    inactive, old   accessed: once back to the newest end, the second time activated, executable code the
-                    first time; still being read: back as well, it is locked; dirty: written first
-                    (writeout.py), freed when it comes around; else freed: shrink_folio_list(),
-                    folio_check_references()
+    inactive, old   accessed: once back to the newest end, the second time activated, executable code and what
+                    several processes have accessed the first time; still being read: back as well, it is
+                    locked; dirty: written first (writeout.py), freed when it comes around; else freed:
+                    shrink_folio_list(), folio_check_references()
     active, old     to the inactive list with its accessed bit cleared, 32 at a time, while the inactive list
                     is the shorter or pages were activated since the last reclaim; executable code that was
                     accessed stays: shrink_active_list()
@@ -43,6 +43,7 @@ from kdtool.replay.memory import (
     REFERENCED,
     SCAN_LEFT,
     SCAN_TARGET,
+    SEVERAL,
     SKIPPED,
     SNAPSHOT_ACTIVATIONS,
     SNAPSHOT_FILE_ACTIVATIONS,
@@ -81,9 +82,10 @@ def activate(page, file, memory):  # type: ignore[no-untyped-def]
 
 @inner
 def _spare(page, file, memory):  # type: ignore[no-untyped-def]
-    """Put an accessed inactive page back, or on the active list if it was found accessed before."""
+    """Put an accessed inactive page back; activate one found accessed before, or by several processes."""
     marks = memory[8]
-    if marks[page] & REFERENCED or (file and memory[3][page] == EXECUTABLE):
+    again = marks[page] & REFERENCED or memory[15][page] == SEVERAL
+    if again or (file and memory[3][page] == EXECUTABLE):
         activate(page, file, memory)
     else:
         push_newest(2 * file + INACTIVE_LIST, page, memory)

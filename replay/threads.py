@@ -33,6 +33,7 @@ from kdtool.replay.memory import (
     N_READY,
     NEVER_NS,
     NOW_NS,
+    PROCESSES,
     START_NS,
     START_WAITED_NS,
     STRETCH_NS,
@@ -229,6 +230,7 @@ def begin_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
 
 def begin_streams(scalars: npt.NDArray[np.int64], clocks: npt.NDArray[np.int64], streams: Streams) -> None:
     """Have every thread at its first row."""
+    scalars[PROCESSES] = len(np.unique(streams.process_of))
     clocks[:, ROW] = streams.first_row
     clocks[:, FREED], clocks[:, CHANGED] = streams.first_free, streams.first_vma
     scalars[THREAD] = np.argmin(streams.first_row)

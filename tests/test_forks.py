@@ -85,6 +85,16 @@ def counts(events, pages=1000):
     return result.cold_faults, result.major_faults, result.accesses
 
 
+@pytest.mark.parametrize(("other", "most", "least"), [(2, 5, 0), (1, 30, 25)])
+def test_a_page_that_two_processes_accessed_is_activated_at_once(other, most, least):
+    # Both touch 30 pages, or one does twice; then new pages need more than there is. Each process has an
+    # accessed bit of its own: folio_referenced() counts two, folio_check_references() takes no second look.
+    shared, new = range(30), range(100, 200)
+    events = [*stores(1, *shared), *fork(1, 2), *loads(2, 50), *loads(other, *shared), *stores(1, *new)]
+    w = recorded([*events, *loads(1, *shared)])
+    assert least <= np.count_nonzero(run_shadow(w, 90, ssd()).missed[-len(shared) :]) <= most
+
+
 TABLE = [*stores(1, 0, 1, 2)]
 
 
