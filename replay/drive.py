@@ -12,7 +12,17 @@ from kdtool.replay.hook import CTX_FOLLOWS_CACHE, CTX_WORDS
 from kdtool.replay.keys import VPN_BITS
 from kdtool.replay.live import LiveSetting, ask_guards
 from kdtool.replay.lrupass import MOST_REFS, LruPass
-from kdtool.replay.memory import AGENT_NS, HAS_BITS, INSN_PS, LRU, RECLAIM_KIND, TICK_NS, VICTIM_AT, Memory
+from kdtool.replay.memory import (
+    AGENT_NS,
+    HAS_BITS,
+    INSN_PS,
+    LRU,
+    N_CPUS,
+    RECLAIM_KIND,
+    TICK_NS,
+    VICTIM_AT,
+    Memory,
+)
 from kdtool.replay.policies import device_of
 from kdtool.replay.policies.base import OUT_WORDS, Policy, Prepared, Setting
 from kdtool.replay.threads import begin_streams, end_run
@@ -50,7 +60,7 @@ def drive(
         lru = LruPass.at_start(w, setting.memory_pages, min(w.n_refs, CHUNK_ROWS))
         memory = memory.planned(lru.victims)
     arrays = memory.arrays()
-    trace = _trace(w, memory)
+    trace = _trace(w, memory, int(values[N_CPUS]))
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     policies = (
         _arrays(policy, prepared, by_agent=bool(values[AGENT_NS])),
@@ -90,7 +100,7 @@ def _misses_go_by_order(
     return bool(is_lru and not reads_ahead and w.n_refs <= MOST_REFS)
 
 
-def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:
+def _trace(w: Workload, memory: Memory, n_cpus: int) -> tuple[npt.NDArray[Any], ...]:
     """Return what the engine takes of a workload, of several threads in streams where memory goes by time."""
     following = after = np.empty(0, np.int32)
     flags, process_of = np.empty(0, np.uint8), np.empty(0, np.int64)
@@ -100,7 +110,7 @@ def _trace(w: Workload, memory: Memory) -> tuple[npt.NDArray[Any], ...]:
         following, after, flags = streams.following, streams.after, streams.flags
         process_of = streams.process_of
         free, vmas = streams.free, streams.vmas
-        begin_streams(memory.scalars, memory.clocks, streams)
+        begin_streams(memory.scalars, memory.clocks, streams, n_cpus)
     return (
         w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w), *free, w.wakes.row, w.tids,
         following, flags, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,

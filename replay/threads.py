@@ -10,37 +10,45 @@ its clock is that thread's. So does a new thread.
 
     clocks[thread]  (what it waited for pages; what the kernel worked for it, and how long it slept; its time;
                     the row at which it is; what was unmapped of it, as FREE_AT, and changed, as VMA_AT;
-                    whether it had to wait for another; until when it had a CPU last) of the threads other
-                    than scalars[THREAD], whose those are
+                    whether it has to wait for another) of the threads other than scalars[THREAD], whose
+                    those are
 
 An exact LRU, and memory that goes by a plan, follow the recorded order instead, and so their misses go by no
 clock; each thread waits for its own pages there as well, on a device that serves in that order.
 
-Where there are fewer CPUs than threads that do not wait (`n_cpus`), these share them evenly, as under a fair
-scheduler: each takes longer by as much. In the recorded order each has one.
+Where there are fewer CPUs than threads (`n_cpus`), who is behind also waits for one (cpus.py). In the
+recorded order each thread has one.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.cpus import SLICE_NS, earliest_cpu, leave_cpu, take_cpu
 from kdtool.replay.memory import (
     BEFORE_NS,
+    BLOCKED,
     BOUND_NS,
-    CLOCK_WORDS,
+    CHANGED,
     FREE_AT,
+    FREED,
+    FRESH_CPUS,
     INSN_PS,
-    N_CPUS,
-    N_READY,
+    LEFT,
     NEVER_NS,
+    NOW,
     NOW_NS,
+    ON_CPU,
     PROCESSES,
+    ROW,
+    SINCE,
     START_NS,
     START_WAITED_NS,
-    STRETCH_NS,
     THREAD,
     VMA_AT,
+    WAITED,
     WAITED_NS,
     WAKE_AT,
+    WORKED,
     WORKED_NS,
 )
 from kdtool.replay.release import release
@@ -57,9 +65,10 @@ __all__ = [
     "wake_threads",
 ]
 
-WAITED, WORKED, NOW, ROW, FREED, CHANGED, BLOCKED, BUSY = range(CLOCK_WORDS)
 AHEAD_NS = 10_000
 """How far a thread gets before others that are behind it: less than a read takes."""
+HASH = np.uint64(0x9E3779B97F4A7C15)
+"""Fibonacci hashing: Knuth, The Art of Computer Programming 3, 6.4."""
 MOST_ROWS = 64
 """Looked at before the first is done, which may fault: then they are looked at again."""
 
@@ -103,22 +112,15 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
 
     most : rows
     """
-    insns, thread, after, scalars, clocks = trace[1], trace[3], trace[24], memory[6], memory[14]
+    scalars, clocks = memory[6], memory[14]
     if not scalars[BOUND_NS]:
-        who, scalars[BOUND_NS] = _furthest_behind(trace, clocks)
+        _follow_others(trace, memory, device)
+        who = _furthest_behind(len(trace[13]), memory)
         clocks[scalars[THREAD], FREED], clocks[scalars[THREAD], CHANGED] = scalars[FREE_AT], scalars[VMA_AT]
         switch_thread(who, memory)
         scalars[FREE_AT], scalars[VMA_AT] = clocks[who, FREED], clocks[who, CHANGED]
-        scalars[N_READY] = _n_ready(clocks[who, NOW], trace, clocks) if device[N_CPUS] else 0
-    who = scalars[THREAD]
-    row = clocks[who, ROW]
-    scalars[STRETCH_NS], scalars[BEFORE_NS] = clocks[who, NOW] - scalars[WAITED_NS], scalars[WAITED_NS]
-    if clocks[who, BLOCKED]:
-        clocks[who, BLOCKED] = 0
-        own_ns = insns[row] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
-        blocked_ns = max(clocks[thread[after[row]], NOW] - own_ns, 0)
-        scalars[WORKED_NS] += blocked_ns
-        scalars[STRETCH_NS] += blocked_ns
+    scalars[BEFORE_NS] = scalars[WAITED_NS]
+    row = clocks[scalars[THREAD], ROW]
     end = row + 1
     while end - row < min(most, MOST_ROWS) and _goes_on(end, trace, scalars, device):
         end += 1
@@ -126,20 +128,65 @@ def next_stretch(most, trace, memory, device):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _furthest_behind(trace, clocks):  # type: ignore[no-untyped-def]
-    """Return who goes on next, and until when at most."""
-    n_refs, who = len(trace[13]), np.int64(-1)
-    now_ns, next_ns = np.int64(NEVER_NS), np.int64(NEVER_NS - AHEAD_NS)
+def _follow_others(trace, memory, device):  # type: ignore[no-untyped-def]
+    """Block those that are at a row which comes after another, and let go on those for which that is done."""
+    clocks, thread, after = memory[14], trace[3], trace[24]
     for each in range(len(clocks)):
-        if clocks[each, ROW] == n_refs:
+        row = clocks[each, ROW]
+        if row == len(trace[13]):
             continue
         if _has_to_wait(each, trace, clocks):
             clocks[each, BLOCKED] = 1
-        elif clocks[each, NOW] < now_ns:
-            who, next_ns, now_ns = np.int64(each), min(next_ns, now_ns), clocks[each, NOW]
+            leave_cpu(each, clocks[each, NOW], memory)
+        elif clocks[each, BLOCKED]:
+            clocks[each, BLOCKED] = 0
+            done_ns = clocks[thread[after[row]], NOW]
+            _delay(each, done_ns - _own_ns(each, row, trace, memory, device), memory)
+
+
+@inner
+def _furthest_behind(n_refs, memory):  # type: ignore[no-untyped-def]
+    """Return who goes on next, on a CPU, having set until when at most."""
+    clocks, who = memory[14], np.int64(-1)
+    free_ns, whose = earliest_cpu(memory)
+    now_ns, next_ns = np.int64(NEVER_NS), np.int64(NEVER_NS - AHEAD_NS)
+    for each in range(len(clocks)):
+        if clocks[each, ROW] == n_refs or clocks[each, BLOCKED]:
+            continue
+        own_ns = clocks[each, NOW]
+        if not clocks[each, ON_CPU] and clocks[each, LEFT] == NEVER_NS:
+            own_ns = max(own_ns, free_ns)
+        if own_ns < now_ns or (own_ns == now_ns and clocks[each, NOW] < clocks[who, NOW]):
+            who, next_ns, now_ns = np.int64(each), min(next_ns, now_ns), own_ns
         else:
-            next_ns = min(next_ns, clocks[each, NOW])
-    return who, next_ns + AHEAD_NS
+            next_ns = min(next_ns, own_ns)
+    if not clocks[who, ON_CPU]:
+        _delay(who, now_ns - clocks[who, NOW], memory)
+        take_cpu(who, whose, now_ns, memory)
+    memory[6][BOUND_NS] = min(next_ns + AHEAD_NS, clocks[who, SINCE] + SLICE_NS)
+    return who
+
+
+@inner
+def _delay(who, ns, memory):  # type: ignore[no-untyped-def]
+    """Have a thread go on by so much later, if that is more than nothing."""
+    scalars, clocks = memory[6], memory[14]
+    if ns > 0:
+        clocks[who, NOW] += ns
+        if who == scalars[THREAD]:
+            scalars[WORKED_NS] += ns
+        else:
+            clocks[who, WORKED] += ns
+
+
+@inner
+def _own_ns(who, row, trace, memory, device):  # type: ignore[no-untyped-def]
+    """Return when a thread would be at a row of its own: what it executes before comes before it waits."""
+    scalars, clocks = memory[6], memory[14]
+    work_ns = trace[1][row] * device[INSN_PS] // 1000
+    if who == scalars[THREAD]:
+        return work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    return work_ns + clocks[who, WAITED] + clocks[who, WORKED]
 
 
 @inner
@@ -147,18 +194,6 @@ def _has_to_wait(who, trace, clocks):  # type: ignore[no-untyped-def]
     """Tell whether the row at which a thread is comes after one that is not done."""
     thread, flags, after, row = trace[3], trace[14], trace[24], clocks[who, ROW]
     return flags[row] & AFTER and clocks[thread[after[row]], ROW] <= after[row]
-
-
-@inner
-def _n_ready(now_ns, trace, clocks):  # type: ignore[no-untyped-def]
-    """Return how many threads want a CPU now."""
-    n = 0
-    for each in range(len(clocks)):
-        if clocks[each, NOW] <= now_ns + AHEAD_NS:
-            n += clocks[each, ROW] < len(trace[13]) and not _has_to_wait(each, trace, clocks)
-        else:
-            n += clocks[each, BUSY] > now_ns
-    return n
 
 
 @inner
@@ -181,20 +216,33 @@ def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[
     faulted : the last one waited, or may have: others come first
     """
     scalars, clocks, who = memory[6], memory[14], memory[6][THREAD]
-    work_ns = trace[1][end - 1] * device[INSN_PS] // 1000
     row = np.int64(end) if is_due else np.int64(trace[13][end - 1])
-    clocks[who, ROW] = row
-    had_ns = work_ns + scalars[WORKED_NS] - scalars[STRETCH_NS]
-    if scalars[N_READY] > device[N_CPUS]:
-        scalars[WORKED_NS] += had_ns * (scalars[N_READY] - device[N_CPUS]) // device[N_CPUS]
-    clocks[who, BUSY] = work_ns + scalars[WORKED_NS] + scalars[BEFORE_NS]
-    if not is_due and row < len(trace[13]) and trace[14][row] & SLEEPS:
-        scalars[WORKED_NS] += trace[23][np.searchsorted(trace[11], row)]
-    clocks[who, NOW] = work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if faulted or not _goes_on(end, trace, scalars, device):
+    waited_ns = scalars[WAITED_NS] - scalars[BEFORE_NS]
+    if waited_ns > 0:
+        uneven_ns = waited_ns * _unevenness(end) // 1024
+        waited_ns += uneven_ns
+        scalars[WAITED_NS] += uneven_ns
+    now_ns = trace[1][end - 1] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
+    sleeps = not is_due and row < len(trace[13]) and trace[14][row] & SLEEPS
+    clocks[who, ROW], clocks[who, NOW] = row, now_ns
+    if waited_ns or sleeps or row == len(trace[13]) or now_ns >= clocks[who, SINCE] + SLICE_NS:
+        leave_cpu(who, now_ns - waited_ns, memory)
+    if sleeps:
+        _delay(who, trace[23][np.searchsorted(trace[11], row)], memory)
+    if faulted or not clocks[who, ON_CPU] or not _goes_on(end, trace, scalars, device):
         scalars[BOUND_NS] = 0
     if row == len(trace[13]):
         _end_thread(trace, memory)
+
+
+@inner
+def _unevenness(row):  # type: ignore[no-untyped-def]
+    """Return by how many 1024ths a wait differs from the device's, an eighth at most, by a hash of the row.
+
+    Reads do not take equally long: `calibrate` found quartiles 16 % off the median. Threads that do the same
+    would else stay in step for ever, which changes what readahead makes of their faults.
+    """
+    return np.int64(np.uint64(row) * HASH >> np.uint64(56)) - 128
 
 
 @inner
@@ -228,8 +276,12 @@ def begin_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
             scalars[START_WAITED_NS] += clocks[thread, WAITED]
 
 
-def begin_streams(scalars: npt.NDArray[np.int64], clocks: npt.NDArray[np.int64], streams: Streams) -> None:
-    """Have every thread at its first row."""
+def begin_streams(
+    scalars: npt.NDArray[np.int64], clocks: npt.NDArray[np.int64], streams: Streams, n_cpus: int
+) -> None:
+    """Have every thread at its first row; 0 CPUs are as many as there are threads."""
+    scalars[FRESH_CPUS] = n_cpus or len(clocks)
+    clocks[:, LEFT] = NEVER_NS
     scalars[PROCESSES] = len(np.unique(streams.process_of))
     clocks[:, ROW] = streams.first_row
     clocks[:, FREED], clocks[:, CHANGED] = streams.first_free, streams.first_vma
