@@ -22,7 +22,9 @@ from kdtool.deploy.layout import (
     LEAD_NS,
     LOGGED,
     MAJOR,
+    NOT_MAPPED,
     OTHER_MINOR,
+    OURS,
     OUTSIDE,
     PID,
     PROCESS_WORD,
@@ -37,7 +39,7 @@ from kdtool.deploy.layout import (
     WANTED_PID,
 )
 from kdtool.deploy.machine import now
-from kdtool.deploy.pages import has_room, is_known, is_mapped, note_major, note_minor, want
+from kdtool.deploy.pages import has_room, is_known, is_ours, note_major, note_minor, place_of, want
 from kdtool.rmt.agentrules import after_late, after_miss, comes_too_late, keep_pace
 from kdtool.rmt.jit import jit
 
@@ -54,7 +56,10 @@ NEW_PROCESS, STALE_MAPPINGS = 2, 3
 READ_AGAIN_NS = 2_000_000
 """Mappings that are known to have changed are read again at most so often."""
 LOOK_AGAIN_NS = 50_000_000
-"""Those that are only suspected to have changed."""
+"""Those that are only suspected to have changed: a page faulted where nothing was mapped."""
+SURE_NS = 2_000_000_000
+"""Those in which it is a page of a file, or shared: no record says that mremap(2) put another one there. To
+read what a Python program with its libraries has mapped takes 3 ms, in which nothing is decided on."""
 REGION_BITS = 13
 
 
@@ -83,10 +88,12 @@ def admit(row, pid, vpn, major, is_event, time_ns, pages, work):  # type: ignore
         counters[STRANGERS] += 1
         return 0
     scratch[WANTED_PID] = 0
-    inside = bool(major) and is_mapped(processes, mappings, row, vpn)
+    where = place_of(processes, mappings, row, vpn) if major else NOT_MAPPED
+    inside = where == OURS
     if major and not inside:
         age_ns = time_ns - processes[row, READ_NS]
-        if age_ns > (READ_AGAIN_NS if processes[row, STALE] else LOOK_AGAIN_NS):
+        after_ns = LOOK_AGAIN_NS if where == NOT_MAPPED else SURE_NS
+        if age_ns > (READ_AGAIN_NS if processes[row, STALE] else after_ns):
             processes[row, STALE] = 2
             return STALE_MAPPINGS  # and then this fault again
     counters[SAMPLES] += 1
@@ -144,7 +151,7 @@ def act(row, n, out, time_ns, pages, work):  # type: ignore[no-untyped-def]
     due_ns = time_ns
     for i in range(n):
         due_ns += hit_ns
-        if not is_mapped(processes, mappings, row, out[i]):
+        if not is_ours(processes, mappings, row, out[i]):
             counters[UNMAPPED] += 1
         elif comes_too_late(due_ns, now_ns, scratch[LEAD_NS]) and not is_known(
             pages, serial | out[i], now_ns

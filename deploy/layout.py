@@ -3,7 +3,7 @@
 settings    what Python tells the loop; it looks at them at every turn
 counters    what the loop counted; Python reads them at any time
 processes   a row a process: pid (0: free), serial (of its address space), pidfd, pagemap, how many mappings
-mappings    (process, i, first and last + 1 vpn) of private anonymous memory, in order
+mappings    (process, i, first and last + 1 vpn, OURS or OTHERS), in order: private anonymous, and the rest
 pages       a set-associative table of pages asked for: key = serial << 52 | vpn, value = time << 3 | state
 asked       the keys in the order in which they were asked for, and when
 queue       keys that wait for the next call, and when their pages are due
@@ -57,10 +57,10 @@ EVENTS: what the program was asked at · DECISIONS: those with a page · DECIDED
 KNOWN (asked for or looked at a moment ago) + DROPPED (queue full) + LIMITED (by rate) + NOT_SWAPPED +
 FORGOTTEN (touched or ended while they waited) + LATE (due before they could be there) + REFUSED + ISSUED +
 those in the queue · of those issued USED, EVICTED (a major fault on it), EXPIRED (not touched while
-ASKED_PAGES more were asked for) and OVERTAKEN (the fault was first) · CALLS of process_madvise · CALL_NS:
-the time in them · LAG_NS: how long events waited that led to pages, the longest; LAG_COUNTS: how many of
-each class, see lags.py · LOST: by the rings · WAKEUPS: sleeps · ROOMS, ROOM_NS: how often room was made, and
-the time it took."""
+ASKED_PAGES more were asked for, or before it was predicted anew after 20 ms) and OVERTAKEN (the fault was
+first) · CALLS of process_madvise · CALL_NS: the time in them · LAG_NS: how long events waited that led to
+pages, the longest; LAG_COUNTS: how many of each class, see lags.py · LOST: by the rings · WAKEUPS: sleeps ·
+ROOMS, ROOM_NS: how often room was made, and the time it took."""
 
 # processes
 PID, SERIAL, PIDFD, PAGEMAP, N_MAPPINGS, STALE, READ_NS, PROCESS_WORDS = range(8)
@@ -68,6 +68,9 @@ PID, SERIAL, PIDFD, PAGEMAP, N_MAPPINGS, STALE, READ_NS, PROCESS_WORDS = range(8
 CONTROL_AT, DATA_AT, MASK, MAJOR_ID, HEAD, TAIL, NEXT_NS, HEAD_AT, RECORD_BYTES, RING_WORDS = range(10)
 """CONTROL_AT: of perf's control page, or of the consumer's position · of the ring of decisions only:
 HEAD_AT, of the producer's position, and RECORD_BYTES · MAJOR_ID: the event whose samples are major faults."""
+
+NOT_MAPPED, OTHERS, OURS = range(3)
+"""What is known of a page's place. OURS: private, writable and anonymous; only such pages are asked for."""
 
 FREE, QUEUED, ASKED, LOOKED_AT = range(4)
 """States of a page in the table. LOOKED_AT: mapped or never swapped when we looked."""
@@ -124,7 +127,7 @@ def new_arrays(context_words: int, log_events: int = 0, out_words: int = 128) ->
         counters=np.zeros(N_COUNTERS, np.int64),
         scratch=scratch,
         processes=np.zeros((MAX_PROCESSES, PROCESS_WORDS), np.int64),
-        mappings=np.zeros((MAX_PROCESSES, MAX_MAPPINGS, 2), np.int64),
+        mappings=np.zeros((MAX_PROCESSES, MAX_MAPPINGS, 3), np.int64),
         keys=np.full(TABLE_PAGES, -1, np.int64),
         values=np.zeros(TABLE_PAGES, np.int64),
         asked=np.zeros((MAX_ASKED, 2), np.int64),

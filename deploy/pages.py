@@ -2,7 +2,7 @@
 
     decided ──► QUEUED ──► ASKED ──minor fault──► used
                   │          ├──major fault───► evicted (or overtaken, when the fault was first)
-                  │          └──ASKED_PAGES more were asked for──► expired
+                  │          └──ASKED_PAGES more were asked for, or predicted again 20 ms later──► expired
                   └──mapped, or not swapped──► LOOKED_AT: not asked for again for a while
 
 A set-associative table of fixed size; a page that falls out of it stays unresolved. Most take the
@@ -23,6 +23,8 @@ from kdtool.deploy.layout import (
     KNOWN,
     LOOKED_AT,
     N_MAPPINGS,
+    NOT_MAPPED,
+    OURS,
     OVERTAKEN,
     PID,
     QUEUE_COUNT,
@@ -40,10 +42,11 @@ __all__ = [
     "forget",
     "has_room",
     "is_known",
-    "is_mapped",
+    "is_ours",
     "note_major",
     "note_minor",
     "place",
+    "place_of",
     "state_of",
     "want",
 ]
@@ -52,7 +55,8 @@ OVERTAKEN_NS = 5_000_000
 """A major fault so soon after its page was asked for had begun before: the event comes when the fault ends.
 No memory turns over in that time."""
 LOOK_AGAIN_NS = 20_000_000
-"""A page that was mapped is not looked at again for so long: reclaim takes seconds to reach it."""
+"""A page that was mapped, or asked for, is not looked at again for so long. One that was asked for is used
+within 2 ms as a rule. If it was not, it may have been evicted meanwhile, which no event says."""
 _MULTIPLIER = np.uint64(MULTIPLIER)
 _SHIFT = np.uint64(40)
 
@@ -109,7 +113,7 @@ def is_known(pages, key, now_ns):  # type: ignore[no-untyped-def]
     """Tell whether a page was asked for, or looked at a moment ago."""
     _, _, _, keys, values, _, _ = pages
     at = place(keys, key)
-    return at >= 0 and (values[at] & 7 != LOOKED_AT or now_ns - (values[at] >> 3) < LOOK_AGAIN_NS)
+    return at >= 0 and (values[at] & 7 == QUEUED or now_ns - (values[at] >> 3) < LOOK_AGAIN_NS)
 
 
 @jit(nogil=True)
@@ -122,6 +126,8 @@ def want(pages, key, now_ns, due_ns):  # type: ignore[no-untyped-def]
     if scratch[QUEUE_COUNT] == QUEUE_PAGES:
         counters[DROPPED] += 1
         return
+    if state_of(pages, key) == ASKED:
+        counters[EXPIRED] += 1
     last = (scratch[QUEUE_FIRST] + scratch[QUEUE_COUNT]) % QUEUE_PAGES
     queue[last, 0], queue[last, 1] = key, due_ns
     scratch[QUEUE_COUNT] += 1
@@ -181,8 +187,8 @@ def note_minor(pages, key):  # type: ignore[no-untyped-def]
 
 
 @jit(nogil=True)
-def is_mapped(processes, mappings, row, vpn):  # type: ignore[no-untyped-def]
-    """Tell whether a page lies in a known mapping: bisection."""
+def place_of(processes, mappings, row, vpn):  # type: ignore[no-untyped-def]
+    """Return which kind of mapping a page lies in, as far as is known, or NOT_MAPPED: bisection."""
     low, high = 0, processes[row, N_MAPPINGS]
     while low < high:
         middle = (low + high) // 2
@@ -190,7 +196,14 @@ def is_mapped(processes, mappings, row, vpn):  # type: ignore[no-untyped-def]
             low = middle + 1
         else:
             high = middle
-    return low < processes[row, N_MAPPINGS] and mappings[row, low, 0] <= vpn
+    known = low < processes[row, N_MAPPINGS] and mappings[row, low, 0] <= vpn
+    return mappings[row, low, 2] if known else NOT_MAPPED
+
+
+@jit(nogil=True)
+def is_ours(processes, mappings, row, vpn):  # type: ignore[no-untyped-def]
+    """Tell whether a page lies in memory that may be asked for."""
+    return place_of(processes, mappings, row, vpn) == OURS
 
 
 @jit(nogil=True)

@@ -13,7 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from kdtool.collect.mappings import read_maps
-from kdtool.deploy.layout import MAX_MAPPINGS, N_MAPPINGS, PAGEMAP, PID, PIDFD, READ_NS, SERIAL, STALE, Arrays
+from kdtool.deploy.layout import (
+    MAX_MAPPINGS,
+    N_MAPPINGS,
+    OTHERS,
+    OURS,
+    PAGEMAP,
+    PID,
+    PIDFD,
+    READ_NS,
+    SERIAL,
+    STALE,
+    Arrays,
+)
 from kdtool.errors import CapabilityError
 from kdtool.kernel.advise import open_pagemap, open_process
 from kdtool.kernel.cgroup import find_layout
@@ -137,22 +149,24 @@ class Processes:
             self.read_mappings(int(rows[row, PID]))
 
     def read_mappings(self, pid: int) -> None:
-        """Read a process's mappings; neighbours are joined, the smallest left out if there are too many."""
+        """Read a process's mappings; neighbours are joined, the smallest left out if there are too many.
+
+        Those of others are kept as well: a fault there is no sign that anything has changed.
+        """
         rows, mappings = self._arrays.processes, self._arrays.mappings
         (row,) = np.flatnonzero(rows[:, PID] == pid)
         self.reads += 1
         rows[row, STALE] = 0
         ranges: list[list[int]] = []
         for mapped in read_maps(pid, 0):
-            if mapped.flags & SPECIAL or not mapped.flags & VmaFlag.WRITE:
-                continue
-            if ranges and ranges[-1][1] == mapped.start_vpn:
+            kind = OTHERS if mapped.flags & SPECIAL or not mapped.flags & VmaFlag.WRITE else OURS
+            if ranges and ranges[-1][1:] == [mapped.start_vpn, kind]:
                 ranges[-1][1] = mapped.end_vpn
             else:
-                ranges.append([mapped.start_vpn, mapped.end_vpn])
+                ranges.append([mapped.start_vpn, mapped.end_vpn, kind])
         if len(ranges) > MAX_MAPPINGS:
             ranges = sorted(sorted(ranges, key=lambda each: each[0] - each[1])[:MAX_MAPPINGS])
-        mappings[row, : len(ranges)] = np.array(ranges, np.int64).reshape(-1, 2)
+        mappings[row, : len(ranges)] = np.array(ranges, np.int64).reshape(-1, 3)
         rows[row, N_MAPPINGS] = len(ranges)
         rows[row, READ_NS] = time.monotonic_ns()
 

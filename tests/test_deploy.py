@@ -22,7 +22,7 @@ from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue, turn_around
 from kdtool.deploy.layout import new_arrays
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
-from kdtool.deploy.pages import follow, is_mapped, note_major, note_minor, place, state_of, want
+from kdtool.deploy.pages import follow, note_major, note_minor, place, place_of, state_of, want
 from kdtool.deploy.processes import Processes
 from kdtool.deploy.request import DeployRequest, bounds_of
 from kdtool.deploy.source import no_decisions
@@ -96,6 +96,20 @@ def test_a_page_that_was_mapped_is_looked_at_again_after_20_ms(arrays):
     assert state_of(pages, 5) == at.QUEUED
     assert not note_minor(pages, 5)  # touched while it waited: no prefetch of ours
     assert counts(arrays, "USED") == [0]
+
+
+def test_a_page_that_was_asked_for_and_not_touched_is_asked_for_again_after_20_ms(arrays):
+    pages = arrays.of_pages()
+    ask(arrays, 6, 100 * MS)
+    want(pages, 6, 119 * MS, NEVER)
+    assert (state_of(pages, 6), counts(arrays, "KNOWN", "EXPIRED")) == (at.ASKED, [1, 0])
+    want(pages, 6, 120 * MS, NEVER)
+    assert (state_of(pages, 6), counts(arrays, "KNOWN", "EXPIRED")) == (at.QUEUED, [1, 1])
+    want(pages, 6, 141 * MS, NEVER)  # what waits is known
+    assert counts(arrays, "KNOWN", "EXPIRED") == [2, 1]
+    ask(arrays, 6, 142 * MS)
+    assert note_minor(pages, 6)
+    assert counts(arrays, "USED", "EXPIRED", "EVICTED") == [1, 1, 0]
 
 
 def test_the_oldest_page_expires_when_more_are_asked_for_than_are_followed(arrays):
@@ -178,7 +192,7 @@ class Bench:
     def adopt(self, pid, row=0, serial=1):
         pidfd, pagemap = os.pidfd_open(os.getpid()), advise.open_pagemap(os.getpid())
         self.arrays.processes[row] = (pid, serial, pidfd, pagemap, 1, 0, 0)
-        self.arrays.mappings[row, 0] = self.first, self.first + self.n_pages
+        self.arrays.mappings[row, 0] = self.first, self.first + self.n_pages, at.OURS
 
     def run(self):
         """Run until the loop comes back; what it waits for, when nothing is left, is told to stop."""
@@ -287,11 +301,15 @@ def test_pages_outside_the_mappings_are_not_asked_for():
     assert counts(bench.arrays, "DECIDED", "UNMAPPED", "NOT_SWAPPED") == [4, 3, 1]
 
 
-@pytest.mark.parametrize(("vpn", "mapped"), [(9, 0), (10, 1), (19, 1), (20, 0), (30, 1), (34, 1), (35, 0)])
-def test_mappings_are_half_open_ranges(arrays, vpn, mapped):
-    arrays.processes[0, at.N_MAPPINGS] = 2
-    arrays.mappings[0, :2] = (10, 20), (30, 35)
-    assert is_mapped(arrays.processes, arrays.mappings, 0, vpn) == mapped
+@pytest.mark.parametrize(
+    ("vpn", "place"),
+    [(9, 0), (10, 2), (19, 2), (20, 1), (24, 1), (25, 0), (29, 0), (30, 2), (34, 2), (35, 0)],
+)
+def test_mappings_are_half_open_ranges_of_a_kind(arrays, vpn, place):
+    arrays.processes[0, at.N_MAPPINGS] = 3
+    arrays.mappings[0, :3] = (10, 20, at.OURS), (20, 25, at.OTHERS), (30, 35, at.OURS)
+    assert place_of(arrays.processes, arrays.mappings, 0, vpn) == place
+    assert (at.NOT_MAPPED, at.OTHERS, at.OURS) == (0, 1, 2)
 
 
 def test_the_loop_comes_back_for_a_new_process_and_counts_one_that_is_refused():
@@ -320,6 +338,24 @@ def test_the_loop_comes_back_when_mappings_may_have_changed():
     assert bench.run() == STALE_MAPPINGS
     assert counts(bench.arrays, "OUTSIDE") == [1]
     assert bench.arrays.processes[0, at.STALE] == 2
+
+
+def test_a_fault_on_another_kind_of_mapping_is_no_sign_of_a_change():
+    def reason_at(t_ns, vpn):
+        bench = Bench(stride_program())
+        bench.adopt(500)
+        bench.arrays.processes[0, at.N_MAPPINGS] = 2
+        bench.arrays.mappings[0, :2] = (1000, 1010, at.OTHERS), (bench.first, bench.first + 64, at.OURS)
+        bench.arrays.processes[0, at.READ_NS] = 100 * MS
+        bench.ring.fault(t_ns, 500, vpn, major=True)
+        reason = bench.run()
+        assert counts(bench.arrays, "OUTSIDE") == [int(reason == STOPPED)]
+        return reason
+
+    assert [reason_at(151 * MS, vpn) for vpn in (999, 1000, 1009, 1010)] == [
+        STALE_MAPPINGS, STOPPED, STOPPED, STALE_MAPPINGS,
+    ]  # fmt: skip
+    assert reason_at(2101 * MS, 1005) == STALE_MAPPINGS  # but not for ever
 
 
 def test_a_process_that_ends_or_execs_is_let_go_and_a_thread_is_not():
