@@ -215,18 +215,23 @@ def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-
         # The faulting thread itself does the work of a synchronous device.
         scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
+    own_ns, missing_ns = np.int64(0), np.int64(0)
     for i in range(m):
-        ready_ns[out[i]] = submit_io(slot[out[i]], now_ns, scalars, device)
-        if device[SYNCHRONOUS] and out[i] != missing:
-            ready_ns[out[i]] = now_ns
-    ends_ns, missing_ns = np.int64(0), np.int64(0)
+        ends_ns = submit_io(slot[out[i]], now_ns, scalars, device)
+        if out[i] == missing:  # nobody looks it up later: its line of ready_ns need not come
+            own_ns = ends_ns
+        else:
+            ready_ns[out[i]] = now_ns if device[SYNCHRONOUS] else ends_ns
+    ends_ns = np.int64(0)
     for i in range(m - 1, -1, -1):
-        if i < m - 1 and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1):
+        together = i < m - 1 and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1)
+        if out[i] == missing:
+            ends_ns = ends_ns if together else own_ns
+            missing_ns = ends_ns
+        elif together:
             ready_ns[out[i]] = ends_ns
         else:
             ends_ns = ready_ns[out[i]]
-        if out[i] == missing:
-            missing_ns = ends_ns
     return missing_ns
 
 

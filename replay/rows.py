@@ -3,7 +3,7 @@
 import numpy as np
 
 from kdtool.replay.cacheline import prefetch_line
-from kdtool.replay.memory import FREE_AT, RESIDENT, VMA_AT, WAKE_AT
+from kdtool.replay.memory import FREE_AT, PREFETCHED, RESIDENT, VMA_AT, WAKE_AT
 from kdtool.rmt.jit import inner
 
 __all__ = ["look_ahead", "next_due"]
@@ -26,8 +26,9 @@ def look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-unty
             near = np.int64(page[row + NEAR_ROWS])
             prefetch_line(trace[3], far)
             prefetch_line(trace[4], far)
-            if status[near] != RESIDENT:
+            if status[near] == PREFETCHED:
                 prefetch_line(memory[5], near)
+            if status[near] != RESIDENT:
                 prefetch_line(trace[5], near)
                 prefetch_line(trace[7], near)
 
