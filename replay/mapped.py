@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
+from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT, FileMaps
 from kdtool.replay.keys import ANONYMOUS, FILE, PRIVATE_FILE, SHARED, VPN_BITS, VPN_MASK
 from kdtool.replay.owners import (
@@ -41,6 +42,8 @@ __all__ = [
     "spans",
 ]
 
+AHEAD_ROWS = 32
+"""How many rows ahead the mapping of a page is asked for."""
 _STORE, _CODE = int(RefKind.STORE), int(RefKind.CODE)
 _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 _SHARED_FLAG, _WRITE_FLAG = int(VmaFlag.SHARED), int(VmaFlag.WRITE)
@@ -158,6 +161,8 @@ def _follow(  # type: ignore[no-untyped-def]
         if i == stop_row:
             break
         touched = np.int64(page[i])
+        if i + AHEAD_ROWS < stop_row:
+            prefetch_line(mapping, np.int64(page[i + AHEAD_ROWS]))
         if shares:
             key_of_row[i] = touched
         if kind[touched] == PRIVATE_FILE and store[i]:

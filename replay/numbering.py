@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.longarrays import new_array
 from kdtool.rmt.jit import inline, jit
 
 __all__ = ["add_keys", "number_keys"]
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_FIRST_BITS = 12
+_FIRST_BITS = 11
+AHEAD_KEYS = 16
+"""How many keys ahead the table is asked."""
 
 _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.int32, types.int64))
 _PAIR = types.UniTuple(types.int64, 2)  # type: ignore[no-untyped-call]
@@ -31,12 +34,12 @@ def number_keys(
     (array([3, 7, 9]), array([1, 0, 1, 2], dtype=int32))
     """
     numbers = new_array(len(keys), np.int32)
-    found = _number_all(keys, numbers)
-    order = np.argsort(found)
-    rank = np.empty(len(found), np.int32)
-    rank[order] = np.arange(len(found), dtype=np.int32)
+    found, table, bits = _number_all(keys, numbers)
+    # To sort keys and look each up again takes a third of the time of sorting their indexes.
+    in_order, rank = np.sort(found), np.empty(len(found), np.int32)
+    _rank(in_order, table, found, bits, rank)
     _renumber(numbers, rank)
-    return found[order], numbers
+    return in_order, numbers
 
 
 def add_keys(
@@ -57,27 +60,32 @@ def add_keys(
 
 def _number_all(
     keys: npt.NDArray[np.int64] | npt.NDArray[np.int32], numbers: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
-    """Number keys in order of first appearance, and return them in that order.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], int]:
+    """Number keys in order of first appearance; return them in that order, the table of `bits`, and those.
 
     The table holds numbers, -1 where it is empty. Half full, it is doubled here rather than in compiled
     code, where what allocates takes seconds to compile.
     """
     bits, at, n = _FIRST_BITS, 0, 0
-    found = np.empty(0, np.int64)
+    found, table = np.empty(0, np.int64), np.empty(0, np.int32)
     while at < len(keys):
+        bits += 1
         larger = np.empty(1 << (bits - 1), np.int64)
         larger[:n] = found[:n]
         table, found = np.full(1 << bits, -1, np.int32), larger
         at, n = _number(keys, at, numbers, table, found, n, bits)
-        bits += 1
-    return found[:n]
+    return found[:n], table, bits
+
+
+@inline
+def _hash(key, bits):  # type: ignore[no-untyped-def]
+    return np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(64 - bits))
 
 
 @inline
 def _find(key, table, found, bits):  # type: ignore[no-untyped-def]
     """Return where the table has the key, or the empty place where it belongs."""
-    at = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(64 - bits))
+    at = _hash(key, bits)
     while table[at] >= 0 and found[table[at]] != key:
         at = (at + 1) & (len(table) - 1)
     return at
@@ -92,6 +100,8 @@ def _number(keys, at, numbers, table, found, n, bits):  # type: ignore[no-untype
     for number in range(n):
         table[_find(found[number], table, found, bits)] = number
     while at < len(keys):
+        if at + AHEAD_KEYS < len(keys):
+            prefetch_line(table, _hash(keys[at + AHEAD_KEYS], bits))
         place = _find(keys[at], table, found, bits)
         if table[place] < 0:
             if n == len(found):
@@ -102,6 +112,15 @@ def _number(keys, at, numbers, table, found, n, bits):  # type: ignore[no-untype
         numbers[at] = table[place]
         at += 1
     return at, n
+
+
+@jit(types.void(_I8, _I4, _I8, types.int64, _I4))
+def _rank(in_order, table, found, bits, rank):  # type: ignore[no-untyped-def]
+    """Set where each found key is in order."""
+    for i in range(len(in_order)):
+        if i + AHEAD_KEYS < len(in_order):
+            prefetch_line(table, _hash(in_order[i + AHEAD_KEYS], bits))
+        rank[table[_find(in_order[i], table, found, bits)]] = i
 
 
 @jit(types.void(_I4, _I4))
