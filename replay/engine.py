@@ -55,7 +55,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
     WRITEBACK,
 )
-from kdtool.replay.reclaim import add_page, make_room, note_toucher, touch
+from kdtool.replay.reclaim import add_page, leave_copied, make_room, note_toucher, touch
 from kdtool.replay.release import change_vmas, release
 from kdtool.replay.rows import look_ahead, next_due
 from kdtool.replay.slots import free_slot
@@ -279,6 +279,8 @@ def replay_range(  # type: ignore[no-untyped-def]
             if status[p] == RESIDENT:
                 hits += 1
                 touch(p, store[row], all_memory)
+                if several:
+                    leave_copied(row, p, all_trace, all_memory)
             elif _fault(
                 decide, beside, row, p, capacity, all_trace, all_memory, all_policies, device, all_files,
                 missed, shadow_missed,
@@ -286,6 +288,7 @@ def replay_range(  # type: ignore[no-untyped-def]
                 end, is_due = row, True
                 break
             elif streams:
+                leave_copied(row, p, all_trace, all_memory)
                 end, faulted = row + 1, True
                 break
         counters[ACCESSES] += end - begin

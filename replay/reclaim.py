@@ -53,12 +53,24 @@ from kdtool.replay.memory import (
 )
 from kdtool.replay.mglru import age_and_evict
 from kdtool.replay.shrink import try_to_free_pages
+from kdtool.replay.streams import COPIES
 from kdtool.replay.writeout import drop_write
 from kdtool.rmt.jit import inline, inner
 
-__all__ = ["add_page", "forget_page", "free_ahead", "make_room", "note_toucher", "touch", "try_room"]
+__all__ = [
+    "add_page",
+    "forget_page",
+    "free_ahead",
+    "leave_copied",
+    "make_room",
+    "note_toucher",
+    "touch",
+    "try_room",
+]
 
 MAX_RECLAIM_RETRIES = 16
+ONE_LEFT = 0
+"""A toucher that is not known: one of two took its own bit back. With three it may be several still."""
 
 
 @inner
@@ -74,10 +86,22 @@ def touch(page, store, memory):  # type: ignore[no-untyped-def]
 def note_toucher(row, page, trace, memory):  # type: ignore[no-untyped-def]
     """Note whose PTE will have the accessed bit of a page, before it is touched."""
     who, toucher = np.uint16(1 + trace[21][trace[3][row]] % (SEVERAL - 1)), memory[15]
-    if not memory[8][page] & ACCESSED:
+    if not memory[8][page] & ACCESSED or toucher[page] == ONE_LEFT:
         toucher[page] = who
     elif toucher[page] != who:
         toucher[page] = SEVERAL
+
+
+@inner
+def leave_copied(row, page, trace, memory):  # type: ignore[no-untyped-def]
+    """Take back the accessed bit of a process that copies a page: its PTE is the copy's, wp_page_copy()."""
+    if not trace[14][row] & COPIES:
+        return
+    who, toucher = np.uint16(1 + trace[21][trace[3][row]] % (SEVERAL - 1)), memory[15]
+    if toucher[page] == who:
+        memory[8][page] &= ~ACCESSED
+    elif toucher[page] == SEVERAL:
+        toucher[page] = ONE_LEFT
 
 
 @inner

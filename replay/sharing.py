@@ -20,7 +20,7 @@ tables are not charged; mremap() gives new pages, as it does without forks.
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,7 @@ class SharedPages:
     note_of_key : int64 of shape (n_keys + 1,); the notes of key k are those from note_of_key[k] on
     note_row, note_page : int64 and int32; from this row on the key is this page, -1 for none. Before its
         first note it is the page of its own number
+    copying_row : int64, rows that read a page to copy it, each of whose next row stores to the copy
     """
 
     n_copies: int
@@ -69,6 +70,12 @@ class SharedPages:
     note_of_key: Numbers
     note_row: Numbers
     note_page: npt.NDArray[np.int32]
+    copying_row: Numbers
+
+    def until(self, n_refs: int) -> "SharedPages":
+        """Return what is to be known of the first `n_refs` rows."""
+        copying = self.copying_row[self.copying_row < n_refs]
+        return replace(self, key_of_row=self.key_of_row[:n_refs], copying_row=copying)
 
     def copies(self, n_keys: int) -> tuple[npt.NDArray[np.int32], Numbers]:
         """Return the pages that are copies, and the key of which each is one."""
@@ -80,7 +87,7 @@ class SharedPages:
 def no_sharing() -> SharedPages:
     """Return what a trace has in which nobody forks."""
     rows, pages = np.empty(0, np.int64), np.empty(0, np.int32)
-    return SharedPages(0, pages, rows, rows, pages)
+    return SharedPages(0, pages, rows, rows, pages, rows)
 
 
 class _Pages(NamedTuple):
@@ -222,5 +229,6 @@ class Sharing:
         key, row, page = self._notes
         order = np.argsort(key[: self.counts[N_NOTES]], kind="stable")
         of_key = np.searchsorted(key[order], np.arange(len(self._keys) + 1)).astype(np.int64)
-        n_copies = int(self.counts[N_IDS]) - len(self._keys)
-        return SharedPages(n_copies, replayed(self.key_of_row), of_key, row[order], page[order])
+        n_copies, copied = int(self.counts[N_IDS]) - len(self._keys), self.copies()[0]
+        copying = copied + np.arange(len(copied))
+        return SharedPages(n_copies, replayed(self.key_of_row), of_key, row[order], page[order], copying)

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from kdtool.replay.waits import Wakes
 from kdtool.rmt.jit import jit
 
-__all__ = ["AFTER", "AWAITED", "SLEEPS", "Streams", "last_insns", "own_clocks", "split"]
+__all__ = ["AFTER", "AWAITED", "COPIES", "SLEEPS", "Streams", "last_insns", "own_clocks", "split"]
 
-AFTER, AWAITED, SLEEPS = 1, 2, 4
-"""Bits of Streams.flags: the row goes on only after another one; one goes on after it; its thread slept."""
+AFTER, AWAITED, SLEEPS, COPIES = 1, 2, 4, 8
+"""Bits of Streams.flags: the row goes on only after another one; one goes on after it; its thread slept; it
+reads a page to copy it."""
 
 
 def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int) -> bool:
@@ -78,6 +79,7 @@ def split(
     thread: npt.NDArray[np.int32],
     after: npt.NDArray[np.int32],
     wakes: Wakes,
+    copying_row: npt.NDArray[np.int64],
     process_of: npt.NDArray[np.int64],
     freed: Changes,
     vmas: Changes,
@@ -85,6 +87,7 @@ def split(
     """Return each thread's references by themselves.
 
     after : as of after_conflicts(), written over
+    copying_row : rows that read a page to copy it
     process_of : of each thread
     freed, vmas : in the order of the trace, (row, page, process) of what is unmapped before a row, and (row,
         change, process) of VMAs; a process of -1 is not known
@@ -94,6 +97,7 @@ def split(
     flags = (after >= 0) * np.uint8(AFTER)
     flags[after[after >= 0]] |= AWAITED
     flags[wakes.row[wakes.asked_ns > 0]] |= SLEEPS
+    flags[copying_row] |= COPIES
     following, first_row = np.empty(n_refs, np.int32), np.full(n_threads, n_refs, np.int64)
     _link(thread, first_row, following)
     free, first_free = _by_thread(thread, process_of, freed)

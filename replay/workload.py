@@ -108,7 +108,7 @@ class Workload:
             wakes=self.wakes.until(n_refs),
             free_row=self.free_row[freed],
             free_page=self.free_page[freed],
-            shared=replace(self.shared, key_of_row=self.shared.key_of_row[:n_refs]),
+            shared=self.shared.until(n_refs),
         )
 
     def moved(self, n_pages: int) -> "Workload":
@@ -144,6 +144,7 @@ class Workload:
             self.thread,
             after_conflicts(self.page, self.store, self.thread, self.n_pages, len(self.tids)),
             self.wakes,
+            self.shared.copying_row,
             process_of,
             (self.free_row, self.free_page, owner[self.free_page]),
             (self.vma_row, self.vma_change, changed),
