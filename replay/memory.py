@@ -12,8 +12,8 @@ line, and its ready_ns; the arrays of the record's fields are views.
     marks[p]    bits of the page and its PTE, see below
     evicted_at[p] twice the lists' age when it was freed, of which MOST_AGE is kept, plus whether it had been
                 active; -1 never: what Linux keeps as a shadow entry. Of `mglru`: generations.py
-    toucher[p]  1 + the process that set the accessed bit, SEVERAL when another did, too: each has a PTE and
-                so a bit of its own; kept where there are several processes
+    touchers[p] a bit for each process that set the accessed bit, which is its own PTE's; kept where there are
+                several processes
     writes[i]   pages being written, see writeout.py
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18); a page
@@ -55,7 +55,6 @@ ACCESSED, REFERENCED, ACTIVE, WORKINGSET, DIRTY, WRITEBACK, READAHEAD, PREDICTED
 the policy that is scored asked for it, or its agent is about to, and it was not touched since."""
 
 EXECUTABLE = -2
-SEVERAL = 0xFFFF
 SWAP_MISSED, FILE_MISSED = 1, 2
 """What a run notes of a row with a major fault."""
 
@@ -110,7 +109,7 @@ PAGE = np.dtype(
     [
         ("status", "u1"),
         ("marks", "u1"),
-        ("toucher", "u2"),
+        ("touchers", "u2"),
         ("place", "i4"),
         ("slot", "i4"),
         ("evicted_at", "i4"),
@@ -148,11 +147,11 @@ class Memory:
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
-        status, marks, toucher, place, slot, evicted_at = (self.pages[name] for name in PAGE.names or ())
+        status, marks, touchers, place, slot, evicted_at = (self.pages[name] for name in PAGE.names or ())
         return (
             status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
-            self.clocks, toucher,
+            self.clocks, touchers,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":

@@ -41,7 +41,6 @@ from kdtool.replay.memory import (
     MOST_AGE,
     NOW_NS,
     RECLAIM_KIND,
-    SEVERAL,
     STAT_ACTIVE,
     STAT_FILE_ACTIVE,
     STAT_FILE_INACTIVE,
@@ -69,8 +68,6 @@ __all__ = [
 ]
 
 MAX_RECLAIM_RETRIES = 16
-ONE_LEFT = 0
-"""A toucher that is not known: one of two took its own bit back. With three it may be several still."""
 
 
 @inner
@@ -83,25 +80,25 @@ def touch(page, store, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
+def _bit_of(row, trace):  # type: ignore[no-untyped-def]
+    """Return the bit of a row's process in memory's touchers; the 17th process has that of the first."""
+    return np.uint16(1 << (trace[21][trace[3][row]] & 15))
+
+
+@inner
 def note_toucher(row, page, trace, memory):  # type: ignore[no-untyped-def]
     """Note whose PTE will have the accessed bit of a page, before it is touched."""
-    who, toucher = np.uint16(1 + trace[21][trace[3][row]] % (SEVERAL - 1)), memory[15]
-    if not memory[8][page] & ACCESSED or toucher[page] == ONE_LEFT:
-        toucher[page] = who
-    elif toucher[page] != who:
-        toucher[page] = SEVERAL
+    others = memory[15][page] if memory[8][page] & ACCESSED else np.uint16(0)
+    memory[15][page] = others | _bit_of(row, trace)
 
 
 @inner
 def leave_copied(row, page, trace, memory):  # type: ignore[no-untyped-def]
     """Take back the accessed bit of a process that copies a page: its PTE is the copy's, wp_page_copy()."""
-    if not trace[14][row] & COPIES:
-        return
-    who, toucher = np.uint16(1 + trace[21][trace[3][row]] % (SEVERAL - 1)), memory[15]
-    if toucher[page] == who:
-        memory[8][page] &= ~ACCESSED
-    elif toucher[page] == SEVERAL:
-        toucher[page] = ONE_LEFT
+    if trace[14][row] & COPIES:
+        memory[15][page] &= ~_bit_of(row, trace)
+        if not memory[15][page]:
+            memory[8][page] &= ~ACCESSED
 
 
 @inner

@@ -43,7 +43,6 @@ from kdtool.replay.memory import (
     REFERENCED,
     SCAN_LEFT,
     SCAN_TARGET,
-    SEVERAL,
     SKIPPED,
     SNAPSHOT_ACTIVATIONS,
     SNAPSHOT_FILE_ACTIVATIONS,
@@ -84,7 +83,8 @@ def activate(page, file, memory):  # type: ignore[no-untyped-def]
 def _spare(page, file, memory):  # type: ignore[no-untyped-def]
     """Put an accessed inactive page back; activate one found accessed before, or by several processes."""
     marks = memory[8]
-    again = marks[page] & REFERENCED or memory[15][page] == SEVERAL
+    touchers = memory[15][page]
+    again = marks[page] & REFERENCED or touchers & touchers - 1
     if again or (file and memory[3][page] == EXECUTABLE):
         activate(page, file, memory)
     else:
