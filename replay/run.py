@@ -73,6 +73,7 @@ def check_times(workload: Workload, device: Device) -> None:
     n_insns = int(workload.last_insns.sum())
     work_ps = n_insns * costs["insn_ps"]
     waits_ns = workload.n_refs * sum(costs[field] for field in DEVICE_FIELDS if field.endswith("_ns"))
+    waits_ns += sum(workload.wakes.asked_ns.tolist())
     if work_ps + 1000 > MAX_TIME or work_ps // 1000 + waits_ns * LIMITS.degree_pages > MAX_TIME:
         raise ParameterError(
             f"{workload.name} on {device.name}: {n_insns:,} instructions of "

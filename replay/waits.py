@@ -16,9 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.errors import TraceError
 from kdtool.rmt.jit import inner, jit
 
-__all__ = ["MOST_BEHIND_INSNS", "Wakes", "after_conflicts", "find_wakes", "recorded_wakes", "wakes_of"]
+__all__ = [
+    "MOST_BEHIND_INSNS",
+    "Wakes",
+    "after_conflicts",
+    "find_wakes",
+    "recorded_wakes",
+    "wakes_of",
+]
 
 MOST_BEHIND_INSNS = 10_000_000
 """A thread that is behind by less did not sleep for it, but had no CPU: what one executes in a time slice of
@@ -46,7 +54,24 @@ class Wakes(NamedTuple):
         return Wakes(*(each[self.row < n_refs] for each in self))
 
 
+def _check(name: str, table: Mapping[str, npt.NDArray[Any]], n_rows: int) -> None:
+    """Refuse sleeps that nothing could have ended: TraceError.
+
+    table : the columns of `waits`, of a trace with `n_rows` references
+    """
+    row, by_row = table["row"], table["by_row"]
+    wrong = (by_row < 0) | (by_row > row) | (row > n_rows) | (table["asked_ns"] < 0)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise TraceError(
+            f"{name}: row {i} of `waits`: a sleep of {table['asked_ns'][i]} ns that ended before reference "
+            f"{row[i]} for what came before {by_row[i]}: a cause comes first, and there are {n_rows} "
+            f"references: record it again"
+        )
+
+
 def wakes_of(
+    name: str,
     table: Mapping[str, npt.NDArray[Any]] | None,
     insns: Numbers,
     thread: npt.NDArray[np.int32],
@@ -58,9 +83,12 @@ def wakes_of(
 
     table : the columns of `waits`, None where a trace has no rows of it
     insns, thread : of the rows that are replayed: those of the trace in `keep`, `copies` of those told twice
+
+    Raises TraceError for sleeps that nothing could have ended.
     """
     if table is None:
         return find_wakes(insns, thread, len(tids))
+    _check(name, table, len(keep))
     kept_rows = np.flatnonzero(keep)
     kept = {name: np.searchsorted(kept_rows, table[name]) for name in ("row", "by_row")}
     replayed = {name: row + np.searchsorted(copies, row) for name, row in kept.items()}

@@ -244,7 +244,7 @@ def workload_from_arrays(
         thread=thread,
         ip=replayed(refs["ip"].view(np.int64)),
         tids=tids.astype(np.int32),
-        wakes=wakes_of(waits, insns, thread, tids, keep, copies),
+        wakes=wakes_of(name, waits, insns, thread, tids, keep, copies),
         keys=keys,
         pids=pids,
         vma_row=vma_row + np.searchsorted(copies, vma_row),

@@ -10,6 +10,7 @@ from needs import compiled, gcc, qemu
 from kdtool.collect import session
 from kdtool.collect.base import Request
 from kdtool.collect.refs import References
+from kdtool.errors import ParameterError, TraceError
 from kdtool.replay import load_workload, run_shadow
 from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.run import replay_none
@@ -126,6 +127,18 @@ def test_what_another_one_stores_is_read_after_that():
     assert 40 * MS <= result.runtime_ns < 41 * MS
 
 
+@pytest.mark.parametrize("sleep", [(1, 3, 1, 4, 0), (1, 9, 1, 2, 0), (1, 3, 1, -1, 0), (1, 3, 1, 1, -5)])
+def test_a_sleep_that_nothing_could_have_ended_is_refused(sleep):
+    with pytest.raises(TraceError, match=r"^test: row 1 of `waits`: .* record it again$"):
+        workload([1, 2, 3, 4, 5], waits=waits((1, 2, NO_TID, 2, 0), sleep))
+
+
+def test_sleeps_of_more_than_can_be_counted_are_refused():
+    w = workload([*range(50)], waits=waits(*((1, row, NO_TID, row, 2**61) for row in range(1, 9))))
+    with pytest.raises(ParameterError, match="add up to more than can be counted"):
+        runtime_ns(w)
+
+
 references = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 1)), min_size=1, max_size=60
 )
@@ -156,6 +169,7 @@ def test_every_row_waits_for_what_it_conflicts_with(rows):
 @settings(max_examples=100)
 def test_a_replay_with_waits_comes_to_its_end(rows, slept_at, pages):
     thread, page, store = zip(*rows, strict=True)
+    slept_at = min(slept_at, len(rows))
     table = waits((thread[0], slept_at, thread[-1], slept_at // 2, 0), (thread[-1], slept_at, NO_TID, 0, MS))
     w = workload(page, tids=thread, kinds=store, waits=table)
     shadow = run_shadow(w, pages, ssd())
