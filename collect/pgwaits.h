@@ -10,7 +10,7 @@
 #define KDTOOL_PGWAITS_H
 
 enum { FUTEX = 1, WRITTEN, DRAINED, ENDED, ANYTHING };           // kinds of objects
-enum { TO_WAIT, TO_WAKE, TO_REQUEUE, TO_WAKE_TWO, NEITHER };     // what a futex call does
+enum { TO_WAIT, TO_WAKE, TO_WAKE_BOTH, NEITHER };                // what a futex call does, by its operation
 
 static uint64_t object(uint64_t kind, uint64_t a, uint64_t b) {
     return ((a * 0x9E3779B97F4A7C15ull ^ b * 0xC2B2AE3D27D4EB4Full) + kind * 0x165667B19E3779F9ull) | 1;
@@ -58,8 +58,8 @@ static int64_t until_ns(uint64_t clock, uint64_t at) {
 static int64_t ms_ns(uint64_t ms) { return (int32_t)ms > 0 ? (int64_t)(int32_t)ms * 1000000 : 0; }
 
 static void before_futex(thread_t *t) {
-    static const uint8_t does[] = {TO_WAIT, TO_WAKE, NEITHER, TO_REQUEUE, TO_REQUEUE, TO_WAKE_TWO, TO_WAIT, TO_WAKE,
-                                   NEITHER, TO_WAIT, TO_WAKE, TO_WAIT, TO_REQUEUE, TO_WAIT};
+    static const uint8_t does[] = {TO_WAIT, TO_WAKE, NEITHER, TO_WAKE_BOTH, TO_WAKE_BOTH, TO_WAKE_BOTH, TO_WAIT,
+                                   TO_WAKE, NEITHER, TO_WAIT, TO_WAKE, TO_WAIT, TO_WAKE_BOTH, TO_WAIT};
     uint64_t operation = t->arg[1] & 127, what = futex_object(t->arg[0], t->arg[1]);
     if (operation >= sizeof does || does[operation] == NEITHER) return;
     if (does[operation] == TO_WAIT) {
@@ -67,7 +67,7 @@ static void before_futex(thread_t *t) {
         return;
     }
     note_wake(t, what);
-    if (does[operation] != TO_WAKE) note_wake(t, futex_object(t->arg[4], t->arg[1]));
+    if (does[operation] == TO_WAKE_BOTH) note_wake(t, futex_object(t->arg[4], t->arg[1]));
 }
 
 // Note what the call under way may wake, and what it may wait for: `waits_for`, or `asked_ns` by the clock.

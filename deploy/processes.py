@@ -92,6 +92,12 @@ def _anonymous_pages(pid: int) -> tuple[int, int]:
     return mapped // 4, swapped // 4
 
 
+def _importance(mapped: list[int]) -> tuple[bool, int]:
+    """Return what a range of mappings is sorted by, those first to which most is asked for."""
+    start, end, kind = mapped
+    return kind != OURS, start - end
+
+
 class Processes:
     """Keeps the rows of `arrays.processes` for the processes of the cgroup directory `cgroup`.
 
@@ -151,7 +157,7 @@ class Processes:
     def read_mappings(self, pid: int) -> None:
         """Read a process's mappings; neighbours are joined, the smallest left out if there are too many.
 
-        Those of others are kept as well: a fault there is no sign that anything has changed.
+        OTHERS are kept as well, as far as there is room: a fault there is no sign that anything has changed.
         """
         rows, mappings = self._arrays.processes, self._arrays.mappings
         (row,) = np.flatnonzero(rows[:, PID] == pid)
@@ -165,7 +171,7 @@ class Processes:
             else:
                 ranges.append([mapped.start_vpn, mapped.end_vpn, kind])
         if len(ranges) > MAX_MAPPINGS:
-            ranges = sorted(sorted(ranges, key=lambda each: each[0] - each[1])[:MAX_MAPPINGS])
+            ranges = sorted(sorted(ranges, key=_importance)[:MAX_MAPPINGS])
         mappings[row, : len(ranges)] = np.array(ranges, np.int64).reshape(-1, 3)
         rows[row, N_MAPPINGS] = len(ranges)
         rows[row, READ_NS] = time.monotonic_ns()

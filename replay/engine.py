@@ -15,6 +15,7 @@ from numba import types
 
 from kdtool.replay.agentloop import serve_agent, tell_agent
 from kdtool.replay.byreference import reference
+from kdtool.replay.clocks import switch_thread
 from kdtool.replay.filecache import file_fault
 from kdtool.replay.hook import ask, tell_found
 from kdtool.replay.knownfaults import known_faults
@@ -63,7 +64,6 @@ from kdtool.replay.threads import (
     begin_counting,
     leave_stretch,
     next_stretch,
-    switch_thread,
     wake_threads,
 )
 from kdtool.replay.writeout import complete_writes

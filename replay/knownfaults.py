@@ -11,6 +11,7 @@ import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
+from kdtool.replay.clocks import switch_thread
 from kdtool.replay.evict import give_slot
 from kdtool.replay.memory import (
     COLD,
@@ -35,7 +36,6 @@ from kdtool.replay.memory import (
     WRITEOUT_NS,
 )
 from kdtool.replay.slots import free_slot
-from kdtool.replay.threads import switch_thread
 from kdtool.rmt.jit import inner
 
 __all__ = ["known_faults"]

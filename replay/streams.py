@@ -1,7 +1,4 @@
-"""Each thread's references by themselves, and which of them wait for those of others (waits.py).
-
-thread[row]     whose reference it is, a number from 0 on
-"""
+"""Each thread's references by themselves, and which of them wait for those of others (waits.py)."""
 
 from dataclasses import dataclass
 
@@ -11,11 +8,11 @@ import numpy.typing as npt
 from kdtool.replay.waits import Wakes
 from kdtool.rmt.jit import jit
 
-__all__ = ["AFTER", "AWAITED", "COPIES", "SLEEPS", "Streams", "last_insns", "own_clocks", "split"]
+__all__ = ["AFTER", "AWAITED", "BORN", "COPIES", "SLEEPS", "Streams", "last_insns", "own_clocks", "split"]
 
-AFTER, AWAITED, SLEEPS, COPIES = 1, 2, 4, 8
+AFTER, AWAITED, SLEEPS, COPIES, BORN = 1, 2, 4, 8, 16
 """Bits of Streams.flags: the row goes on only after another one; one goes on after it; its thread slept; it
-reads a page to copy it."""
+reads a page to copy it; it is its thread's first."""
 
 
 def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_threads: int) -> bool:
@@ -86,20 +83,20 @@ def split(
 ) -> Streams:
     """Return each thread's references by themselves.
 
-    after : as of after_conflicts(), written over
+    after : as of after_conflicts()
     copying_row : rows that read a page to copy it
     process_of : of each thread
     freed, vmas : in the order of the trace, (row, page, process) of what is unmapped before a row, and (row,
         change, process) of VMAs; a process of -1 is not known
     """
     n_refs, n_threads = len(thread), len(process_of)
-    after[wakes.row] = np.maximum(after[wakes.row], wakes.after)
     flags = (after >= 0) * np.uint8(AFTER)
     flags[after[after >= 0]] |= AWAITED
     flags[wakes.row[wakes.asked_ns > 0]] |= SLEEPS
     flags[copying_row] |= COPIES
     following, first_row = np.empty(n_refs, np.int32), np.full(n_threads, n_refs, np.int64)
     _link(thread, first_row, following)
+    flags[first_row[first_row < n_refs]] |= BORN
     free, first_free = _by_thread(thread, process_of, freed)
     changes, first_vma = _by_thread(thread, process_of, vmas)
     return Streams(following, after, flags, free, changes, first_row, first_free, first_vma, process_of)

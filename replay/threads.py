@@ -23,6 +23,7 @@ recorded order each thread has one.
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.clocks import clock_at, delay, own_ns, switch_thread
 from kdtool.replay.cpus import SLICE_NS, earliest_cpu, leave_cpu, take_cpu
 from kdtool.replay.memory import (
     BEFORE_NS,
@@ -52,7 +53,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
 )
 from kdtool.replay.release import release
-from kdtool.replay.streams import AFTER, AWAITED, SLEEPS, Streams
+from kdtool.replay.streams import AFTER, AWAITED, BORN, SLEEPS, Streams
 from kdtool.rmt.jit import inner
 
 __all__ = [
@@ -61,7 +62,6 @@ __all__ = [
     "end_run",
     "leave_stretch",
     "next_stretch",
-    "switch_thread",
     "wake_threads",
 ]
 
@@ -74,26 +74,6 @@ MOST_ROWS = 64
 
 
 @inner
-def switch_thread(thread, memory):  # type: ignore[no-untyped-def]
-    """Have the clock of `thread` in memory's scalars."""
-    scalars, clocks = memory[6], memory[14]
-    before = scalars[THREAD]
-    if thread == before:
-        return
-    clocks[before, WAITED], clocks[before, WORKED] = scalars[WAITED_NS], scalars[WORKED_NS]
-    clocks[before, NOW] = max(clocks[before, NOW], scalars[NOW_NS])
-    scalars[WAITED_NS], scalars[WORKED_NS] = clocks[thread, WAITED], clocks[thread, WORKED]
-    scalars[THREAD] = thread
-
-
-@inner
-def _clock_at(row, trace, memory, device):  # type: ignore[no-untyped-def]
-    """Return the time of the thread whose row it is, there, having switched to it."""
-    switch_thread(np.int64(trace[3][row]), memory)
-    return trace[1][row] * device[INSN_PS] // 1000 + memory[6][WAITED_NS] + memory[6][WORKED_NS]
-
-
-@inner
 def wake_threads(row, trace, memory, device):  # type: ignore[no-untyped-def]
     """Set the clock of a thread that begins or wakes at `row` to that of the thread that it waited for."""
     wake_row, after, asked_ns, scalars = trace[11], trace[22], trace[23], memory[6]
@@ -101,8 +81,8 @@ def wake_threads(row, trace, memory, device):  # type: ignore[no-untyped-def]
     if at == len(wake_row) or wake_row[at] != row:
         return
     scalars[WAKE_AT] = at + 1
-    woken_ns = _clock_at(after[at], trace, memory, device) if after[at] >= 0 else np.int64(0)
-    slept_ns = woken_ns - _clock_at(row, trace, memory, device)
+    woken_ns = clock_at(after[at], trace, memory, device) if after[at] >= 0 else np.int64(0)
+    slept_ns = woken_ns - clock_at(row, trace, memory, device)
     scalars[WORKED_NS] += max(slept_ns, 0) + asked_ns[at]
 
 
@@ -141,7 +121,9 @@ def _follow_others(trace, memory, device):  # type: ignore[no-untyped-def]
         elif clocks[each, BLOCKED]:
             clocks[each, BLOCKED] = 0
             done_ns = clocks[thread[after[row]], NOW]
-            _delay(each, done_ns - _own_ns(each, row, trace, memory, device), memory)
+            delay(each, done_ns - own_ns(each, row, trace, memory, device), memory)
+            if trace[14][row] & BORN:
+                _sleep(each, row, trace, memory)
 
 
 @inner
@@ -161,32 +143,23 @@ def _furthest_behind(n_refs, memory):  # type: ignore[no-untyped-def]
         else:
             next_ns = min(next_ns, own_ns)
     if not clocks[who, ON_CPU]:
-        _delay(who, now_ns - clocks[who, NOW], memory)
+        delay(who, now_ns - clocks[who, NOW], memory)
         take_cpu(who, whose, now_ns, memory)
     memory[6][BOUND_NS] = min(next_ns + AHEAD_NS, clocks[who, SINCE] + SLICE_NS)
     return who
 
 
 @inner
-def _delay(who, ns, memory):  # type: ignore[no-untyped-def]
-    """Have a thread go on by so much later, if that is more than nothing."""
-    scalars, clocks = memory[6], memory[14]
-    if ns > 0:
-        clocks[who, NOW] += ns
-        if who == scalars[THREAD]:
-            scalars[WORKED_NS] += ns
-        else:
-            clocks[who, WORKED] += ns
+def _sleeps(row, trace):  # type: ignore[no-untyped-def]
+    """Tell whether a thread asked to sleep before a row of its own."""
+    return row < len(trace[13]) and trace[14][row] & SLEEPS
 
 
 @inner
-def _own_ns(who, row, trace, memory, device):  # type: ignore[no-untyped-def]
-    """Return when a thread would be at a row of its own: what it executes before comes before it waits."""
-    scalars, clocks = memory[6], memory[14]
-    work_ns = trace[1][row] * device[INSN_PS] // 1000
-    if who == scalars[THREAD]:
-        return work_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    return work_ns + clocks[who, WAITED] + clocks[who, WORKED]
+def _sleep(who, row, trace, memory):  # type: ignore[no-untyped-def]
+    """Have a thread sleep for as long as it asked to before a row of its own."""
+    if _sleeps(row, trace):
+        delay(who, trace[23][np.searchsorted(trace[11], row)], memory)
 
 
 @inner
@@ -223,12 +196,12 @@ def leave_stretch(end, is_due, faulted, trace, memory, device):  # type: ignore[
         waited_ns += uneven_ns
         scalars[WAITED_NS] += uneven_ns
     now_ns = trace[1][end - 1] * device[INSN_PS] // 1000 + scalars[WAITED_NS] + scalars[WORKED_NS]
-    sleeps = not is_due and row < len(trace[13]) and trace[14][row] & SLEEPS
+    sleeps = not is_due and _sleeps(row, trace)
     clocks[who, ROW], clocks[who, NOW] = row, now_ns
     if waited_ns or sleeps or row == len(trace[13]) or now_ns >= clocks[who, SINCE] + SLICE_NS:
         leave_cpu(who, now_ns - waited_ns, memory)
     if sleeps:
-        _delay(who, trace[23][np.searchsorted(trace[11], row)], memory)
+        _sleep(who, row, trace, memory)
     if faulted or not clocks[who, ON_CPU] or not _goes_on(end, trace, scalars, device):
         scalars[BOUND_NS] = 0
     if row == len(trace[13]):
@@ -268,7 +241,7 @@ def begin_counting(row, trace, memory, device):  # type: ignore[no-untyped-def]
     scalars, clocks = memory[6], memory[14]
     scalars[START_NS] = 0
     if row and not len(trace[13]):
-        scalars[START_NS] = _clock_at(row - 1, trace, memory, device)
+        scalars[START_NS] = clock_at(row - 1, trace, memory, device)
     scalars[START_WAITED_NS] = scalars[WAITED_NS]
     for thread in range(len(clocks)):
         scalars[START_NS] = max(scalars[START_NS], clocks[thread, NOW])

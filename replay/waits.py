@@ -191,12 +191,15 @@ def after_conflicts(
     thread: npt.NDArray[np.int32],
     n_pages: int,
     n_threads: int,
+    wakes: Wakes,
 ) -> npt.NDArray[np.int32]:
-    """Return the row of another thread that each row conflicts with last, -1 without one; int32.
+    """Return the row that is to be done before each, -1 where none is; int32 of shape (n_refs,).
 
-    What its thread has waited for already, or what comes before that in the same other thread, is left out.
+    That is the last of what it conflicts with and what its thread slept for. A conflict with what its thread
+    has waited for already, or with what comes before that in the same other thread, is left out.
     """
     after = np.full(len(page), NEVER, np.int32)
+    after[wakes.row] = wakes.after
     last = np.full((n_pages, 4), NEVER, np.int32)
     _find_conflicts(page, store, thread, last, np.full(n_threads, NEVER, np.int32), after)
     return after
@@ -210,8 +213,10 @@ def _find_conflicts(page, store, thread, last, waited, after):  # type: ignore[n
         who, rows = thread[row], last[page[row]]
         before = _others(who, rows[:2] if store[row] else rows[2:], thread)
         seen = waited[who]
-        if before >= 0 and not (seen >= before and thread[seen] == thread[before]):
-            after[row] = waited[who] = before
+        if before > after[row] and not (seen >= before and thread[seen] == thread[before]):
+            after[row] = before
+        if after[row] >= 0:
+            waited[who] = after[row]
         _keep_two(row, who, rows[:2], thread)
         if store[row]:
             _keep_two(row, who, rows[2:], thread)

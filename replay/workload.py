@@ -142,7 +142,7 @@ class Workload:
         changed = process[np.minimum(self.vma_change[:, 0], n_keys - 1)]
         return split(
             self.thread,
-            after_conflicts(self.page, self.store, self.thread, self.n_pages, len(self.tids)),
+            after_conflicts(self.page, self.store, self.thread, self.n_pages, len(self.tids), self.wakes),
             self.wakes,
             self.shared.copying_row,
             process_of,

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import ssd, workload
+from builders import callable_part, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.errors import TraceError
 from kdtool.replay import drive as drive_module
 from kdtool.replay import load_policy, replay, run_shadow
+from kdtool.replay import threads as threads_module
 from kdtool.replay.curve import miss_curve
 from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.memory import RECLAIMS
@@ -190,6 +191,13 @@ def test_every_reference_is_made_once_whatever_the_chunks(reclaim, w, extra, pol
     longest_ns = int(w.last_insns.max()) * INSN_PS // 1000
     assert r.runtime_ns >= longest_ns
     assert r.runtime_ns <= int(w.last_insns.sum()) * INSN_PS // 1000 + r.stall_ns + w.n_refs * LATENCY_NS
+
+
+def test_waits_differ_by_an_eighth_at_most_and_not_in_all():
+    unevenness = callable_part(threads_module._unevenness)
+    parts = np.array([unevenness(row) for row in range(5000)])
+    assert parts.min() >= -128 and parts.max() <= 127
+    assert abs(parts.mean()) < 2
 
 
 def with_cpus(n_cpus):

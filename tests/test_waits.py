@@ -14,7 +14,7 @@ from kdtool.errors import ParameterError, TraceError
 from kdtool.replay import load_workload, run_shadow
 from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.run import replay_none
-from kdtool.replay.waits import after_conflicts, recorded_wakes
+from kdtool.replay.waits import Wakes, after_conflicts, recorded_wakes
 from kdtool.traces import NO_TID, RefKind
 
 INSN_PS = int(ssd().values[DEVICE_FIELDS.index("insn_ps")])
@@ -56,8 +56,8 @@ def test_a_sleep_is_recorded_with_who_ended_it(told):
     assert {(who, by) for _, who, by in said} <= slept
     assert np.all(table["by_row"] <= table["row"])
     tid = trace.columns("refs")["tid"]
-    for row, by, who in zip(table["row"], table["by_tid"], table["tid"], strict=True):
-        assert who in tid[row:] or by == NO_TID or row > len(tid) - 100
+    for by, by_row in zip(table["by_tid"], table["by_row"], strict=True):
+        assert by == NO_TID or by in tid[:by_row]
 
 
 @qemu
@@ -127,6 +127,23 @@ def test_what_another_one_stores_is_read_after_that():
     assert 40 * MS <= result.runtime_ns < 41 * MS
 
 
+def test_a_conflict_that_a_sleep_hid_is_waited_for_later():
+    # Row 3 comes after a sleep that row 2 ended, and after row 1, of another thread. So does row 4.
+    page, store = np.array([7, 7, 5, 7, 7], np.int32), np.array([1, 1, 0, 0, 0], np.uint8)
+    thread = np.array([1, 1, 2, 0, 0], np.int32)
+    wakes = Wakes(np.array([3]), np.array([2]), np.array([0]))
+    assert after_conflicts(page, store, thread, 8, 3, wakes).tolist() == [-1, -1, -1, 2, 1]
+
+
+@pytest.mark.parametrize("reclaim", ["linux", "lru"])
+def test_a_thread_may_begin_with_a_sleep(reclaim):
+    # Thread 2 is born when thread 1 has worked for 5 ms, and sleeps for 7 before its first reference.
+    step = MS * 1000 // INSN_PS
+    vpns, tids, insns = [*range(6)], [1] * 5 + [2], [(i + 1) * step for i in range(5)] + [1]
+    w = workload(vpns, tids=tids, insns=insns, waits=waits((2, 5, NO_TID, 5, 7 * MS)))
+    assert 12 * MS <= runtime_ns(w, reclaim=reclaim) < 12.2 * MS
+
+
 @pytest.mark.parametrize("sleep", [(1, 3, 1, 4, 0), (1, 9, 1, 2, 0), (1, 3, 1, -1, 0), (1, 3, 1, 1, -5)])
 def test_a_sleep_that_nothing_could_have_ended_is_refused(sleep):
     with pytest.raises(TraceError, match=r"^test: row 1 of `waits`: .* record it again$"):
@@ -148,7 +165,8 @@ references = st.lists(
 @settings(max_examples=200)
 def test_every_row_waits_for_what_it_conflicts_with(rows):
     thread, page, store = (np.array(each, np.int32) for each in zip(*rows, strict=True))
-    after = after_conflicts(page, store.astype(np.uint8), thread, 6, 4)
+    asleep = Wakes(*(np.empty(0, np.int64) for _ in range(3)))
+    after = after_conflicts(page, store.astype(np.uint8), thread, 6, 4, asleep)
     for row in range(len(rows)):
         if after[row] >= 0:  # nothing is waited for in vain
             other = after[row]
