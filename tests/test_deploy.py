@@ -490,14 +490,33 @@ def test_a_process_that_has_ended_is_said_to_have():
     os.close(pidfd)
 
 
-def test_a_process_outside_the_cgroup_is_not_taken_in(arrays):
+@pytest.fixture
+def processes(arrays):
+    """Those of a cgroup that nobody is in."""
     events = find_layout().events
     if events is None:
         pytest.skip("no v2 cgroup hierarchy")
-    processes = Processes(arrays, events.root / "kdtool-nobody")
+    return Processes(arrays, events.root / "kdtool-nobody")
+
+
+def test_a_process_outside_the_cgroup_is_not_taken_in(processes, arrays):
     assert not processes.take(os.getpid())
     assert processes.taken == 0
     assert not arrays.processes.any()
+
+
+def test_of_too_many_mappings_those_that_are_asked_for_are_kept(processes, arrays, monkeypatch):
+    arrays.processes[0, at.PID] = os.getpid()
+    processes.read_mappings(os.getpid())
+    n = arrays.processes[0, at.N_MAPPINGS]
+    n_ours = int(np.count_nonzero(arrays.mappings[0, :n, 2] == at.OURS))
+    assert n - 5 > n_ours > 1
+    monkeypatch.setattr("kdtool.deploy.processes.MAX_MAPPINGS", n_ours - 1)
+    processes.read_mappings(os.getpid())
+    kept = arrays.mappings[0, : arrays.processes[0, at.N_MAPPINGS]]
+    assert len(kept) == n_ours - 1
+    assert (kept[:, 2] == at.OURS).all()
+    assert (np.diff(kept[:, 0]) > 0).all()
 
 
 # ---------------------------------------------------------------------------------- who and what
