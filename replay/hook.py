@@ -215,23 +215,19 @@ def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-
         # The faulting thread itself does the work of a synchronous device.
         scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    own_ns, missing_ns = np.int64(0), np.int64(0)
+    missing_ns, first = np.int64(0), 0
     for i in range(m):
         ends_ns = submit_io(slot[out[i]], now_ns, scalars, device)
-        if out[i] == missing:  # nobody looks it up later: its line of ready_ns need not come
-            own_ns = ends_ns
-        else:
-            ready_ns[out[i]] = now_ns if device[SYNCHRONOUS] else ends_ns
-    ends_ns = np.int64(0)
-    for i in range(m - 1, -1, -1):
-        together = i < m - 1 and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1)
-        if out[i] == missing:
-            ends_ns = ends_ns if together else own_ns
-            missing_ns = ends_ns
-        elif together:
-            ready_ns[out[i]] = ends_ns
-        else:
-            ends_ns = ready_ns[out[i]]
+        if i + 1 < m and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1):
+            continue
+        if device[SYNCHRONOUS] and out[i] != missing:
+            ends_ns = now_ns
+        for j in range(first, i + 1):
+            if out[j] == missing:  # nobody looks it up later: its line of ready_ns need not come
+                missing_ns = ends_ns
+            else:
+                ready_ns[out[j]] = ends_ns
+        first = i + 1
     return missing_ns
 
 

@@ -18,6 +18,7 @@ def look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-unty
     page, status = trace[0], memory[0]
     far = row + FAR_ROWS
     if far < len(page):
+        prefetch_line(page, far + 256)
         prefetch_line(status, np.int64(page[far]))
         prefetch_line(trace[1], far)
         prefetch_line(trace[2], far)
@@ -26,11 +27,11 @@ def look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-unty
             near = np.int64(page[row + NEAR_ROWS])
             prefetch_line(trace[3], far)
             prefetch_line(trace[4], far)
-            if status[near] == PREFETCHED:
-                prefetch_line(memory[5], near)
-            if status[near] != RESIDENT:
-                prefetch_line(trace[5], near)
-                prefetch_line(trace[7], near)
+            # No branch, which would be taken at random: of other pages the first one's lines are asked for.
+            read_ahead, out = -np.int64(status[near] == PREFETCHED), -np.int64(status[near] != RESIDENT)
+            prefetch_line(memory[5], near & read_ahead)
+            prefetch_line(trace[5], near & out)
+            prefetch_line(trace[7], near & out)
 
 
 @inner
