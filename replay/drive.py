@@ -60,12 +60,13 @@ def drive(
         lru = LruPass.at_start(w, setting.memory_pages, min(w.n_refs, CHUNK_ROWS))
         memory = memory.planned(lru.victims)
     arrays = memory.arrays()
-    trace = _trace(w, memory, int(values[N_CPUS]))
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     policies = (
         _arrays(policy, prepared, by_agent=bool(values[AGENT_NS])),
         _arrays(live.readahead, live.readahead.prepare(setting), by_agent=False),
     )
+    told = bool(values[AGENT_NS]) or any(len(out) for _, _, _, out, *_ in policies)
+    trace = _trace(w, memory, int(values[N_CPUS]), told=told)
     guards = live.guards if values[AGENT_NS] else None
     if guards is not None:
         memory.scalars[TICK_NS] = 0
@@ -100,7 +101,7 @@ def _misses_go_by_order(
     return bool(is_lru and not reads_ahead and w.n_refs <= MOST_REFS)
 
 
-def _trace(w: Workload, memory: Memory, n_cpus: int) -> tuple[npt.NDArray[Any], ...]:
+def _trace(w: Workload, memory: Memory, n_cpus: int, *, told: bool) -> tuple[npt.NDArray[Any], ...]:
     """Return what the engine takes of a workload, of several threads in streams where memory goes by time."""
     following = after = np.empty(0, np.int32)
     flags, process_of = np.empty(0, np.uint8), np.empty(0, np.int64)
@@ -112,15 +113,18 @@ def _trace(w: Workload, memory: Memory, n_cpus: int) -> tuple[npt.NDArray[Any], 
         free, vmas = streams.free, streams.vmas
         begin_streams(memory.scalars, memory.clocks, streams, n_cpus)
     return (
-        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w), *free, w.wakes.row, w.tids,
-        following, flags, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,
-        *vmas, process_of, w.wakes.after, w.wakes.asked_ns, after,
+        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w, told=told), *free, w.wakes.row,
+        w.tids, following, flags, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row,
+        w.shared.note_page, *vmas, process_of, w.wakes.after, w.wakes.asked_ns, after,
     )  # fmt: skip
 
 
-def _vmas(workload: Workload) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return each page's VMA, and the bounds of all, at the start: a process is one without bounds."""
-    of_page = (workload.keys >> VPN_BITS).astype(np.int32)
+def _vmas(workload: Workload, *, told: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return each page's VMA, if a policy is told, and the bounds of all, at the start.
+
+    A process is one without bounds.
+    """
+    of_page = (workload.keys >> VPN_BITS).astype(np.int32) if told else np.empty(0, np.int32)
     return of_page, np.tile(np.array([0, 1 << VPN_BITS]), (workload.n_vmas, 1))
 
 

@@ -17,6 +17,7 @@ from kdtool.replay.memory import (
     BATCHED,
     DECISIONS,
     LATENCY_NS,
+    NAMED,
     PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
@@ -70,6 +71,9 @@ FOUND = 2
 NAMED_PAGE, NAMED_SLOT = -1, -(1 << 50)
 """A policy names a page of the faulting process by vpn; the oracle names a dense id p as NAMED_PAGE - p,
 cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
+
+NAMED_LATELY = 8
+"""After so many decisions that named no page, none is expected of the next."""
 
 NOT_SENT = 1 << 62
 """When a page is ready whose read still waits for those after it."""
@@ -241,6 +245,7 @@ def name_pages(decide, row, page, major, compute_ns, trace, memory, decider, dev
     state[0] = 0
     n = decide(params, state, ctx, out)
     scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
+    scalars[NAMED] = (scalars[NAMED] >> 1) + (np.int64(n > 0) << NAMED_LATELY)
     return n
 
 
