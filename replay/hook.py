@@ -93,9 +93,9 @@ def key_at(row, page, trace):  # type: ignore[no-untyped-def]
 @inner
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
-    ip, keys, pids, vma_of_page, vma_bounds = trace[4], trace[5], trace[6], trace[7], trace[8]
+    ip, pids, vma_of_page, vma_bounds, keys = trace[4], trace[6], trace[7], trace[8], trace[25]
     key = key_at(row, page, trace)
-    vpn, process, vma = keys[key] & VPN_MASK, keys[key] >> VPN_BITS, vma_of_page[key]
+    vpn, process, vma = keys[key] & VPN_MASK, keys[key] >> VPN_BITS, np.int64(vma_of_page[key])
     ctx[0] = vpn
     ctx[1] = pids[process]
     ctx[2] = trace[12][trace[3][row]]

@@ -37,9 +37,9 @@ def look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-unty
             # No branch, which would be taken at random: of other pages the first one's lines are asked for.
             read_ahead, out = -np.int64(status[near] == PREFETCHED), -np.int64(status[near] != RESIDENT)
             prefetch_line(memory[5], near & read_ahead)
-            prefetch_line(trace[5], near & out)
-            prefetch_line(trace[7], near & out)
+            prefetch_line(trace[25], near & out)
             out &= -np.int64(memory[6][NAMED] > 0)
+            prefetch_line(trace[5], near & out)
             prefetch_line(trace[5], near + KEYS_A_LINE & out)
             prefetch_line(status, near + PAGES_A_LINE & out)
 
