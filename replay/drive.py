@@ -19,6 +19,7 @@ from kdtool.replay.memory import (
     INSN_PS,
     LRU,
     N_CPUS,
+    PAGE_BYTES,
     RECLAIM_KIND,
     TICK_NS,
     VICTIM_AT,
@@ -126,6 +127,7 @@ def _trace(w: Workload, memory: Memory, n_cpus: int, *, told: bool) -> tuple[npt
 
 def _places(workload: Workload, *, told: bool) -> npt.NDArray[np.void]:
     """Return each page's key and its VMA at the start, its process, if a policy is told of pages."""
+    assert PLACE.itemsize == PAGE_BYTES
     keys = workload.keys if told else workload.keys[:0]
     places = zeros(len(keys) * PLACE.itemsize, np.uint8).view(PLACE)
     places["key"], places["vma"] = keys, keys >> VPN_BITS
