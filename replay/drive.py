@@ -11,6 +11,7 @@ from kdtool.replay.compiling import engine
 from kdtool.replay.hook import CTX_FOLLOWS_CACHE, CTX_WORDS
 from kdtool.replay.keys import VPN_BITS
 from kdtool.replay.live import LiveSetting, ask_guards
+from kdtool.replay.longarrays import zeros
 from kdtool.replay.lrupass import MOST_REFS, LruPass
 from kdtool.replay.memory import (
     AGENT_NS,
@@ -18,6 +19,7 @@ from kdtool.replay.memory import (
     INSN_PS,
     LRU,
     N_CPUS,
+    PAGE_BYTES,
     RECLAIM_KIND,
     TICK_NS,
     VICTIM_AT,
@@ -33,6 +35,9 @@ __all__ = ["Progress", "drive"]
 
 CHUNK_ROWS = 500_000
 """Replayed between two reports of progress: some tenths of a second."""
+
+PLACE = np.dtype([("key", "i8"), ("vma", "i4"), ("unused", "i4")])
+"""What a policy is told of a page, in one cache line; as large as memory's record, as the engine has it."""
 
 Progress = Callable[[int], None]
 """Called with the number of references replayed since the last call."""
@@ -60,12 +65,13 @@ def drive(
         lru = LruPass.at_start(w, setting.memory_pages, min(w.n_refs, CHUNK_ROWS))
         memory = memory.planned(lru.victims)
     arrays = memory.arrays()
-    trace = _trace(w, memory, int(values[N_CPUS]))
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     policies = (
         _arrays(policy, prepared, by_agent=bool(values[AGENT_NS])),
         _arrays(live.readahead, live.readahead.prepare(setting), by_agent=False),
     )
+    told = bool(values[AGENT_NS]) or any(len(out) for _, _, _, out, *_ in policies)
+    trace = _trace(w, memory, int(values[N_CPUS]), told=told)
     guards = live.guards if values[AGENT_NS] else None
     if guards is not None:
         memory.scalars[TICK_NS] = 0
@@ -100,7 +106,7 @@ def _misses_go_by_order(
     return bool(is_lru and not reads_ahead and w.n_refs <= MOST_REFS)
 
 
-def _trace(w: Workload, memory: Memory, n_cpus: int) -> tuple[npt.NDArray[Any], ...]:
+def _trace(w: Workload, memory: Memory, n_cpus: int, *, told: bool) -> tuple[npt.NDArray[Any], ...]:
     """Return what the engine takes of a workload, of several threads in streams where memory goes by time."""
     following = after = np.empty(0, np.int32)
     flags, process_of = np.empty(0, np.uint8), np.empty(0, np.int64)
@@ -111,17 +117,21 @@ def _trace(w: Workload, memory: Memory, n_cpus: int) -> tuple[npt.NDArray[Any], 
         process_of = streams.process_of
         free, vmas = streams.free, streams.vmas
         begin_streams(memory.scalars, memory.clocks, streams, n_cpus)
+    places, vma_bounds = _places(w, told=told), np.tile(np.array([0, 1 << VPN_BITS]), (w.n_vmas, 1))
     return (
-        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, *_vmas(w), *free, w.wakes.row, w.tids,
-        following, flags, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row, w.shared.note_page,
-        *vmas, process_of, w.wakes.after, w.wakes.asked_ns, after,
+        w.page, w.insns, w.store, w.thread, w.ip, w.keys, w.pids, places["vma"], vma_bounds, *free,
+        w.wakes.row, w.tids, following, flags, w.shared.key_of_row, w.shared.note_of_key, w.shared.note_row,
+        w.shared.note_page, *vmas, process_of, w.wakes.after, w.wakes.asked_ns, after, places["key"],
     )  # fmt: skip
 
 
-def _vmas(workload: Workload) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return each page's VMA, and the bounds of all, at the start: a process is one without bounds."""
-    of_page = (workload.keys >> VPN_BITS).astype(np.int32)
-    return of_page, np.tile(np.array([0, 1 << VPN_BITS]), (workload.n_vmas, 1))
+def _places(workload: Workload, *, told: bool) -> npt.NDArray[np.void]:
+    """Return each page's key and its VMA at the start, its process, if a policy is told of pages."""
+    assert PLACE.itemsize == PAGE_BYTES
+    keys = workload.keys if told else workload.keys[:0]
+    places = zeros(len(keys) * PLACE.itemsize, np.uint8).view(PLACE)
+    places["key"], places["vma"] = keys, keys >> VPN_BITS
+    return places
 
 
 def _arrays(policy: Policy, prepared: Prepared, *, by_agent: bool) -> tuple[npt.NDArray[np.int64], ...]:

@@ -75,11 +75,13 @@ __all__ = ["SIGNATURE", "replay_range"]
 _U1, _I4, _I8 = (types.Array(dtype, 1, "C") for dtype in (types.uint8, types.int32, types.int64))
 _I4_2, _I8_2 = types.Array(types.int32, 2, "C"), types.Array(types.int64, 2, "C")
 # Explicit signatures let Numba keep the compiled engine on disk; these mirror the tuples made in drive.py.
-_U1A, _U2A, _I4A = (types.Array(dtype, 1, "A") for dtype in (types.uint8, types.uint16, types.int32))
+_U1A, _U2A, _I4A, _I8A = (
+    types.Array(dtype, 1, "A") for dtype in (types.uint8, types.uint16, types.int32, types.int64)
+)
 _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     (
-        _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4, _I8,
-        _I8_2, _I8, _I8, _I8, _I4,
+        _I4, _I8, _U1, _I4, _I8, _I8, _I8, _I4A, _I8_2, _I8, _I8, _I8, _I4, _I4, _U1, _I4, _I8, _I8, _I4, _I8,
+        _I8_2, _I8, _I8, _I8, _I4, _I8A,
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]

@@ -17,6 +17,7 @@ from kdtool.replay.memory import (
     BATCHED,
     DECISIONS,
     LATENCY_NS,
+    NAMED,
     PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
@@ -71,6 +72,9 @@ NAMED_PAGE, NAMED_SLOT = -1, -(1 << 50)
 """A policy names a page of the faulting process by vpn; the oracle names a dense id p as NAMED_PAGE - p,
 cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
 
+NAMED_LATELY = 8
+"""After so many decisions that named no page, none is expected of the next."""
+
 NOT_SENT = 1 << 62
 """When a page is ready whose read still waits for those after it."""
 
@@ -89,9 +93,9 @@ def key_at(row, page, trace):  # type: ignore[no-untyped-def]
 @inner
 def _context(ctx, row, page, major, now_ns, trace, slot):  # type: ignore[no-untyped-def]
     """Fill in what the hook may know: the context fields of a program, then what baselines need."""
-    ip, keys, pids, vma_of_page, vma_bounds = trace[4], trace[5], trace[6], trace[7], trace[8]
+    ip, pids, vma_of_page, vma_bounds, keys = trace[4], trace[6], trace[7], trace[8], trace[25]
     key = key_at(row, page, trace)
-    vpn, process, vma = keys[key] & VPN_MASK, keys[key] >> VPN_BITS, vma_of_page[key]
+    vpn, process, vma = keys[key] & VPN_MASK, keys[key] >> VPN_BITS, np.int64(vma_of_page[key])
     ctx[0] = vpn
     ctx[1] = pids[process]
     ctx[2] = trace[12][trace[3][row]]
@@ -215,23 +219,19 @@ def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-
         # The faulting thread itself does the work of a synchronous device.
         scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    own_ns, missing_ns = np.int64(0), np.int64(0)
+    missing_ns, first = np.int64(0), 0
     for i in range(m):
         ends_ns = submit_io(slot[out[i]], now_ns, scalars, device)
-        if out[i] == missing:  # nobody looks it up later: its line of ready_ns need not come
-            own_ns = ends_ns
-        else:
-            ready_ns[out[i]] = now_ns if device[SYNCHRONOUS] else ends_ns
-    ends_ns = np.int64(0)
-    for i in range(m - 1, -1, -1):
-        together = i < m - 1 and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1)
-        if out[i] == missing:
-            ends_ns = ends_ns if together else own_ns
-            missing_ns = ends_ns
-        elif together:
-            ready_ns[out[i]] = ends_ns
-        else:
-            ends_ns = ready_ns[out[i]]
+        if i + 1 < m and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1):
+            continue
+        if device[SYNCHRONOUS] and out[i] != missing:
+            ends_ns = now_ns
+        for j in range(first, i + 1):
+            if out[j] == missing:  # nobody looks it up later: its line of ready_ns need not come
+                missing_ns = ends_ns
+            else:
+                ready_ns[out[j]] = ends_ns
+        first = i + 1
     return missing_ns
 
 
@@ -245,6 +245,7 @@ def name_pages(decide, row, page, major, compute_ns, trace, memory, decider, dev
     state[0] = 0
     n = decide(params, state, ctx, out)
     scalars[WORKED_NS] += state[0] * device[STEP_PS] // 1000
+    scalars[NAMED] = (scalars[NAMED] >> 1) + (np.int64(n > 0) << NAMED_LATELY)
     return n
 
 

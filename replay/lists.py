@@ -36,6 +36,7 @@ __all__ = [
     "push_newest",
     "push_oldest",
     "unlink",
+    "upcoming",
 ]
 
 INACTIVE_LIST, ACTIVE_LIST = range(2)
@@ -46,8 +47,9 @@ MOST_PAGES = 1 << 26
 """In a memory: places of so many are 32-bit numbers."""
 NO_PAGE = NO_PLACE = -1
 OLDEST, NEWEST, FIRST, MASK = range(4)
-SCAN_AHEAD = 24
-"""How many places ahead of a scan records are asked for."""
+SCAN_AHEAD, RING_AHEAD = 40, 120
+"""How many places ahead of a scan records are asked for, and before them who lies there: more than the 32
+places of a batch, so that both are there when the next one begins."""
 
 
 def new_rings(n_pages: int, n_lists: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -67,6 +69,7 @@ def _page_at(place, memory):  # type: ignore[no-untyped-def]
 @inner
 def _look_ahead(at, first, mask, memory):  # type: ignore[no-untyped-def]
     """Have on its way the record of a page that a scan which is `at` a place meets later, or of any page."""
+    prefetch_line(memory[12], first + (at + RING_AHEAD & mask))
     prefetch_line(memory[0], np.int64(memory[12][first + (at + SCAN_AHEAD & mask)]))
 
 
@@ -130,3 +133,10 @@ def oldest(which, memory):  # type: ignore[no-untyped-def]
         at += 1
     ends[which, OLDEST] = at
     return page
+
+
+@inner
+def upcoming(which, ahead, memory):  # type: ignore[no-untyped-def]
+    """Return the page `ahead` places behind the oldest one in use, or any page."""
+    ends = memory[13]
+    return np.int64(memory[12][ends[which, FIRST] + (ends[which, OLDEST] + ahead & ends[which, MASK])])

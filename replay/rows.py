@@ -3,13 +3,18 @@
 import numpy as np
 
 from kdtool.replay.cacheline import prefetch_line
-from kdtool.replay.memory import FREE_AT, PREFETCHED, RESIDENT, VMA_AT, WAKE_AT
+from kdtool.replay.memory import FREE_AT, NAMED, PREFETCHED, RESIDENT, VMA_AT, WAKE_AT
 from kdtool.rmt.jit import inner
 
 __all__ = ["look_ahead", "next_due"]
 
-FAR_ROWS, NEAR_ROWS = 48, 16
-"""How many rows ahead records are asked for, and, once they have come, what else a policy is told."""
+FAR_ROWS, NEAR_ROWS, PAGES_ROWS = 48, 16, 256
+"""How many rows ahead records are asked for, once they have come what else a policy is told, and before them
+which pages those rows are of."""
+KEYS_A_LINE, PAGES_A_LINE = 8, 4
+"""What a policy that names pages names lies behind the page that faults more often than not."""
+LINE_ROWS = 8
+"""Of the widest column, 8 bytes a row, in a cache line."""
 
 
 @inner
@@ -19,18 +24,24 @@ def look_ahead(row, asks, trace, memory, shadow_missed):  # type: ignore[no-unty
     far = row + FAR_ROWS
     if far < len(page):
         prefetch_line(status, np.int64(page[far]))
-        prefetch_line(trace[1], far)
-        prefetch_line(trace[2], far)
+        if far & LINE_ROWS - 1 == 0:
+            prefetch_line(page, far + PAGES_ROWS)
+            prefetch_line(trace[1], far)
+            prefetch_line(trace[2], far)
+            if asks:
+                prefetch_line(shadow_missed, far)
+                prefetch_line(trace[3], far)
+                prefetch_line(trace[4], far)
         if asks:
-            prefetch_line(shadow_missed, far)
             near = np.int64(page[row + NEAR_ROWS])
-            prefetch_line(trace[3], far)
-            prefetch_line(trace[4], far)
-            if status[near] == PREFETCHED:
-                prefetch_line(memory[5], near)
-            if status[near] != RESIDENT:
-                prefetch_line(trace[5], near)
-                prefetch_line(trace[7], near)
+            # No branch, which would be taken at random: of other pages the first one's lines are asked for.
+            read_ahead, out = -np.int64(status[near] == PREFETCHED), -np.int64(status[near] != RESIDENT)
+            prefetch_line(memory[5], near & read_ahead)
+            prefetch_line(trace[25], near & out)
+            out &= -np.int64(memory[6][NAMED] > 0)
+            prefetch_line(trace[5], near & out)
+            prefetch_line(trace[5], near + KEYS_A_LINE & out)
+            prefetch_line(status, near + PAGES_A_LINE & out)
 
 
 @inner

@@ -21,8 +21,9 @@ wakes its flusher.
 import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.evict import evict, give_slot, work
-from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, NO_PAGE, oldest, push_newest
+from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, NO_PAGE, oldest, push_newest, upcoming
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX, flush_stats, inactive_is_low, note_cost
 from kdtool.replay.memory import (
     ACCESSED,
@@ -63,6 +64,9 @@ __all__ = ["activate", "try_to_free_pages"]
 DEF_PRIORITY = 12
 SWAPPINESS, MAX_SWAPPINESS = 60, 200
 """vm.swappiness as Linux ships it."""
+
+READ_AHEAD = 12
+"""How many places ahead of a scan it is asked when a page that was read ahead was there."""
 
 ANON, FILE = 0, 1
 INACTIVE_ANON, ACTIVE_ANON, INACTIVE_FILE, ACTIVE_FILE, N_LISTS = range(5)
@@ -120,6 +124,9 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
         if page == NO_PAGE:
             break  # the page being faulted in is counted already and on no list yet
         scanned += 1
+        ahead = upcoming(inactive, READ_AHEAD, memory)
+        if status[ahead] == PREFETCHED:
+            prefetch_line(ready_ns, ahead)
         if marks[page] & WRITEBACK:
             wait_for_write(page, memory, device)
         if status[page] in (PREFETCHED, FILE_IN) and ready_ns[page] > scalars[NOW_NS]:
