@@ -103,18 +103,23 @@ def test_one_call_waits_for_the_one_before(cost, slow_ns):
     assert (late.major_faults - MISSES, late.prefetch_used) == (3, 0)
 
 
+@njit
+def one_call(memory, policy, device):
+    _call(0, 20, memory, policy, device)
+
+
 def test_an_agent_pays_for_each_call_and_for_each_range_of_one():
     status, agent = new_memory(40, 20, "linux", Flush()), new_agent(works=True)
     status.pages["status"][:20], status.pages["slot"][:20] = SWAPPED, range(20)
     memory, device, words = status.arrays(), ssd().by_agent(1000).values, agent.words
-    policy = (None, None, None, np.zeros(8, np.int64), *agent)
+    policy = (*np.zeros((4, 8), np.int64), *agent)
     took_ns = []
     for pages in ([2], [4, 5], [7, 9]):  # in one range, in one, and in two
         for at, page in enumerate(pages):
             agent.queue[at] = page, 10**9
             memory[8][page] |= PREDICTED
         words[[QUEUE_FIRST, QUEUE_COUNT]] = 0, len(pages)
-        _call(0, 20, memory, policy, device)
+        one_call(memory, policy, device)
         took_ns.append(words[FREE_NS])
 
     page_ns, range_ns, call_ns = (
