@@ -2,16 +2,19 @@
 //
 //     limitprobe FILE PAGES FROM BLOCK STRIDE WORK PASSES
 //
-// stores to PAGES new pages, then PASSES times loads from all of them with a stride, WORK steps of arithmetic
-// after each. Writes to FILE, in ns:
+// stores to PAGES new pages, then goes through all of them PASSES times with a stride, WORK steps of arithmetic
+// at each: two passes of loads, one of stores, and so on. So one pass of loads has the pages that are in memory
+// written out, and the next one none. Writes to FILE, in ns:
 //
-//     work W            the arithmetic alone, a load
-//     cold C            a store, for each BLOCK of pages from FROM on
-//     pass P MAJORS     a load with its arithmetic, and the pass's major faults
+//     work W                  the arithmetic alone, a load
+//     cold C                  a store, for each BLOCK of pages from FROM on
+//     pass P MAJORS WRITTEN   of a pass of loads: a load with its arithmetic, its major faults, and how many
+//                             pages the machine wrote to swap meanwhile
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -30,6 +33,16 @@ static int64_t majors(void) {
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     return use.ru_majflt;
+}
+
+static int64_t written(void) {
+    char name[64];
+    int64_t value, found = 0;
+    FILE *file = fopen("/proc/vmstat", "r");
+    while (file && fscanf(file, "%63s %ld", name, &value) == 2)
+        if (!strcmp(name, "pswpout")) found = value;
+    if (file) fclose(file);
+    return found;
 }
 
 static void work(int64_t steps) {
@@ -58,15 +71,17 @@ int main(int argc, char **argv) {
         if (page + 1 >= from && (page + 1 - from) % block == 0) then = now_ns();
     }
     for (int64_t pass = 0; pass < number[7]; pass++) {
-        int64_t faults = majors();
+        int stores = pass % 3 == 2;
+        int64_t faults = majors(), writes = written();
         then = now_ns();
         for (int64_t first = 0; first < stride; first++)
             for (int64_t page = first; page < pages; page += stride) {
+                if (stores) p[page * PAGE_BYTES] += 2;  // stays odd
                 sum += p[page * PAGE_BYTES];
                 work(steps);
             }
         int64_t took = (now_ns() - then) / pages;
-        fprintf(out, "pass %ld %ld\n", took, majors() - faults);
+        if (!stores) fprintf(out, "pass %ld %ld %ld\n", took, majors() - faults, written() - writes);
     }
     return fclose(out) != 0 || sum == 0;
 }

@@ -3,10 +3,11 @@
     idle ─AGENT_NS after a decision─► read decisions ─► a call, range by range ─► read again ... ─► idle
       └──every AGENT_NS or more: little room? reclaim ──┘
 
-A call is the agent's work, page by page: room is made, and the page's read submitted. It takes the agent's
-time, not the workload's; so do decisions by a Linux that is asked for room ahead. What was decided meanwhile
-waits. Turns are caught up with at the workload's next fault: between two faults nothing looks at what they
-change, but for accessed bits.
+A call is the agent's work, page by page: room is made, and the page's read submitted, range by range. It
+takes the agent's time, not the workload's; so do decisions by a Linux that is asked for room ahead. The
+workload is interrupted for each page that the agent's reclaim writes out. What was decided meanwhile waits.
+Turns are caught up with at the workload's next fault: between two faults nothing looks at what they change,
+but for accessed bits.
 """
 
 import numpy as np
@@ -21,18 +22,23 @@ from kdtool.replay.agent import (
     next_turn,
     read_decisions,
 )
+from kdtool.replay.evict import work
 from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages, read_pages
 from kdtool.replay.memory import (
     AGENT_NS,
     BESIDE_NS,
+    BESIDE_WRITE_NS,
+    CALL_NS,
     COUNT,
     DECISIONS,
     DEGREE,
     NOW_NS,
+    RANGE_NS,
     RECLAIMED,
     WAITED_NS,
     WATCHES,
     WORKED_NS,
+    WRITTEN,
 )
 from kdtool.replay.reclaim import free_ahead
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE, LOW_PAGES, after_call, nap
@@ -103,9 +109,11 @@ def _call(at_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-d
     n, n_ranges = collect(at_ns, memory, words, policy[6], call)
     worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
     before_ns = at_ns - worked_ns - waited_ns
+    scalars[WORKED_NS] += (n > 0) * device[CALL_NS]
     end = n
     for i in range(n_ranges - 1, -1, -1):
         begin = call[i, 1]
+        scalars[WORKED_NS] += device[RANGE_NS]
         while begin < end:
             m = min(end - begin, len(out))
             for j in range(m):
@@ -125,10 +133,11 @@ def _call(at_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-d
 
 @inner
 def serve_agent(now_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Do what the agent did up to `now_ns`."""
+    """Do what the agent did up to `now_ns`; the workload pays for the pages that it has written out."""
     words, unread = policy[4], policy[5]
     if not memory[6][DEGREE]:
         words[LOOK_NS] = now_ns
+    written = memory[7][WRITTEN]
     while True:
         turn_ns, look_ns = next_turn(words, unread, device), max(words[LOOK_NS], words[FREE_NS])
         if look_ns < min(turn_ns, now_ns):
@@ -138,4 +147,5 @@ def serve_agent(now_ns, capacity, memory, policy, device):  # type: ignore[no-un
             _call(turn_ns, capacity, memory, policy, device)
             words[LOOK_NS] = words[FREE_NS]
         else:
-            return
+            break
+    work((memory[7][WRITTEN] - written) * device[BESIDE_WRITE_NS], memory[6])

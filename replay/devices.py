@@ -23,7 +23,8 @@ __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_devi
 
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
-    "prefetch_ns", "reclaim_ns", "writeout_ns", "beside_ns", "step_ps", "insn_ps", "n_cpus",
+    "prefetch_ns", "range_ns", "call_ns", "reclaim_ns", "writeout_ns", "beside_ns", "beside_write_ns",
+    "step_ps", "insn_ps", "n_cpus",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
@@ -31,12 +32,15 @@ latency_ns: a 4 KiB random read on the idle device · service_ns: between the en
 reads · transfer_ns: the same for a read merged with its neighbour · synchronous: 1 when the faulting
 thread does the read itself · batched: 1 when reads that were submitted together
 end together, with the last · major_ns, minor_ns, cold_ns: the kernel's own work at a fault on a swapped,
-a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch · reclaim_ns: to unmap and
+a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch · range_ns, call_ns: what a
+range of an agent's call takes beside its pages, and a call beside its ranges · reclaim_ns: to unmap and
 free one page · writeout_ns: to write it out first, if it is dirty · beside_ns: what an agent on another CPU
 that acts costs the workload for each page that comes from swap: events, interrupts of its reads and of its
-reclaim, and its locks; as long the agent waits for each page that it has reclaimed · step_ps: one step of a
-program, in picoseconds · insn_ps: one instruction of the workload, in picoseconds · n_cpus: how many CPUs the
-workload's threads share, 0 for as many as there are threads.
+reclaim, and its locks; as long the agent waits for each page that it has reclaimed · beside_write_ns: what it
+costs the workload that the agent's reclaim writes a page out: the flush of its TLB, which a dirty page has to
+itself (try_to_unmap_flush_dirty(), mm/rmap.c, v6.18), and the interrupt when it is written · step_ps: one
+step of a program, in picoseconds · insn_ps: one instruction of the workload, in picoseconds · n_cpus: how
+many CPUs the workload's threads share, 0 for as many as there are threads.
 """
 
 FLAGS = ("synchronous", "batched")

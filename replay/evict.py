@@ -27,6 +27,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
     WORKINGSET,
     WRITEOUT_NS,
+    WRITTEN,
 )
 from kdtool.replay.slots import take_slot
 from kdtool.rmt.jit import inline, inner
@@ -73,6 +74,7 @@ def evict(page, memory, device):  # type: ignore[no-untyped-def]
     if page < scalars[FIRST_FILE]:
         if give_slot(page, memory):
             work(device[WRITEOUT_NS], scalars)
+            counters[WRITTEN] += 1
         status[page] = SWAPPED
     else:
         scalars[FILE_COUNT] -= 1

@@ -37,6 +37,7 @@ from kdtool.replay.memory import (
     WRITES_END,
     WRITES_FIRST,
     WRITES_SENT,
+    WRITTEN,
 )
 from kdtool.replay.slots import NO_PAGE
 from kdtool.rmt.jit import inner
@@ -83,6 +84,7 @@ def begin_write(page, memory, device):  # type: ignore[no-untyped-def]
     marks[page] = (marks[page] & ~DIRTY) | WRITEBACK
     writes[scalars[WRITES_END] % len(writes), 0] = page
     scalars[WRITES_END] += 1
+    memory[7][WRITTEN] += 1
     if scalars[RECLAIM_KIND] == MGLRU:
         put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
         return

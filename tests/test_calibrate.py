@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_cli import refused
 
 from kdtool.calibrate import plan, rounds
-from kdtool.calibrate.limited import Limited
+from kdtool.calibrate.limited import Calls, Limited, Pass
 from kdtool.calibrate.model import numbers_of
 from kdtool.calibrate.numbers import summarize
 from kdtool.calibrate.plan import LAYOUT, Plan, choose_swap, make_plan
@@ -40,10 +40,19 @@ INSTANCES = Path("/sys/kernel/tracing/instances")
 MIB = 1 << 20
 ROUND = Round(
     latency_ns=40_000, fault_ns=61_000, major_faults=128, sleeps=128, service_ns=9_000, transfer_ns=2_000,
-    merged_pages=85, batched=1, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, reclaim_ns=3_000,
-    step_ps=17_000, insn_ps=250,
+    merged_pages=85, batched=1, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, range_ns=1_600,
+    reclaim_ns=3_000, step_ps=17_000, insn_ps=250,
 )  # fmt: skip
-LIMITED = Limited([9_700, 8_700, 30_000], [(9_000, 6_000), (6_500, 0), (6_600, 0), (5_000, 0)])
+LIMITED = Limited(
+    [9_700, 8_700, 30_000],
+    [
+        *[Pass(9_000, 6_000, 0), Pass(6_500, 0, 0), Pass(6_600, 0, 20), Pass(5_000, 0, 0)],
+        *[Pass(9_500, 0, 6_144), Pass(9_000, 0, 6_144), Pass(20_000, 0, 4_096), Pass(90_000, 0, 1_000)],
+    ],
+    [Calls(10, 40, 26_000), Calls(100, 100, 13_000), Calls(1, 4, 90_000)],
+)
+"""Clean passes in which the agent kept ahead: 5,000 beyond minor_ns; dirty ones: twice 3,000, and more. A
+call of four pages takes 16,000 for these, of one 4,000."""
 SWAP = SwapDevice("/dev/kdtool-none", "disk", None, False, False, 1024 * MIB, 0, -2)
 
 
@@ -78,7 +87,8 @@ def test_numbers_of_a_device_with_a_queue() -> None:
     numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True)
 
     assert tuple(numbers) == DEVICE_FIELDS
-    values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 3_000, 5_000, 5_000, 17_000, 250]
+    values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 1_600, 10_000, 3_000, 5_000]
+    values += [5_000, 6_000, 17_000, 250]
     assert [number.value for number in numbers.values()] == [*values, len(os.sched_getaffinity(0))]
     assert numbers["major_ns"].quartiles == (20_500, 9_021_000)
     assert "block_rq_issue" in numbers["latency_ns"].source

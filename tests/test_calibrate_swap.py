@@ -23,6 +23,16 @@ from kdtool.replay import DEVICE_FIELDS, load_device
 pytestmark = [pytest.mark.root, needs.root, needs.tracefs, needs.gcc]
 
 INSTANCES = Path("/sys/kernel/tracing/instances")
+POSITIVE = (
+    "cold_ns",
+    "range_ns",
+    "call_ns",
+    "reclaim_ns",
+    "beside_ns",
+    "beside_write_ns",
+    "step_ps",
+    "insn_ps",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,7 +98,7 @@ def test_a_host_is_measured_into_a_file_that_replay_takes(tmp_path: Path) -> Non
     values = dict(zip((*DEVICE_FIELDS, "agent_ns"), load_device(str(output)).values.tolist(), strict=True))
     assert values["synchronous"] == top.synchronous
     assert values["latency_ns"] > 1000 and values["major_ns"] > values["minor_ns"] > 300
-    assert all(values[field] > 0 for field in ("cold_ns", "reclaim_ns", "beside_ns", "step_ps", "insn_ps"))
+    assert all(values[field] > 0 for field in POSITIVE)
     trace = strided_trace(tmp_path / "t.kdt").path
     rows = json.loads(kdtool("replay", trace, "--device", output, "ssd", "--json").stdout)["rows"]
     assert {row["device"] for row in rows} == {"host", "ssd"}

@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 
 from kdtool.cli import app
 from kdtool.errors import ParameterError
-from kdtool.replay import DEVICE_FIELDS, ProgramPolicy, load_policy, replay, run_shadow
+from kdtool.replay import DEVICE_FIELDS, Flush, ProgramPolicy, load_policy, replay, run_shadow
+from kdtool.replay.agent import FREE_NS, QUEUE_COUNT, QUEUE_FIRST, new_agent
+from kdtool.replay.agentloop import _call
+from kdtool.replay.memory import PREDICTED, SWAPPED, new_memory
 from kdtool.replay.policies.base import Prepared
 from kdtool.rmt import stride_program
 from kdtool.rmt.numba_vm import DECIDE
@@ -85,8 +88,11 @@ def test_the_agent_pays_for_what_it_asks_for():
     assert by_kernel[1] - by_kernel[0] > by_agent[1] - by_agent[0] + 3 * 100_000
 
 
-# Its own work, or that it has pages of a program reclaimed that runs on another CPU.
-@pytest.mark.parametrize(("cost", "slow_ns"), [("prefetch_ns", STEP_NS), ("beside_ns", 4 * STEP_NS)])
+# Its own work, of a page, a range and a call, or that it has pages of a program reclaimed on another CPU.
+@pytest.mark.parametrize(
+    ("cost", "slow_ns"),
+    [("prefetch_ns", STEP_NS), *((cost, 4 * STEP_NS) for cost in ("range_ns", "call_ns", "beside_ns"))],
+)
 def test_one_call_waits_for_the_one_before(cost, slow_ns):
     # 5 has three pages asked for, and 0, a step later, three more, of which 3 is touched after four steps.
     w = workload([*SINCE, 5, 0, 10, 11, 12, 3], step_insns=STEP_INSNS)
@@ -95,6 +101,32 @@ def test_one_call_waits_for_the_one_before(cost, slow_ns):
 
     assert (quick.major_faults - MISSES, quick.prefetch_used) == (2, 1)
     assert (late.major_faults - MISSES, late.prefetch_used) == (3, 0)
+
+
+@njit
+def one_call(memory, policy, device):
+    _call(0, 20, memory, policy, device)
+
+
+def test_an_agent_pays_for_each_call_and_for_each_range_of_one():
+    status, agent = new_memory(40, 20, "linux", Flush()), new_agent(works=True)
+    status.pages["status"][:20], status.pages["slot"][:20] = SWAPPED, range(20)
+    memory, device, words = status.arrays(), ssd().by_agent(1000).values, agent.words
+    policy = (*np.zeros((4, 8), np.int64), *agent)
+    took_ns = []
+    for pages in ([2], [4, 5], [7, 9]):  # in one range, in one, and in two
+        for at, page in enumerate(pages):
+            agent.queue[at] = page, 10**9
+            memory[8][page] |= PREDICTED
+        words[[QUEUE_FIRST, QUEUE_COUNT]] = 0, len(pages)
+        one_call(memory, policy, device)
+        took_ns.append(words[FREE_NS])
+
+    page_ns, range_ns, call_ns = (
+        int(device[DEVICE_FIELDS.index(name)]) for name in ("prefetch_ns", "range_ns", "call_ns")
+    )
+    one = call_ns + range_ns + page_ns
+    assert took_ns == [one, one + page_ns, one + page_ns + range_ns]
 
 
 @pytest.mark.parametrize(("after", "events"), [([5, 6, 8], 3), ([6, 8], 0), ([5, 20, 21], 3)])

@@ -175,17 +175,33 @@ def test_an_agent_that_acts_costs_the_workload_something_for_each_page_from_swap
 def test_an_agent_that_acts_keeps_room_in_a_memory_that_has_some_to_spare(reclaim):
     # The last pages are new: a program has nothing to ask for, and the workload need not reclaim for them.
     w = workload(np.arange(6000), step_insns=100 * STEP_INSNS)
-    at = DEVICE_FIELDS.index("reclaim_ns")
+    at, written = DEVICE_FIELDS.index("reclaim_ns"), DEVICE_FIELDS.index("beside_write_ns")
     times = {}
     for pages in (3000, LEAST_SHARE * FREE_PAGES - 1):
         for reclaim_ns in (0, 1000):
             device = ssd().by_agent(AGENT_NS)
-            device.values[at] = reclaim_ns
+            device.values[at], device.values[written] = reclaim_ns, 0
             shadow = run_shadow(w, pages, device, reclaim)
             times[pages, reclaim_ns] = replay(w, stride(), shadow, device).runtime_ns
 
     assert times[3000, 1000] == times[3000, 0]
     assert times[LEAST_SHARE * FREE_PAGES - 1, 1000] > times[LEAST_SHARE * FREE_PAGES - 1, 0]
+
+
+@pytest.mark.parametrize("reclaim", ["linux", "lru", "mglru"])
+def test_the_workload_pays_for_what_the_agent_has_written_out(reclaim):
+    # New pages, for which the agent makes room; then they are only read, and what comes has its slot.
+    kinds = [1] * 6000 + [0] * 3000
+    w = workload([*range(6000), *range(3000)], kinds=kinds, step_insns=100 * STEP_INSNS)
+    at = DEVICE_FIELDS.index("beside_write_ns")
+    times = []
+    for ns, agent_ns in ((0, AGENT_NS), (1000, AGENT_NS), (0, 0), (1000, 0)):
+        device = ssd().by_agent(agent_ns)
+        device.values[at] = ns
+        times.append(replay(w, stride(), run_shadow(w, 3000, device, reclaim), device).runtime_ns)
+
+    assert times[1] - times[0] == pytest.approx(6000 * 1000, rel=0.02)
+    assert times[3] == times[2]
 
 
 def test_only_what_is_not_on_the_device_yet_is_written_out():

@@ -1,7 +1,8 @@
 """What a program at its memory limit meets, alone and beside an agent: measured of one that times itself.
 
-    limitprobe (collect/limitprobe.c) in a cgroup of ours ──► file: ns a store beyond the limit, ns a load
-    the same, and `kdtool deploy` beside it with a program that knows its stride ──► ns a load
+    limitprobe (collect/limitprobe.c) in a cgroup of ours ──► file: ns a store beyond the limit
+    the same, and `kdtool deploy` beside it with a program that knows its stride ──► ns a load, in passes
+    that have pages written out and in those that do not; ns a call of the agent
 
 madvise() on our own pages would not do: what the kernel's reclaim writes out costs interrupts and flushes of
 other CPUs' TLBs besides the call, and an agent's work costs the workload the same and its share of the locks.
@@ -9,10 +10,11 @@ other CPUs' TLBs besides the call, and an agent's work costs the workload the sa
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from typing import Any, NamedTuple
 
 from kdtool.calibrate.numbers import MIN_REPEATS
 from kdtool.collect.compiled import build
@@ -27,7 +29,7 @@ from kdtool.rmt import Budget
 from kdtool.rmt.examples import stride_program
 from kdtool.traces import PAGE_BYTES
 
-__all__ = ["PROBE", "Limited", "keeps_ahead", "measure_limited", "read_report"]
+__all__ = ["PROBE", "Calls", "Limited", "Pass", "keeps_ahead", "measure_limited", "read_report"]
 
 TRIES = 3
 """A run that the kernel kills for the limit is made again, and one in which the agent had no CPU."""
@@ -45,7 +47,8 @@ class Probe:
     block: int = 512
     stride: int = 3
     work: int = 20_000
-    passes: int = 12
+    passes: int = 5
+    runs: int = 4
     fills: int = 8
     degree_pages: int = 32
 
@@ -59,13 +62,30 @@ class Probe:
 PROBE = Probe()
 
 
+class Pass(NamedTuple):
+    """A pass of loads beside an agent: what a load took, its arithmetic taken off, how many were major
+    faults, and how many pages were written out meanwhile."""
+
+    load_ns: int
+    majors: int
+    written: int
+
+
+class Calls(NamedTuple):
+    """An agent's calls in a run: how many, of how many pages, each a range of its own; their mean time."""
+
+    calls: int
+    pages: int
+    mean_ns: int
+
+
 @dataclass(frozen=True)
 class Limited:
-    """cold_ns : of a store to a new page at the limit, the mean of a run. passes : beside an agent, of each
-    what a load took, its arithmetic taken off, and how many loads were major faults."""
+    """cold_ns : of a store to a new page at the limit, mean of a run. passes, calls : beside an agent."""
 
     cold_ns: list[int]
-    passes: list[tuple[int, int]]
+    passes: list[Pass]
+    calls: list[Calls] = field(default_factory=list)
 
 
 def measure_limited() -> Limited:
@@ -89,13 +109,15 @@ def measure_limited() -> Limited:
             memory_bytes=limit_bytes,
             step_back=False,
         )
-        passes: list[tuple[int, int]] = []
+        passes: list[Pass] = []
+        calls: list[Calls] = []
         for _ in range(TRIES):
-            _until_it_ends(partial(_beside, request, decider))
-            passes += read_report(file.read_text()).passes
-            if sum(keeps_ahead(majors) for _, majors in passes) >= MIN_REPEATS:
+            for _ in range(PROBE.runs):
+                _until_it_ends(partial(_beside, request, decider, calls))
+                passes += read_report(file.read_text()).passes
+            if sum(keeps_ahead(each.majors) for each in passes) >= 2 * MIN_REPEATS:
                 break
-        return Limited(cold, passes)
+        return Limited(cold, passes, calls)
 
 
 def keeps_ahead(majors: int) -> bool:
@@ -108,9 +130,15 @@ def _alone(command: tuple[str, ...], limit_bytes: int) -> tuple[int | None, str]
     return facts.exit_code, facts.ended_by
 
 
-def _beside(request: DeployRequest, decider: Decider) -> tuple[int | None, str]:
+def _beside(request: DeployRequest, decider: Decider, calls: list[Calls]) -> tuple[int | None, str]:
     row = deploy(request, decider)
+    if row["exit_code"] == 0:
+        calls.append(_calls_of(row))
     return row["exit_code"], row["ended_by"]
+
+
+def _calls_of(row: dict[str, Any]) -> Calls:
+    return Calls(row["calls"], row["prefetch_issued"] + row["overtaken"], row["mean_call_ns"])
 
 
 def _until_it_ends(run: Callable[[], tuple[int | None, str]]) -> None:
@@ -130,11 +158,11 @@ def _until_it_ends(run: Callable[[], tuple[int | None, str]]) -> None:
 def read_report(text: str) -> Limited:
     """Return what the probe wrote.
 
-    >>> read_report("work 20\\ncold 9\\ncold 11\\npass 25 3000\\npass 24 0\\n")
-    Limited(cold_ns=[10], passes=[(5, 3000), (4, 0)])
+    >>> read_report("work 20\\ncold 9\\ncold 11\\npass 25 3000 6000\\npass 24 0 1\\n").passes
+    [Pass(load_ns=5, majors=3000, written=6000), Pass(load_ns=4, majors=0, written=1)]
     """
     cold: list[int] = []
-    passes: list[tuple[int, int]] = []
+    passes: list[Pass] = []
     work_ns = 0
     for line in text.splitlines():
         kind, *numbers = line.split()
@@ -143,5 +171,6 @@ def read_report(text: str) -> Limited:
         elif kind == "cold":
             cold.append(int(numbers[0]))
         else:
-            passes.append((int(numbers[0]) - work_ns, int(numbers[1])))
+            load_ns, majors, written = map(int, numbers)
+            passes.append(Pass(load_ns - work_ns, majors, written))
     return Limited([int(mean(cold))], passes)

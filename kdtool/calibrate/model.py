@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from statistics import median
 
-from kdtool.calibrate.limited import PROBE, Limited, keeps_ahead
+from kdtool.calibrate.limited import PROBE, Calls, Limited, Pass, keeps_ahead
 from kdtool.calibrate.numbers import Number, summarize
 from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.rounds import Round
@@ -12,6 +12,9 @@ from kdtool.replay import DEVICE_FIELDS
 
 __all__ = ["numbers_of"]
 
+FEW_SHARE, MANY_SHARE = 20, 4
+"""A pass in which less than a 20th of the pages are written out, or more than a quarter; half of them are in
+memory."""
 NONE = "none: the faulting thread does the read itself"
 
 
@@ -33,6 +36,9 @@ def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[s
         _median(samples)
         for samples in zip(*((r.cold_ns, r.reclaim_ns, r.minor_ns, r.fault_ns) for r in rounds), strict=True)
     )
+    batch_ns, range_ns = _median([r.batch_ns for r in rounds]), _median([r.range_ns for r in rounds])
+    clean, dirty = _touches(limited.passes, fault_ns)
+    clean_ns = _median(clean)
     zeros: list[int | None] = [0] * len(rounds)
     return {
         "latency_ns": [r.latency_ns for r in rounds],
@@ -44,9 +50,12 @@ def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[s
         "minor_ns": [r.minor_ns for r in rounds],
         "cold_ns": [r.cold_ns for r in rounds],
         "prefetch_ns": [_less(r.batch_ns, r.latency_ns) if synchronous else r.batch_ns for r in rounds],
+        "range_ns": [r.range_ns for r in rounds],
+        "call_ns": [_rest_ns(each, batch_ns + range_ns) for each in limited.calls],
         "reclaim_ns": [r.reclaim_ns for r in rounds],
         "writeout_ns": [_less(ns, cold_ns + reclaim_ns) for ns in limited.cold_ns],
-        "beside_ns": [_less(_first_touch_ns(*each, fault_ns), minor_ns) for each in limited.passes],
+        "beside_ns": [_less(touch_ns, minor_ns) for touch_ns in clean],
+        "beside_write_ns": [int((touch_ns - clean_ns) * share) for touch_ns, share in dirty],
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
         "n_cpus": [len(os.sched_getaffinity(0))] * len(rounds),
@@ -77,11 +86,19 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "cold_ns": f"CPU time of first stores to {layout.fresh} new pages of 4 KiB",
         "prefetch_ns": f"CPU time of MADV_WILLNEED of {layout.batch} scattered pages less that of one, over "
         f"{layout.batch - 1}" + (", less latency_ns" if synchronous else ""),
+        "range_ns": f"CPU time of {layout.batch} calls of MADV_WILLNEED of one scattered page less that of "
+        f"one call of {layout.batch} pages, over {layout.batch - 1}",
+        "call_ns": "calls of kdtool deploy beside the program of beside_ns, mean, less prefetch_ns"
+        + (", latency_ns" if synchronous else "")
+        + " and range_ns a page",
         "reclaim_ns": f"CPU time of MADV_PAGEOUT of {layout.fresh} pages that were written before",
         "writeout_ns": f"first stores to new pages of a program at its limit of {PROBE.limit_pages} pages, "
         "mean, less cold_ns and reclaim_ns",
         "beside_ns": f"loads of a program beside kdtool deploy, {PROBE.pages} pages with a stride of "
-        f"{PROBE.stride} in {PROBE.limit_pages}, by pass, less its arithmetic, its major faults and minor_ns",
+        f"{PROBE.stride} in {PROBE.limit_pages}, by pass, less its arithmetic, its major faults and minor_ns,"
+        " in passes without writes",
+        "beside_write_ns": "the same loads in passes that have those in memory written out, less those, a "
+        "page written",
         "step_ps": "CPU time of the Numba VM deciding with a random tree of depth 10, over its steps",
         "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
         "and half over 0.2 MiB",
@@ -89,15 +106,33 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
     }
 
 
-def _first_touch_ns(load_ns: int, majors: int, fault_ns: int) -> int | None:
-    """Return what the other loads of a pass took; None where the agent did not keep ahead.
+def _touches(passes: Sequence[Pass], fault_ns: int) -> tuple[list[int], list[tuple[int, float]]]:
+    """Return what a first touch took where no pages were written out, and where many were, by pass.
 
-    >>> _first_touch_ns(6_000, 600, 50_000), _first_touch_ns(6_000, 6_000, 50_000)
-    (3741, None)
+    With the latter go the first touches for each page written. Passes in which the agent did not keep ahead
+    are left out, and those that are neither: others wrote to swap.
+
+    >>> _touches([Pass(6_000, 600, 20), Pass(9_000, 0, 6_144), Pass(6_000, 6_000, 0)], 50_000)
+    ([3741], [(9000, 2.0)])
     """
-    if not keeps_ahead(majors):
-        return None
-    return (load_ns * PROBE.pages - majors * fault_ns) // (PROBE.pages - majors)
+    clean, dirty = [], []
+    for load_ns, majors, written in passes:
+        touches = PROBE.pages - majors
+        touch_ns = (load_ns * PROBE.pages - majors * fault_ns) // touches
+        if keeps_ahead(majors) and written <= PROBE.pages // FEW_SHARE:
+            clean.append(touch_ns)
+        elif keeps_ahead(majors) and written >= PROBE.pages // MANY_SHARE:
+            dirty.append((touch_ns, touches / written))
+    return clean, dirty
+
+
+def _rest_ns(calls: Calls, page_ns: int) -> int | None:
+    """Return what a call took beside its pages, each a range of its own; None where there was no call.
+
+    >>> _rest_ns(Calls(10, 40, 32_000), 5_000), _rest_ns(Calls(0, 0, 0), 5_000)
+    (12000, None)
+    """
+    return calls.mean_ns - page_ns * calls.pages // calls.calls if calls.calls else None
 
 
 def _median(samples: Sequence[int | None]) -> int:

@@ -55,6 +55,7 @@ class Round:
     minor_ns: int | None
     cold_ns: int | None
     batch_ns: int
+    range_ns: int
     reclaim_ns: int | None
     step_ps: int
     insn_ps: int
@@ -103,11 +104,11 @@ class Bench:
         latency, fault, major, sleeps = self._faults()
         service, _, minor = self._burst(self._scattered, LAYOUT.burst, latency)
         transfer, merged, _ = self._burst(self._neighbours, LAYOUT.merged_burst, latency)
-        batch = self._batches()
+        batch, ranges = self._batches()
         cold, reclaim = self._fresh()
         return Round(
             latency, fault, major, sleeps, service, transfer, merged, self._window(), minor, cold, batch,
-            reclaim, self._step(), self._instruction(),
+            ranges, reclaim, self._step(), self._instruction(),
         )  # fmt: skip
 
     def _faults(self) -> tuple[int | None, int | None, int, int]:
@@ -152,17 +153,23 @@ class Bench:
                 self._scattered.wait_for(place, n)
         return come_together(recorded[0], n, windows)
 
-    def _batches(self) -> int:
-        """Return the thread's time for each page that one call reads ahead more than another."""
+    def _batches(self) -> tuple[int, int]:
+        """Return the thread's time for a page that one call reads ahead more than another, and what it takes
+        beyond that where each page is a range of its own, which is submitted by itself."""
         self._scattered.swap_out()
-        places = self._rng.permutation(LAYOUT.scattered // LAYOUT.batch)[: 2 * LAYOUT.batches] * LAYOUT.batch
-        one = many = 0
-        for single, several in places.reshape(-1, 2).tolist():
+        n = LAYOUT.batch
+        places = self._rng.permutation(LAYOUT.scattered // n)[: (2 + n) * LAYOUT.batches] * n
+        one = many = apart = 0
+        for single, several, *ranges in places.reshape(-1, 2 + n).tolist():
             one += self._scattered.read_ahead([single], 1).cpu_ns
             self._scattered.wait_for(single, 1)
-            many += self._scattered.read_ahead([several], LAYOUT.batch).cpu_ns
-            self._scattered.wait_for(several, LAYOUT.batch)
-        return (many - one) // (LAYOUT.batches * (LAYOUT.batch - 1))
+            many += self._scattered.read_ahead([several], n).cpu_ns
+            self._scattered.wait_for(several, n)
+            apart += self._scattered.read_ahead(ranges, 1).cpu_ns
+            for each in ranges:
+                self._scattered.wait_for(each, 1)
+        further = LAYOUT.batches * (n - 1)
+        return (many - one) // further, (apart - many) // further
 
     def _fresh(self) -> tuple[int | None, int | None]:
         """Return the time of the first touch of a new page, and that of reclaiming one that is written.
