@@ -12,10 +12,11 @@ from pathlib import Path
 from kdtool.collect.living import memory_cgroup
 from kdtool.deploy.source import pids_in
 from kdtool.kernel.memcg import MemoryCgroup
+from kdtool.rmt.agentrules import FRESH_NS
 
 __all__ = ["FreshStatistics"]
 
-EVERY_S = 0.05
+EVERY_S = FRESH_NS / 1e9
 LINGER_S = 2.0
 """After the program has acted: by then the kernel has brought them up to date itself."""
 

@@ -19,6 +19,9 @@ DELTA_LAGS = (1, 2, 3, 4, 5, 6, 7, 8)
 # 9.77 pages of a row of 5000 float64.
 SPAN_LAGS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 RUN_LAG = 8
+# How long a stride has gone on tells where a pattern breaks it whose rows are nearly a whole number of pages:
+# one of 7.03 pages makes 31 strides of 7 and one of 8.
+LONG_RUN_LAG = HISTORY - 1
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class FeatureSet:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """Return deltas d1 .. d8 (newest first), spans s2 .. s32, and the run of equal deltas."""
+        """Return deltas d1 .. d8 (newest first), spans s2 .. s32, runs of equal deltas, to 8 and to 32."""
         deltas = [Feature(f"d{lag}", "delta", self.name, lag) for lag in DELTA_LAGS]
         spans = [Feature(f"s{lag}", "span", self.name, lag) for lag in SPAN_LAGS]
-        return (*deltas, *spans, Feature(f"r{RUN_LAG}", "run", self.name, RUN_LAG))
+        runs = [Feature(f"r{lag}", "run", self.name, lag) for lag in (RUN_LAG, LONG_RUN_LAG)]
+        return (*deltas, *spans, *runs)
 
 
 FEATURE_SETS: tuple[FeatureSet, ...] = (

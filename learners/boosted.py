@@ -54,7 +54,7 @@ class BoostedLearner:
         X = dataset.X.astype(np.float64)
         model.fit(X, y)
         forest = lower_boosted(NAME, dataset.feature_names, model)
-        program = next_page_program(f"boosted-{features.name}", features, forest, degree_pages)
+        program = next_page_program(f"boosted-{features.name}", features, forest, degree_pages, dataset)
         loss = lowering_loss(forest, dataset.X, float_answers(model, X))
         return replace(program, provenance={**loss, "lightgbm": lightgbm.__version__})
 

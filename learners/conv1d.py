@@ -43,7 +43,7 @@ class Conv1dLearner:
         inputs = tuple(f.name for f in features.features if f.op == "delta")
         X = dataset.X[:, [dataset.feature_names.index(name) for name in inputs]]
         network, expected = fit_convolution(inputs, X, frequent_deltas(dataset.y, MAX_CLASSES), setting, seed)
-        program = next_page_program(f"conv1d-{features.name}", features, network, degree_pages)
+        program = next_page_program(f"conv1d-{features.name}", features, network, degree_pages, dataset)
         return replace(program, provenance=lowering_loss(network, X, expected))
 
 

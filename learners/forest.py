@@ -53,7 +53,7 @@ class ForestLearner:
         model.fit(dataset.X, frequent_deltas(dataset.y, MAX_CLASSES))
         least = setting["min_confidence_permille"] / 1000
         forest = lower_random_forest(NAME, dataset.feature_names, model, least)
-        program = next_page_program(f"forest-{features.name}", features, forest, degree_pages)
+        program = next_page_program(f"forest-{features.name}", features, forest, degree_pages, dataset)
         loss = lowering_loss(forest, dataset.X, float_answers(model, dataset.X, least))
         return replace(program, provenance=loss)
 

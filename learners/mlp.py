@@ -54,7 +54,7 @@ class MlpLearner:
             warnings.simplefilter("ignore", ConvergenceWarning)  # replay judges, not the loss
             model.fit(samples / INPUT_SCALE, frequent_deltas(dataset.y, MAX_CLASSES))
         network = lower_mlp(NAME, dataset.feature_names, shifts, model, samples)
-        program = next_page_program(f"mlp-{features.name}", features, network, degree_pages)
+        program = next_page_program(f"mlp-{features.name}", features, network, degree_pages, dataset)
         expected = model.predict(samples / INPUT_SCALE).astype(np.int64)
         return replace(program, provenance=lowering_loss(network, dataset.X, expected))
 

@@ -18,8 +18,9 @@ import numpy as np
 from kdtool.features import FEATURE_SETS, Dataset, FeatureSet
 from kdtool.learners.base import Learner
 from kdtool.learners.parts import TrainingPart, part_dataset
-from kdtool.replay import Device, Policy, ProgramPolicy, load_policy, replay
+from kdtool.replay import Device, Flush, LiveSetting, Policy, ProgramPolicy, load_policy, replay
 from kdtool.rmt import Model, Network, Program
+from kdtool.rmt.agentrules import FRESH_NS
 
 __all__ = ["Candidate", "best_candidate", "train"]
 
@@ -28,6 +29,8 @@ EQUAL_PERMILLE = 50
 statistics period at which a program starts changes what a candidate saves by up to 8 % (convolution)."""
 MAX_FIT_SAMPLES, MAX_FINAL_SAMPLES = 100_000, 400_000
 """More swap-ins than this are thinned evenly before a fit: they repeat what the others say and take time."""
+
+FRESH = Flush(FRESH_NS, 0)
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,18 @@ def _size(model: Model) -> int:
 
 
 def _choosing_ns(parts: list[TrainingPart], policy: Policy, device: Device) -> int:
-    """Replay every part at every judged memory; return the run time on `choose`."""
+    """Replay every part at every judged memory; return the run time on `choose`.
+
+    An agent's policy is judged as it will run: beside the kernel's own readahead, with statistics that are
+    kept up to date.
+    """
+    live, judged = LiveSetting(), [(part, shadow) for part in parts for shadow in part.judged]
+    if device.agent_ns:
+        live = LiveSetting(load_policy("linux-vma"))
+        judged = [(part, replace(shadow, flush=FRESH)) for part, shadow in judged]
     return sum(
-        replay(part.workload, policy, shadow, device, from_row=part.choose_row).runtime_ns
-        for part in parts
-        for shadow in part.judged
+        replay(part.workload, policy, shadow, device, from_row=part.choose_row, live=live).runtime_ns
+        for part, shadow in judged
     )
 
 

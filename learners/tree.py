@@ -51,4 +51,4 @@ class TreeLearner:
             right=fitted.children_right,
             value=answer,
         )
-        return next_page_program(f"tree-{features.name}", features, tree, degree_pages)
+        return next_page_program(f"tree-{features.name}", features, tree, degree_pages, dataset)

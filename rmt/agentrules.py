@@ -13,6 +13,7 @@ from kdtool.rmt.jit import jit
 
 __all__ = [
     "FREE_PAGES",
+    "FRESH_NS",
     "LEAST_SHARE",
     "LOW_PAGES",
     "PACES",
@@ -41,6 +42,8 @@ NAP_SHARE, LONGEST_NAP_NS = 8, 2_000_000
 """A nap is an eighth of the time without events, 2 ms at most."""
 LOW_PAGES, FREE_PAGES = 64, 96
 """Less than LOW_PAGES free: reclaim until there are FREE_PAGES. A CPU charges up to 64 ahead."""
+FRESH_NS = 50_000_000
+"""While the program acts the kernel's statistics of the workload's memory are brought up to date so often."""
 LEAST_SHARE = 16
 """A limit of fewer times FREE_PAGES has no room to spare."""
 

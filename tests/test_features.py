@@ -56,6 +56,7 @@ def test_a_stride_gives_the_features_one_expects(tmp_path):
     last = dict(zip(data.feature_names, data.X[-1].tolist(), strict=True))
     assert (last["d1"], last["d8"], last["s2"], last["s16"], last["s24"], last["r8"]) == (7, 7, 14, 112, 0, 8)
     assert data.y.tolist() == [7] * 19
+    assert data.X[:, data.feature_names.index("r32")].tolist() == [*range(19)]
     write_dataset(data, tmp_path / "d.parquet")
     table = pq.read_table(tmp_path / "d.parquet")
     assert table.column_names == [*data.feature_names, "next_delta"]

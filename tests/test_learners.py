@@ -1,5 +1,6 @@
 """Learners find what is there, from the training part alone, and give the same program twice."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from builders import ssd, strided_trace, workload, write_refs
 from kdtool.errors import KdtoolError, TraceError
 from kdtool.features import FEATURE_SETS
 from kdtool.learners import LEARNERS, Candidate, find_learner, train, training_part
+from kdtool.learners.parts import part_dataset
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.learners.training import best_candidate
-from kdtool.replay import ProgramPolicy, load_policy, replay, run_shadow
+from kdtool.replay import Flush, LiveSetting, ProgramPolicy, load_policy, replay, run_shadow
 from kdtool.rmt import from_document, read_program, to_document
+from kdtool.rmt.agentrules import FRESH_NS
 from kdtool.verify import verify_program
 
 
@@ -74,6 +77,37 @@ def test_the_same_seed_gives_the_same_program(part):
 def test_the_smallest_of_those_that_save_as_much_is_taken(candidates, chosen):
     best = best_candidate([Candidate(FEATURE_SETS[0], {}, *each) for each in candidates], none_ns=2000)
     assert (best.runtime_ns, best.size) == chosen
+
+
+def test_for_an_agent_candidates_are_judged_with_what_is_around_it():
+    w = workload(rows_program(), step_insns=100_000)
+    device, tree, tried = ssd().by_agent(300_000), find_learner("tree"), []
+    training = training_part(w, "40%", device, Fraction(1, 2), 16)
+    train(
+        [training],
+        tree,
+        device,
+        degree_pages=16,
+        seed=0,
+        progress=lambda candidate, _: tried.append(candidate),
+    )
+    first = tried[0]
+    samples = part_dataset([training], first.features, whole=False)
+    program = tree.fit(samples, first.features, first.setting, degree_pages=16, seed=0)
+
+    def judged(live, **changes):
+        shadows = [replace(shadow, **changes) for shadow in training.judged]
+        runs = [
+            replay(
+                training.workload, ProgramPolicy(program), s, device, from_row=training.choose_row, live=live
+            )
+            for s in shadows
+        ]
+        return sum(run.runtime_ns for run in runs)
+
+    around = LiveSetting(load_policy("linux-vma"))
+    assert first.runtime_ns == judged(around, flush=Flush(FRESH_NS, 0))
+    assert first.runtime_ns != judged(LiveSetting())
 
 
 def test_threads_that_are_the_process_are_not_tried_again(part):

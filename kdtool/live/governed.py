@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from kdtool.deploy.governor import ACTIVE, Floors, Governor, Progress
 from kdtool.deploy.request import MIN_ACCURACY, MIN_COVERAGE
-from kdtool.deploy.statistics import EVERY_S, LINGER_S
+from kdtool.deploy.statistics import LINGER_S
 from kdtool.replay import Allowed, Device, Flush, Policy, ProgramPolicy
 from kdtool.replay import memory as layout
 from kdtool.replay.memory import Memory
+from kdtool.rmt.agentrules import FRESH_NS
 
 __all__ = ["ReplayedGuards"]
 
@@ -35,7 +36,7 @@ class ReplayedGuards:
         governor.tick(now_s, self._progress(memory.counters, memory.scalars))
         if governor.state == ACTIVE:
             self._fresh_until_s = now_s + LINGER_S
-        fresh = Flush(int(EVERY_S * NS_PER_S), 0)
+        fresh = Flush(FRESH_NS, 0)
         return Allowed(
             watches=governor.watching,
             degree_pages=governor.degree if governor.active else 0,
