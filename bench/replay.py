@@ -72,12 +72,17 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.thread_time() - began
 
 
-def plain_c(folder: Path, workload: Workload, misses: int) -> Callable[[], float]:
-    """Return a run of bench/lru.c over the same dense ids, which says its own seconds."""
+def c_loop(folder: Path, workload: Workload) -> list[str]:
+    """Return the command of bench/lru.c over the same dense ids."""
     program, ids = folder / "lru", folder / "ids"
     subprocess.run(["gcc", "-O2", "-o", program, ROOT / "bench" / "lru.c"], check=True)
     workload.page.tofile(ids)
-    command = [str(program), str(ids), str(len(workload.keys)), str(RESIDENT)]
+    return [str(program), str(ids), str(len(workload.keys)), str(RESIDENT)]
+
+
+def plain_c(folder: Path, workload: Workload, misses: int) -> Callable[[], float]:
+    """Return a run of the C loop, which says its own seconds."""
+    command = c_loop(folder, workload)
 
     def run() -> float:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -173,13 +178,28 @@ def bench_scaling(folder: Path, console: Console, rounds: int) -> None:
         console.print(f"twice the trace, {name}: {median(ratios):.2f} times as long {span}")
 
 
+def gain_of_two(command: list[str]) -> float:
+    """Return by how much two runs at once are faster than one after the other: what two CPUs have to give."""
+
+    def wall_s(groups: int, at_once: int) -> float:
+        began = time.perf_counter()
+        for _ in range(groups):
+            for run in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(at_once)]:
+                assert run.wait() == 0
+        return time.perf_counter() - began
+
+    return wall_s(2, 1) / wall_s(1, 2)
+
+
 def bench_sweep(folder: Path, console: Console, rounds: int) -> None:
-    """Eight replays in one process and in two, with and without reading the trace."""
+    """Eight replays in one process and in two, with and without reading the trace; beside it two C loops."""
     trace = write_trace(folder / "zipf.kdt", zipf(N_REFS // 2))
+    command = c_loop(folder, load_workload(Trace(trace)))
     policies = tuple(load_policy(name) for name in ("none", "linux-vma", "linux-cluster", "leap-paper"))
     sweep = Sweep(policies, ("10%", "20%"), (load_device("ssd"),))
-    read_s, took = [], {1: [], 2: []}
+    read_s, took, at_most = [], {1: [], 2: []}, []
     for _ in range(rounds):
+        at_most.append(gain_of_two(command))
         began = time.perf_counter()
         load_workload(Trace(trace))
         read_s.append(time.perf_counter() - began)
@@ -192,7 +212,8 @@ def bench_sweep(folder: Path, console: Console, rounds: int) -> None:
     console.print(
         f"8 replays of {N_REFS // 2:,} accesses: {median(took[1]):.1f} s in one process, "
         f"{median(took[2]):.1f} s in two: {median(gains):.2f} × ({min(gains):.2f} to {max(gains):.2f}); "
-        f"without the {median(read_s):.1f} s to read the trace {median(bare):.2f} ×"
+        f"without the {median(read_s):.1f} s to read the trace {median(bare):.2f} ×; two C loops at once "
+        f"{median(at_most):.2f} × ({min(at_most):.2f} to {max(at_most):.2f})"
     )
 
 

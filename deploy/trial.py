@@ -9,9 +9,9 @@ vain: each may have pushed out one that is faulted on instead.
 
 Windows are short since programs have phases: what a sort merges in one tenth of a second swaps ten times as
 much as what it compares in the next. Pairs of 50 ms were off by a factor of 1.5 to 10 there, and 0.2 s of
-windows of 10 ms by 1.8 at most (docs/deploy.md). CPU time in user mode, sampled, tells the same, with more
-noise. Their order is that of Thue and Morse: neither a rate that rises nor one that comes and goes favours a
-side.
+windows of 10 ms by 1.8 at most (docs/deploy-notes.md). CPU time in user mode, sampled, tells the same, with
+more noise. Their order is that of Thue and Morse: neither a rate that rises nor one that comes and goes
+favours a side.
 """
 
 from dataclasses import dataclass
