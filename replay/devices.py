@@ -154,8 +154,8 @@ def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
         entry = document.get(field)
         if not isinstance(entry, dict) or "value" not in entry or not str(entry.get("source", "")).strip():
             raise ParameterError(
-                f"device {name}: {field} has no value and source: each of {', '.join(DEVICE_FIELDS)} has both: "
-                f'calibrate again, or name a "base" to take it from'
+                f"device {name}: {field} has no value and source: each of {', '.join(DEVICE_FIELDS)} has "
+                f'both: calibrate again, or name a "base" to take it from'
             )
         value = entry["value"]
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_VALUE:
