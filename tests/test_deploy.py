@@ -1,39 +1,29 @@
-"""The agent by hand: pages and what becomes of them, faults from a made-up ring, guards, who runs."""
+"""The agent by hand: pages and what becomes of them, faults from a made-up ring, what the kernel is asked."""
 
-import json
 import mmap
 import os
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from kdtool.cli import app
 from kdtool.deploy import layout as at
-from kdtool.deploy import runtime
 from kdtool.deploy.events import act
-from kdtool.deploy.governor import Floors
 from kdtool.deploy.issue import issue, turn_around
 from kdtool.deploy.layout import new_arrays
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
 from kdtool.deploy.pages import follow, note_major, note_minor, place, place_of, state_of, want
 from kdtool.deploy.processes import Processes
-from kdtool.deploy.request import DeployRequest, bounds_of
 from kdtool.deploy.source import no_decisions
-from kdtool.errors import CapabilityError, ParameterError, ProgramError
+from kdtool.errors import CapabilityError
 from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
-from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
 from kdtool.replay import Flush
 from kdtool.replay.agent import LEAD_NS, leave_to_agent, new_agent, read_decisions
 from kdtool.replay.memory import PREDICTED, SWAPPED, new_memory
-from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program, write_program
+from kdtool.rmt import CONTEXT_FIELDS, Vm, pack, stride_program
 from kdtool.rmt.agentrules import QUEUE_PAGES, keep_pace
 from kdtool.rmt.numba_vm import decide
 from kdtool.rmt.predictions import page_tag
@@ -517,166 +507,6 @@ def test_of_too_many_mappings_those_that_are_asked_for_are_kept(processes, array
     assert len(kept) == n_ours - 1
     assert (kept[:, 2] == at.OURS).all()
     assert (np.diff(kept[:, 0]) > 0).all()
-
-
-# ---------------------------------------------------------------------------------- who and what
-
-
-def test_a_baseline_runs_the_very_function_of_replay():
-    from kdtool.replay import load_policy
-
-    for name in LIVE_POLICIES:
-        decider = of_policy(name)
-        assert decider.decide is load_policy(name).decide
-        out = np.zeros(128, np.int64)
-        context = np.zeros(decider.context_words, np.int64)
-        assert 0 <= decider.decide(decider.params, decider.state, context, out) <= decider.degree_pages
-
-
-@pytest.mark.parametrize("name", ["oracle", "linux-vma", "leap-repo"])
-def test_what_only_replay_knows_is_refused(name):
-    with pytest.raises(ParameterError, match="only replay knows: live can run: none, leap-paper"):
-        load_decider(name)
-
-
-def test_a_program_is_verified_before_it_runs(tmp_path):
-    program = stride_program()
-    assert of_program(program).degree_pages == 4
-    costly = replace(program, budget=replace(program.budget, steps=1))
-    write_program(costly, tmp_path / "p.rmt.json")
-    with pytest.raises(ProgramError, match="is not deployed: steps is refuted"):
-        load_decider(str(tmp_path / "p.rmt.json"))
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"rate_pages": 400_001}, "--rate 400001: the program's own guard is 400000"),
-        ({"min_accuracy": 0.49}, "--min-accuracy 0.49: the program's own guard is 0.5"),
-    ],
-)
-def test_a_programs_guard_cannot_be_loosened(asked, said):
-    request = DeployRequest(command=("true",), **asked)
-    with pytest.raises(ParameterError, match=said):
-        bounds_of(request, of_program(stride_program()))
-    baseline = bounds_of(request, of_policy("stride"))
-    assert (baseline.rate_pages, baseline.floors.accuracy) == (
-        asked.get("rate_pages", 400_000),
-        asked.get("min_accuracy", 0.5),
-    )
-
-
-def test_a_programs_guards_hold_and_can_be_tightened():
-    guards = replace(stride_program().guards, rate_pages=1000, min_accuracy_permille=700)
-    decider = of_program(replace(stride_program(), guards=guards))
-    own = bounds_of(DeployRequest(command=("true",)), decider)
-    assert (own.rate_pages, own.floors) == (1000, Floors(0.7))
-    request = DeployRequest(command=("true",), rate_pages=10, min_accuracy=0.9, degree_pages=1)
-    tight = bounds_of(request, decider)
-    assert (tight.rate_pages, tight.floors, tight.degree_pages) == (10, Floors(0.9), 1)
-    assert bounds_of(replace(request, step_back=False), decider).floors is None
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "runtime_folder", lambda: tmp_path)
-    return tmp_path
-
-
-def test_what_a_killed_agent_left_is_cleaned_and_a_living_one_shown(folder):
-    (folder / "99999.lock").touch()
-    (folder / "99999.json").write_text("{}")
-    assert runtime.running() == []
-    assert list(folder.iterdir()) == []
-
-    script = (
-        "import sys, time\nfrom pathlib import Path\nfrom kdtool.deploy import runtime\n"
-        "runtime.runtime_folder = lambda: Path(sys.argv[1])\n"
-        "from kdtool.collect.terminal import stop_on_signals\n"
-        "with stop_on_signals() as stop, runtime.Registration('c', {'policy': 'p'}) as entry:\n"
-        "    entry.say({'used': 3})\n    print('ready', flush=True)\n"
-        "    while not stop: time.sleep(0.01)\n"
-    )
-    agent = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, text=True)
-    assert agent.stdout.readline() == "ready\n"
-    assert runtime.running() == [{"pid": agent.pid, "cgroup": "c", "policy": "p", "used": 3}]
-    with pytest.raises(ParameterError, match="works for it already"), runtime.Registration("c", {}):
-        pass
-    assert runtime.stop(agent.pid) == [agent.pid]
-    assert agent.wait() == 0
-    agent.stdout.close()
-    assert list(folder.iterdir()) == []
-    with pytest.raises(ParameterError, match="no agent of this user"):
-        runtime.stop(agent.pid)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "nothing to run: give a program"),
-        (["--policy", "oracle", "--", "true"], "only replay knows"),
-        (["--policy", "lap-paper", "--", "true"], "did you mean 'leap-paper'"),
-        (["--policy", "stride"], "give either --cgroup NAME or -- COMMAND"),
-        (["--policy", "stride", "--cgroup", "c", "--memory", "9M"], "a living cgroup keeps its own"),
-        (["--policy", "stride", "--page-cluster", "9", "--", "true"], "allowed: 0 to 5"),
-        (["--policy", "stride", "--duration", "0", "--", "true"], "allowed: more than 0"),
-        (["--policy", "stride", "--duration", "nan", "--", "true"], "allowed: more than 0"),
-        (["--policy", "stride", "--duration", "inf", "--", "true"], "leave it out to run on"),
-        (["--policy", "stride", "--rate", "0", "--", "true"], "--rate 0, allowed: 1 to 10000000"),
-        (["--policy", "stride", "--degree", "65", "--", "true"], "--degree 65, allowed: 1 to 64"),
-        (
-            ["--policy", "stride", "--min-accuracy", "1.5", "--", "true"],
-            "1.5, allowed: 0 to 1: a share",
-        ),
-        (
-            ["--policy", "stride", "--min-accuracy", "nan", "--", "true"],
-            "nan, allowed: 0 to 1: a share",
-        ),
-        (["--policy", "stride", "--min-coverage", "-1", "--", "true"], "--min-coverage -1, allowed: 0 to 1"),
-        (["--policy", "stride", "--nice", "20", "--", "true"], "--nice 20, allowed: -20 to 19"),
-        (
-            ["--policy", "stride", "--cpu", "4096", "--", "true"],
-            "--cpu 4096, allowed: a CPU that is on",
-        ),
-        (["--policy", "stride", "--source", "pref", "--", "true"], "did you mean 'perf'"),
-        (["--policy", "stride", "--degree", "1000000", "--", "true"], "--degree 1000000, allowed"),
-        (["no.rmt.json", "--", "true"], "no.rmt.json"),
-        (["no.rmt.json", "--policy", "stride", "--", "true"], "a program or --policy stride, not both"),
-        (["--status", "--stop"], "goes with --json only"),
-        (["--status", "7"], "goes with --json only"),
-        (["--policy", "stride", "-o", "/dev/full", "--", "true"], "its name must end in .json"),
-        (["--policy", "stride", "-o", "/no/x.json", "--", "true"], "there is no folder /no"),
-    ],
-)
-def test_bad_input_is_one_line_before_anything_is_changed(arguments, said):
-    result = CliRunner().invoke(app, ["deploy", *arguments])
-    assert result.exit_code != 0
-    assert said in result.output + str(result.exception)
-    assert "for all until this ends" not in result.output
-
-
-def test_status_says_what_runs(folder):
-    result = CliRunner().invoke(app, ["deploy", "--status", "--json"])
-    assert json.loads(result.stdout) == {"agents": []}
-    assert CliRunner().invoke(app, ["deploy", "--status"]).stdout == "no agent is running\n"
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_documented_unit_is_one_that_systemd_takes(tmp_path):
-    docs = Path(__file__).parent.parent / "docs" / "deploy.md"
-    unit = docs.read_text().partition("```ini\n")[2].partition("```")[0]
-    assert "/opt/kdtool/.venv/bin/kdtool deploy" in unit
-    (tmp_path / "demo.service").write_text("[Service]\nExecStart=/bin/true\nMemoryMax=64M\n")
-    file = tmp_path / "kdtool-deploy@demo.service"
-
-    def verify(text):
-        file.write_text(text)
-        command = ["systemd-analyze", "verify", "--man=no", file]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = verify(unit.replace("/opt/kdtool/.venv/bin/kdtool", "/bin/true"))  # it is not installed there
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "'Restrat'" in verify(unit.replace("Restart=", "Restrat=")).stderr
 
 
 def test_missing_rights_are_named(monkeypatch):
