@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kdtool.replay.claims import is_claimed
 from kdtool.replay.memory import AGENT_NS, ISSUED, PREDICTED, PREFETCHED, PREFETCHED_NOW, SWAPPED, UNMAPPED
 from kdtool.rmt.agentrules import (
     PACES,
@@ -28,6 +29,11 @@ from kdtool.rmt.jit import inner
 
 __all__ = [
     "BUSY_NS",
+    "CALLED_NS",
+    "CALL_END",
+    "CALL_NEXT",
+    "CALL_RANGES",
+    "CALL_READS",
     "FREE_NS",
     "LEAD_NS",
     "LOOK_NS",
@@ -50,15 +56,19 @@ MOST_WAITING = UNREAD_WORDS + QUEUE_PAGES
 """Pages that the agent may still ask for: those of decisions, and those that wait for a call."""
 NO_TURN = 1 << 62
 
-(FREE_NS, LOOK_NS, BUSY_NS, LEAD_NS, READ_AT, WRITTEN_AT, QUEUE_FIRST, QUEUE_COUNT, N_WORDS) = range(9)
-"""FREE_NS: when it has done its last call · LOOK_NS: when it next looks whether there is room · BUSY_NS: of
-the last event · LEAD_NS: see agentrules.py · READ_AT, WRITTEN_AT: how many words of `unread` were read and
-written."""
+(FREE_NS, LOOK_NS, BUSY_NS, LEAD_NS, READ_AT, WRITTEN_AT, QUEUE_FIRST, QUEUE_COUNT, CALLED_NS, CALL_RANGES,
+ CALL_NEXT, CALL_END, CALL_READS, N_WORDS) = range(14)  # fmt: skip
+"""FREE_NS: when it has done what it has done so far · LOOK_NS: when it next looks whether there is room ·
+BUSY_NS: of the last event · LEAD_NS: see agentrules.py · READ_AT, WRITTEN_AT: how many words of `unread` were
+read and written · of a call that is not over CALLED_NS: when it began, CALL_RANGES: how many are left,
+CALL_NEXT and CALL_END: which page of the last of these is next, and where it ends, CALL_READS: how many of
+its reads wait to be sent together."""
 
 
 class Agent(NamedTuple):
     """What an agent keeps: its words, decisions that are unread, pages that wait for a call and when they are
-    due, the pages of a call and where its ranges begin, the paces of threads, and the tags of predictions."""
+    due, the pages of a call and where its ranges begin, the paces of threads, the tags of predictions, and
+    the pages whose reads wait to be sent together."""
 
     words: npt.NDArray[np.int64]
     unread: npt.NDArray[np.int64]
@@ -66,6 +76,7 @@ class Agent(NamedTuple):
     call: npt.NDArray[np.int64]
     paces: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
+    reads: npt.NDArray[np.int64]
 
 
 def new_agent(*, works: bool) -> Agent:
@@ -77,6 +88,7 @@ def new_agent(*, works: bool) -> Agent:
         call=np.zeros((QUEUE_PAGES * works, 2), np.int64),
         paces=np.zeros((PACES * works, 3), np.int64),
         predicted=np.zeros(ASKED_SLOTS * works, np.int64),
+        reads=np.zeros(QUEUE_PAGES * works, np.int64),
     )
 
 
@@ -145,7 +157,7 @@ def collect(now_ns, memory, words, queue, call):  # type: ignore[no-untyped-def]
     """Take pages from the queue's head for a call: into call[:, 0], where its ranges begin into call[:, 1].
 
     Returns how many pages and ranges. A page that is in the swap cache is asked for as well, and counts as
-    the agent's: it cannot tell it from one on the device.
+    the agent's: it cannot tell it from one on the device. Nor can it one whose fault has just begun.
     """
     status, marks = memory[0], memory[8]
     n, n_ranges = 0, 0
@@ -164,7 +176,7 @@ def collect(now_ns, memory, words, queue, call):  # type: ignore[no-untyped-def]
                 marks[page] &= ~PREDICTED
         elif cached:
             note_issued(page, memory)
-        elif waits:
+        elif waits or is_claimed(page, now_ns, memory):
             if not joins:
                 call[n_ranges, 1] = n
                 n_ranges += 1

@@ -14,6 +14,11 @@ import numpy as np
 
 from kdtool.replay.agent import (
     BUSY_NS,
+    CALL_END,
+    CALL_NEXT,
+    CALL_RANGES,
+    CALL_READS,
+    CALLED_NS,
     FREE_NS,
     LEAD_NS,
     LOOK_NS,
@@ -22,30 +27,40 @@ from kdtool.replay.agent import (
     next_turn,
     read_decisions,
 )
+from kdtool.replay.claims import wait_for_place
 from kdtool.replay.evict import work
 from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages, read_pages
 from kdtool.replay.memory import (
     AGENT_NS,
-    BESIDE_NS,
     BESIDE_WRITE_NS,
     CALL_NS,
     COUNT,
     DECISIONS,
     DEGREE,
+    ISSUED,
+    MAJOR,
+    MAJOR_NS,
+    NOT_SENT,
     NOW_NS,
+    PREDICTED,
+    PREFETCHED,
+    PREFETCHED_NOW,
     RANGE_NS,
-    RECLAIMED,
+    RESIDENT,
+    SHOOTDOWN_NS,
+    SYNCHRONOUS,
     WAITED_NS,
     WATCHES,
     WORKED_NS,
     WRITTEN,
 )
-from kdtool.replay.reclaim import free_ahead
+from kdtool.replay.reclaim import free_ahead, touch
+from kdtool.replay.slots import free_slot
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE, LOW_PAGES, after_call, nap
 from kdtool.rmt.jit import inner
 from kdtool.rmt.predictions import forget_prediction, is_predicted, page_tag, remember
 
-__all__ = ["serve_agent", "tell_agent"]
+__all__ = ["come_second", "meet_agent", "tell_agent"]
 
 
 @inner
@@ -68,27 +83,17 @@ def tell_agent(decide, row, page, major, compute_ns, trace, memory, policy, devi
 
 
 @inner
-def _pay_for_reclaim(before, memory, device):  # type: ignore[no-untyped-def]
-    """Have the agent wait for the workload's CPU at each page that it had reclaimed since `before`.
-
-    To unmap a page of a program that runs on another CPU is to interrupt that one, and to wait for it.
-    """
-    memory[6][WORKED_NS] += (memory[7][RECLAIMED] - before) * device[BESIDE_NS]
-
-
-@inner
 def _make_room(at_ns, capacity, memory, device):  # type: ignore[no-untyped-def]
     """Reclaim from `at_ns` on if there is little room; return when that is done."""
     scalars = memory[6]
     if capacity < LEAST_SHARE * FREE_PAGES or scalars[COUNT] <= capacity - LOW_PAGES:
         return at_ns
     worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
-    scalars[NOW_NS] = at_ns
-    reclaimed = memory[7][RECLAIMED]
+    scalars[NOW_NS], scalars[SHOOTDOWN_NS] = at_ns, device[BESIDE_WRITE_NS]
     free_ahead(capacity - FREE_PAGES, memory, device)
-    _pay_for_reclaim(reclaimed, memory, device)
     took_ns = scalars[WORKED_NS] - worked_ns + scalars[WAITED_NS] - waited_ns
     scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
+    scalars[SHOOTDOWN_NS] = 0
     return at_ns + took_ns
 
 
@@ -103,49 +108,107 @@ def _look(look_ns, capacity, memory, words, device):  # type: ignore[no-untyped-
 
 
 @inner
-def _call(at_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Ask for pages at the queue's head, those that are due last first: each range is submitted by itself."""
-    scalars, out, words, call = memory[6], policy[3], policy[4], policy[7]
-    n, n_ranges = collect(at_ns, memory, words, policy[6], call)
-    worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
-    before_ns = at_ns - worked_ns - waited_ns
-    scalars[WORKED_NS] += (n > 0) * device[CALL_NS]
-    end = n
-    for i in range(n_ranges - 1, -1, -1):
-        begin = call[i, 1]
-        scalars[WORKED_NS] += device[RANGE_NS]
-        while begin < end:
-            m = min(end - begin, len(out))
-            for j in range(m):
-                out[j] = call[begin + j, 0]
-            begin += m
-            scalars[NOW_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
-            reclaimed = memory[7][RECLAIMED]
-            m = bring_in(m, np.int64(-1), True, capacity, out, memory, device)
-            _pay_for_reclaim(reclaimed, memory, device)
-            read_pages(m, np.int64(-1), before_ns, out, memory, device)
-        end = call[i, 1]
-    words[FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
+def _begin_call(at_ns, memory, words, queue, call, device):  # type: ignore[no-untyped-def]
+    """Begin a call for the pages at the queue's head, if there are any."""
+    n, n_ranges = collect(at_ns, memory, words, queue, call)
+    words[FREE_NS] = words[LOOK_NS] = words[CALLED_NS] = at_ns
     if n:
-        words[LEAD_NS] = after_call(words[LEAD_NS], words[FREE_NS] - at_ns)
-    scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
+        words[FREE_NS] += device[CALL_NS]
+        words[CALL_RANGES], words[CALL_NEXT], words[CALL_END] = n_ranges, call[n_ranges - 1, 1], n
 
 
 @inner
-def serve_agent(now_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Do what the agent did up to `now_ns`; the workload pays for the pages that it has written out."""
+def _end_range(before_ns, memory, words, call, reads, device):  # type: ignore[no-untyped-def]
+    """Send the reads of the call's present range, and go on to the one that is due sooner."""
+    read_pages(words[CALL_READS], np.int64(-1), before_ns, reads, memory, device)
+    words[CALL_RANGES] -= 1
+    words[CALL_READS], words[CALL_END] = 0, call[words[CALL_RANGES], 1]
+    words[CALL_NEXT] = call[max(words[CALL_RANGES] - 1, 0), 1]
+
+
+@inner
+def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Ask for the next page of the call, those that are due last first: each range is sent by itself."""
+    scalars, out, words, call, reads = memory[6], policy[3], policy[4], policy[7], policy[10]
+    worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
+    before_ns, at = words[FREE_NS] - worked_ns - waited_ns, words[CALL_NEXT]
+    scalars[WORKED_NS] += (at == call[words[CALL_RANGES] - 1, 1]) * device[RANGE_NS]
+    scalars[NOW_NS], scalars[SHOOTDOWN_NS] = (
+        before_ns + scalars[WORKED_NS] + waited_ns,
+        device[BESIDE_WRITE_NS],
+    )
+    out[0] = call[at, 0]
+    if bring_in(1, np.int64(-1), True, capacity, out, memory, device):
+        reads[words[CALL_READS]] = out[0]
+        words[CALL_READS] += 1
+    words[CALL_NEXT] += 1
+    if words[CALL_NEXT] == words[CALL_END]:
+        _end_range(before_ns, memory, words, call, reads, device)
+    words[FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
+    scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
+    scalars[SHOOTDOWN_NS] = 0
+    if not words[CALL_RANGES]:
+        words[LOOK_NS] = words[FREE_NS]
+        words[LEAD_NS] = after_call(words[LEAD_NS], words[FREE_NS] - words[CALLED_NS])
+
+
+@inner
+def _serve(now_ns, page, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Do what the agent did up to `now_ns`, or until the read of `page` is sent, if that waits for others.
+
+    The workload pays for the pages that it has written out.
+    """
     words, unread = policy[4], policy[5]
     if not memory[6][DEGREE]:
         words[LOOK_NS] = now_ns
     written = memory[7][WRITTEN]
     while True:
+        if words[CALL_RANGES]:
+            if words[FREE_NS] > now_ns and memory[5][page] != NOT_SENT:
+                break
+            _go_on(capacity, memory, policy, device)
+            continue
         turn_ns, look_ns = next_turn(words, unread, device), max(words[LOOK_NS], words[FREE_NS])
         if look_ns < min(turn_ns, now_ns):
             _look(look_ns, capacity, memory, words, device)
         elif turn_ns <= now_ns:
             read_decisions(turn_ns, memory, words, unread, policy[6])
-            _call(turn_ns, capacity, memory, policy, device)
-            words[LOOK_NS] = words[FREE_NS]
+            _begin_call(turn_ns, memory, words, policy[6], policy[7], device)
         else:
             break
     work((memory[7][WRITTEN] - written) * device[BESIDE_WRITE_NS], memory[6])
+
+
+@inner
+def meet_agent(page, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Do what the agent did up to now, when there is a fault on `page`; return whether that had to sleep.
+
+    So it does where the agent has reserved the page's place and makes room for it.
+    """
+    scalars = memory[6]
+    _serve(scalars[NOW_NS], page, capacity, memory, policy, device)
+    if memory[0][page] != PREFETCHED or not wait_for_place(page, memory):
+        return False
+    _serve(scalars[NOW_NS], page, capacity, memory, policy, device)
+    return True
+
+
+@inner
+def come_second(page, store, compute_ns, beside_ns, memory, device):  # type: ignore[no-untyped-def]
+    """Handle a fault that found the page's place reserved, and slept until it was there.
+
+    For the kernel that is a major fault, whoever reads the page: do_swap_page(). The agent takes it for one
+    that had begun before, and does not count the page as its own.
+    """
+    scalars, counters, ready_ns = memory[6], memory[7], memory[5][page]
+    counters[MAJOR] += 1
+    scalars[WORKED_NS] += device[MAJOR_NS] + beside_ns
+    if memory[8][page] & PREDICTED:
+        memory[8][page] &= ~PREDICTED
+        counters[ISSUED] -= 1
+        scalars[PREFETCHED_NOW] -= 1
+    memory[0][page] = RESIDENT
+    touch(page, store, memory)
+    scalars[WAITED_NS] += max(ready_ns - compute_ns - scalars[WAITED_NS] - scalars[WORKED_NS], 0)
+    if store or device[SYNCHRONOUS]:
+        free_slot(page, memory[3], memory[4], memory[1])

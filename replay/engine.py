@@ -13,8 +13,9 @@ of a prefetched page.
 import numpy as np
 from numba import types
 
-from kdtool.replay.agentloop import serve_agent, tell_agent
+from kdtool.replay.agentloop import come_second, meet_agent, tell_agent
 from kdtool.replay.byreference import reference
+from kdtool.replay.claims import make_room_for
 from kdtool.replay.clocks import switch_thread
 from kdtool.replay.filecache import file_fault
 from kdtool.replay.hook import ask, tell_found
@@ -85,10 +86,10 @@ _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A)
+    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A, _I8_2)
 )
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
-_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
+_POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
 _POLICIES = types.UniTuple(_POLICY, 2)  # type: ignore[no-untyped-call]
 _DECIDER = types.FunctionType(DECIDE)
 
@@ -132,7 +133,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     status, slot, scalars = memory[0], memory[3], memory[6]
     memory[7][MAJOR] += 1
     memory[8][page] &= ~PREDICTED
-    make_room(capacity, memory, device)
+    make_room_for(page, capacity, memory, device)
     scalars[WORKED_NS] += device[MAJOR_NS] + _beside_ns(scalars, device)
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
     ready_ns = ask(
@@ -188,11 +189,13 @@ def _fault(  # type: ignore[no-untyped-def]
     scalars[NOW_NS] = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     if scalars[NOW_NS] >= scalars[TICK_NS]:
         return True
-    if device[AGENT_NS]:
-        serve_agent(scalars[NOW_NS], capacity, memory, policies[0], device)
+    slept = meet_agent(page, capacity, memory, policies[0], device) if device[AGENT_NS] else False
     if status[page] == SWAPPED:
         missed[row] = SWAP_MISSED
         _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device)
+    elif slept and status[page] == PREFETCHED:
+        missed[row] = SWAP_MISSED
+        come_second(page, trace[2][row], compute_ns, _beside_ns(scalars, device), memory, device)
     elif status[page] == PREFETCHED:
         _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device)
     elif status[page] == UNMAPPED:

@@ -21,6 +21,7 @@ from kdtool.replay.memory import (
     RECLAIM_KIND,
     RECLAIM_NS,
     RECLAIMED,
+    SHOOTDOWN_NS,
     SWAPPED,
     UNMAPPED,
     WASTED,
@@ -73,7 +74,7 @@ def evict(page, memory, device):  # type: ignore[no-untyped-def]
         scalars[PREFETCHED_NOW] -= 1
     if page < scalars[FIRST_FILE]:
         if give_slot(page, memory):
-            work(device[WRITEOUT_NS], scalars)
+            work(device[WRITEOUT_NS] + scalars[SHOOTDOWN_NS], scalars)
             counters[WRITTEN] += 1
         status[page] = SWAPPED
     else:

@@ -12,12 +12,14 @@ import numpy as np
 from kdtool.replay.agent import note_issued
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
+from kdtool.replay.claims import make_room_for, wait_for_place
 from kdtool.replay.memory import (
     AGENT_NS,
     BATCHED,
     DECISIONS,
     LATENCY_NS,
     NAMED,
+    NOT_SENT,
     PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
@@ -28,7 +30,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
     WRITEBACK,
 )
-from kdtool.replay.reclaim import add_page, make_room
+from kdtool.replay.reclaim import add_page
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -74,9 +76,6 @@ cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
 
 NAMED_LATELY = 8
 """After so many decisions that named no page, none is expected of the next."""
-
-NOT_SENT = 1 << 62
-"""When a page is ready whose read still waits for those after it."""
 
 VPN_BITS = 52
 VPN_MASK = (1 << VPN_BITS) - 1
@@ -186,7 +185,7 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
     for i in range(n):
         page = _page_of(out[i], memory[4])
         if page >= 0 and status[page] == SWAPPED:
-            make_room(capacity, memory, device)
+            make_room_for(page, capacity, memory, device)
             scalars[WORKED_NS] += device[PREFETCH_NS]
             ready_ns[page] = NOT_SENT
             status[page] = PREFETCHED
@@ -195,6 +194,8 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
             if scored:
                 note_issued(page, memory)
         elif page != missing or named:
+            if device[AGENT_NS] and page >= 0:
+                wait_for_place(page, memory)
             continue
         else:
             named = True

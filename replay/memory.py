@@ -74,9 +74,10 @@ LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
  PROTECTED, AVG_REFAULTED, AVG_TOTAL, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
- PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, N_SCALARS) = (
+ PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, SHOOTDOWN_NS,
+ N_SCALARS) = (
     *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107, 108, 109, 110, 111, 112,
-    113, 114, 115,
+    113, 114, 115, 116,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
@@ -119,10 +120,14 @@ PAGE = np.dtype(
 )
 PAGE_BYTES = PAGE.itemsize
 CACHE_LINE_BYTES = 64
+CLAIM_SLOTS = 256
+"""More than the pages of a readahead window and of a call: those of both are known at one time."""
 (WAITED, WORKED, NOW, ROW, FREED, CHANGED, BLOCKED, ON_CPU, SINCE, LEFT, CLOCK_WORDS) = range(11)
 """Of a thread, see threads.py and cpus.py."""
 NEVER_NS = 2**63 - 1
 """Later than any replay ends."""
+NOT_SENT = 1 << 62
+"""When a page is ready whose read still waits for those after it."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class Memory:
     pages : of dtype PAGE and shape (n_pages,)
     rings, ends : the lists, see lists.py
     clocks : see threads.py
+    claims : see claims.py
     """
 
     pages: npt.NDArray[np.void]
@@ -145,6 +151,7 @@ class Memory:
     rings: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]
     clocks: npt.NDArray[np.int64]
+    claims: npt.NDArray[np.int64]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
@@ -152,7 +159,7 @@ class Memory:
         return (
             status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
-            self.clocks, touchers,
+            self.clocks, touchers, self.claims,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -193,6 +200,7 @@ def new_memory(
         rings=rings,
         ends=ends,
         clocks=np.zeros((n_threads, CLOCK_WORDS), np.int64),
+        claims=np.full((CLAIM_SLOTS, 3), -1, np.int64),
     )
 
 

@@ -44,6 +44,7 @@ from kdtool.replay.memory import (
     RECLAIM_NS,
     REFERENCED,
     RESIDENT,
+    SHOOTDOWN_NS,
     SYNCHRONOUS,
     UNMAPPED,
     WORKINGSET,
@@ -154,7 +155,7 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
     elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
         status[page] = UNMAPPED
         give_slot(page, memory)
-        work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
+        work(device[RECLAIM_NS] + device[WRITEOUT_NS] + scalars[SHOOTDOWN_NS], scalars)
         begin_write(page, memory, device)
     else:
         evict(page, memory, device)
@@ -190,6 +191,7 @@ def _scan(file, tier_limit, n_pages, memory, device):  # type: ignore[no-untyped
         else:
             candidates += 1
             freed += _judge(page, file, memory, device)
+    work((freed > 0) * scalars[SHOOTDOWN_NS], scalars)
     return scanned if candidates or not left else 0, freed
 
 

@@ -42,8 +42,10 @@ from kdtool.replay.memory import (
     READAHEAD,
     RECLAIM_NS,
     REFERENCED,
+    RESIDENT,
     SCAN_LEFT,
     SCAN_TARGET,
+    SHOOTDOWN_NS,
     SKIPPED,
     SNAPSHOT_ACTIVATIONS,
     SNAPSHOT_FILE_ACTIVATIONS,
@@ -108,7 +110,7 @@ def _write(page, file, memory, device):  # type: ignore[no-untyped-def]
         return
     status[page] = UNMAPPED
     give_slot(page, memory)
-    work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
+    work(device[RECLAIM_NS] + device[WRITEOUT_NS] + scalars[SHOOTDOWN_NS], scalars)
     begin_write(page, memory, device)
 
 
@@ -117,7 +119,7 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
     """Look at the `n_pages` oldest inactive pages of a kind; return how many were freed."""
     status, ready_ns, scalars, marks = memory[0], memory[5], memory[6], memory[8]
     inactive = 2 * file + INACTIVE_LIST
-    scanned, written, freed = 0, 0, 0
+    scanned, written, freed, unmaps = 0, 0, 0, False
     complete_writes(memory)
     for _ in range(n_pages):
         page = oldest(inactive, memory)
@@ -137,8 +139,10 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
             _write(page, file, memory, device)
             written += 1 - file
         else:
+            unmaps |= status[page] == RESIDENT
             evict(page, memory, device)
             freed += 1
+    work(unmaps * scalars[SHOOTDOWN_NS], scalars)
     note_cost(file, written, scanned - freed, scalars)
     return freed
 

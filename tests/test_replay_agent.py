@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from kdtool.cli import app
 from kdtool.errors import ParameterError
 from kdtool.replay import DEVICE_FIELDS, Flush, ProgramPolicy, load_policy, replay, run_shadow
-from kdtool.replay.agent import FREE_NS, QUEUE_COUNT, QUEUE_FIRST, new_agent
-from kdtool.replay.agentloop import _call
+from kdtool.replay.agent import CALL_RANGES, FREE_NS, QUEUE_COUNT, QUEUE_FIRST, new_agent
+from kdtool.replay.agentloop import _begin_call, _go_on
 from kdtool.replay.memory import PREDICTED, SWAPPED, new_memory
 from kdtool.replay.policies.base import Prepared
 from kdtool.rmt import stride_program
@@ -88,10 +88,10 @@ def test_the_agent_pays_for_what_it_asks_for():
     assert by_kernel[1] - by_kernel[0] > by_agent[1] - by_agent[0] + 3 * 100_000
 
 
-# Its own work, of a page, a range and a call, or that it has pages of a program reclaimed on another CPU.
+# Its own work, of a page, a range and a call, or that its reclaim flushes the TLB of the program's CPU.
 @pytest.mark.parametrize(
     ("cost", "slow_ns"),
-    [("prefetch_ns", STEP_NS), *((cost, 4 * STEP_NS) for cost in ("range_ns", "call_ns", "beside_ns"))],
+    [("prefetch_ns", STEP_NS), *((cost, 4 * STEP_NS) for cost in ("range_ns", "call_ns", "beside_write_ns"))],
 )
 def test_one_call_waits_for_the_one_before(cost, slow_ns):
     # 5 has three pages asked for, and 0, a step later, three more, of which 3 is touched after four steps.
@@ -105,7 +105,9 @@ def test_one_call_waits_for_the_one_before(cost, slow_ns):
 
 @njit
 def one_call(memory, policy, device):
-    _call(0, 20, memory, policy, device)
+    _begin_call(0, memory, policy[4], policy[6], policy[7], device)
+    while policy[4][CALL_RANGES]:
+        _go_on(20, memory, policy, device)
 
 
 def test_an_agent_pays_for_each_call_and_for_each_range_of_one():
