@@ -36,11 +36,12 @@ a prefetched and a new page · prefetch_ns: to allocate and submit one prefetch 
 range of an agent's call takes beside its pages, and a call beside its ranges · reclaim_ns: to unmap and
 free one page · writeout_ns: to write it out first, if it is dirty · beside_ns: what an agent on another CPU
 that acts costs the workload for each page that comes from swap: events, interrupts of its reads and of its
-reclaim, and its locks; as long the agent waits for each page that it has reclaimed · beside_write_ns: what it
-costs the workload that the agent's reclaim writes a page out: the flush of its TLB, which a dirty page has to
-itself (try_to_unmap_flush_dirty(), mm/rmap.c, v6.18), and the interrupt when it is written · step_ps: one
-step of a program, in picoseconds · insn_ps: one instruction of the workload, in picoseconds · n_cpus: how
-many CPUs the workload's threads share, 0 for as many as there are threads.
+reclaim, and its locks · beside_write_ns: what it costs the workload that the agent's reclaim writes a page
+out: the flush of its TLB, which a dirty page has to itself (try_to_unmap_flush_dirty(), mm/rmap.c, v6.18),
+and the interrupt when it is written; as long the agent's reclaim waits for that flush, and for the one that
+clean pages of a list share (try_to_unmap_flush()) · step_ps: one step of a program, in picoseconds · insn_ps:
+one instruction of the workload, in picoseconds · n_cpus: how many CPUs the workload's threads share, 0 for as
+many as there are threads.
 """
 
 FLAGS = ("synchronous", "batched")
