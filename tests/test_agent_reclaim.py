@@ -49,7 +49,7 @@ def freed(marks, status=RESIDENT, flush_ns=FLUSH_NS):
 
 
 def test_clean_pages_of_a_list_share_a_flush():
-    # By swappiness 60 of 200 of a 2**-priority part: 1 of a fourth of 20, 2 of a half of 19, and the other 17.
+    # By swappiness 60 of 200, of a 2**-priority part: 1 of a fourth of 20, 2 of a half of 19, and the rest.
     scalars, _ = freed(0)
 
     assert scalars[WORKED_NS] == PAGES * RECLAIM_NS + 3 * FLUSH_NS
