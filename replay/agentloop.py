@@ -27,7 +27,7 @@ from kdtool.replay.agent import (
     next_turn,
     read_decisions,
 )
-from kdtool.replay.claims import wait_for_place
+from kdtool.replay.claims import is_claimed, wait_for_place
 from kdtool.replay.evict import work
 from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages, read_pages
 from kdtool.replay.memory import (
@@ -40,7 +40,6 @@ from kdtool.replay.memory import (
     ISSUED,
     MAJOR,
     MAJOR_NS,
-    NOT_SENT,
     NOW_NS,
     PREDICTED,
     PREFETCHED,
@@ -118,12 +117,10 @@ def _begin_call(at_ns, memory, words, queue, call, device):  # type: ignore[no-u
 
 
 @inner
-def _end_range(before_ns, memory, words, call, reads, device):  # type: ignore[no-untyped-def]
-    """Send the reads of the call's present range, and go on to the one that is due sooner."""
+def _send(before_ns, memory, words, reads, device):  # type: ignore[no-untyped-def]
+    """Send the reads that wait: at a range's end, and before the agent sleeps, blk_flush_plug()."""
     read_pages(words[CALL_READS], np.int64(-1), before_ns, reads, memory, device)
-    words[CALL_RANGES] -= 1
-    words[CALL_READS], words[CALL_END] = 0, call[words[CALL_RANGES], 1]
-    words[CALL_NEXT] = call[max(words[CALL_RANGES] - 1, 0), 1]
+    words[CALL_READS] = 0
 
 
 @inner
@@ -138,12 +135,17 @@ def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
         device[BESIDE_WRITE_NS],
     )
     out[0] = call[at, 0]
+    if is_claimed(out[0], scalars[NOW_NS], memory):
+        _send(before_ns, memory, words, reads, device)
     if bring_in(1, np.int64(-1), True, capacity, out, memory, device):
         reads[words[CALL_READS]] = out[0]
         words[CALL_READS] += 1
     words[CALL_NEXT] += 1
     if words[CALL_NEXT] == words[CALL_END]:
-        _end_range(before_ns, memory, words, call, reads, device)
+        _send(before_ns, memory, words, reads, device)
+        words[CALL_RANGES] -= 1
+        words[CALL_END] = call[words[CALL_RANGES], 1]
+        words[CALL_NEXT] = call[max(words[CALL_RANGES] - 1, 0), 1]
     words[FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
     scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
     scalars[SHOOTDOWN_NS] = 0
@@ -153,8 +155,8 @@ def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _serve(now_ns, page, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
-    """Do what the agent did up to `now_ns`, or until the read of `page` is sent, if that waits for others.
+def _serve(now_ns, capacity, memory, policy, device):  # type: ignore[no-untyped-def]
+    """Do what the agent did up to `now_ns`, and until no read of its waits to be sent with others.
 
     The workload pays for the pages that it has written out.
     """
@@ -164,7 +166,7 @@ def _serve(now_ns, page, capacity, memory, policy, device):  # type: ignore[no-u
     written = memory[7][WRITTEN]
     while True:
         if words[CALL_RANGES]:
-            if words[FREE_NS] > now_ns and memory[5][page] != NOT_SENT:
+            if words[FREE_NS] > now_ns and not words[CALL_READS]:
                 break
             _go_on(capacity, memory, policy, device)
             continue
@@ -186,10 +188,10 @@ def meet_agent(page, capacity, memory, policy, device):  # type: ignore[no-untyp
     So it does where the agent has reserved the page's place and makes room for it.
     """
     scalars = memory[6]
-    _serve(scalars[NOW_NS], page, capacity, memory, policy, device)
+    _serve(scalars[NOW_NS], capacity, memory, policy, device)
     if memory[0][page] != PREFETCHED or not wait_for_place(page, memory):
         return False
-    _serve(scalars[NOW_NS], page, capacity, memory, policy, device)
+    _serve(scalars[NOW_NS], capacity, memory, policy, device)
     return True
 
 

@@ -19,7 +19,6 @@ from kdtool.replay.memory import (
     DECISIONS,
     LATENCY_NS,
     NAMED,
-    NOT_SENT,
     PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
@@ -76,6 +75,9 @@ cluster readahead a swap slot s, whosever page it holds, as NAMED_SLOT - s."""
 
 NAMED_LATELY = 8
 """After so many decisions that named no page, none is expected of the next."""
+
+NOT_SENT = 1 << 62
+"""When a page is ready whose read still waits for those after it."""
 
 VPN_BITS = 52
 VPN_MASK = (1 << VPN_BITS) - 1

@@ -126,8 +126,6 @@ CLAIM_SLOTS = 256
 """Of a thread, see threads.py and cpus.py."""
 NEVER_NS = 2**63 - 1
 """Later than any replay ends."""
-NOT_SENT = 1 << 62
-"""When a page is ready whose read still waits for those after it."""
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,19 @@ def test_a_fault_on_a_page_of_a_range_that_is_not_sent_waits_until_it_is():
     assert memory[5][PAGE] > agent[4][FREE_NS] == 10 + 20 + 2 * 30
 
 
+def test_what_a_call_has_brought_in_is_read_before_it_sleeps():
+    memory, device = full_memory(), device_with(call_ns=10, range_ns=20, prefetch_ns=30)
+    agent = asked_for(memory, PAGE, PAGE + 1)
+    memory[6][COUNT] = 0
+    memory[0][PAGE + 1], memory[16][PAGE + 1] = RESIDENT, (PAGE + 1, 0, 900)
+    begin(0, memory, agent, device)
+    go_on(memory, agent, device)
+    go_on(memory, agent, device)
+
+    assert agent[4][CALL_RANGES] == 0 and agent[4][FREE_NS] == 2 * JIFFY_NS
+    assert 10 + 20 + 30 < memory[5][PAGE] < JIFFY_NS
+
+
 def test_a_fault_comes_first_at_a_page_that_a_call_has_not_come_to():
     memory, device = full_memory(), device_with(call_ns=10, range_ns=20, prefetch_ns=30)
     agent = asked_for(memory, PAGE, PAGE + 2)
