@@ -130,10 +130,8 @@ def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
     worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
     before_ns, at = words[FREE_NS] - worked_ns - waited_ns, words[CALL_NEXT]
     scalars[WORKED_NS] += (at == call[words[CALL_RANGES] - 1, 1]) * device[RANGE_NS]
-    scalars[NOW_NS], scalars[SHOOTDOWN_NS] = (
-        before_ns + scalars[WORKED_NS] + waited_ns,
-        device[BESIDE_WRITE_NS],
-    )
+    scalars[NOW_NS] = before_ns + scalars[WORKED_NS] + waited_ns
+    scalars[SHOOTDOWN_NS] = device[BESIDE_WRITE_NS]
     out[0] = call[at, 0]
     if is_claimed(out[0], scalars[NOW_NS], memory):
         _send(before_ns, memory, words, reads, device)
