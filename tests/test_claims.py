@@ -155,7 +155,7 @@ def test_a_call_sleeps_at_a_page_that_a_fault_has_reserved_and_its_lead_is_as_lo
     assert memory[0][PAGE + 2] == PREFETCHED and words[FREE_NS] == 500 + 10 + 20 + 30
     # The workload faults on the other now, and reclaims for it until 900.
     memory[0][PAGE], memory[16][PAGE] = RESIDENT, (PAGE, 550, 900)
-    memory[8][PAGE] &= ~PREDICTED
+    memory[8][PAGE] = 0
     go_on(memory, agent, device)
 
     assert words[CALL_RANGES] == 0 and memory[0][PAGE] == RESIDENT
@@ -167,13 +167,13 @@ def test_a_page_whose_fault_has_begun_is_asked_for_as_well():
     memory, device = full_memory(), device_with()
     agent = asked_for(memory, PAGE)
     memory[0][PAGE], memory[16][PAGE] = RESIDENT, (PAGE, 100, 900)
-    memory[8][PAGE] &= ~PREDICTED
+    memory[8][PAGE] = 0
 
     begin(899, memory, agent, device)
     assert agent[4][CALL_RANGES] == 1
 
     agent = asked_for(memory, PAGE)
-    memory[8][PAGE] &= ~PREDICTED
+    memory[8][PAGE] = 0
     begin(900, memory, agent, device)
     assert agent[4][CALL_RANGES] == 0
 
