@@ -19,7 +19,7 @@ from kdtool.replay.columns import OneByOne
 from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
 from kdtool.replay.forks import Forks, changes_of_processes, find_forks, keys_of_parents
 from kdtool.replay.keys import VPN_BITS, page_keys
-from kdtool.replay.longarrays import copied, kept, new_array, told_twice
+from kdtool.replay.longarrays import kept, new_array, told_twice, writable
 from kdtool.replay.mapped import (
     check_mappings,
     follow_mappings,
@@ -28,7 +28,7 @@ from kdtool.replay.mapped import (
     note_kinds,
     spans,
 )
-from kdtool.replay.numbering import add_keys, number_keys
+from kdtool.replay.numbering import add_keys, number_keys, number_own
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.sharing import SharedPages, Sharing
 from kdtool.replay.streams import Streams, last_insns, own_clocks, split
@@ -208,7 +208,10 @@ def workload_from_arrays(
     forks: Mapping[str, npt.NDArray[Any]] | None = None,
     waits: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Workload:
-    """Build a workload from the columns of `refs`, each asked for once, and of the other tables, if known."""
+    """Build a workload from the columns of `refs`, and of the other tables, if known.
+
+    Each column of `refs` is asked for once, and its array is the workload's own from then on: written over.
+    """
     if maps is not None:
         check_mappings(name, maps)
     pids, keys, page, followed = _number_pages(name, refs, maps, forks)
@@ -231,8 +234,8 @@ def workload_from_arrays(
         return told_twice(kept(column, keep, n_kept), copies)
 
     page, store = _copying(replayed(page), replayed(store), copies, copied_page)
-    tids, thread = number_keys(np.require(refs["tid"], np.int32))
-    insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
+    tids, thread = number_own(writable(refs["tid"]))
+    insns = replayed(_clocks(name, writable(refs["insns"].view(np.int64)), thread, len(tids)))
     thread = replayed(thread)
     vma_row, vma_change, n_vmas = follow_vmas(maps, pids, keys, keep)
     return Workload(
