@@ -107,9 +107,9 @@ def writable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def kept(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_], n_kept: int) -> npt.NDArray[Any]:
-    """Return the `n_kept` rows of a column that are kept, moved to its front, or to a copy's if it is read-only.
+    """Return the `n_kept` rows of a column that are kept, moved to its front, or a copy's if it is read-only.
 
-    A new array would cost ten times as much: in a virtual machine the first touch of memory does.
+    Not to a new array: in a virtual machine the first touch of memory takes longer than all else here.
     """
     packed, done = writable(column), 0
     if n_kept == len(column):

@@ -208,10 +208,7 @@ def workload_from_arrays(
     forks: Mapping[str, npt.NDArray[Any]] | None = None,
     waits: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Workload:
-    """Build a workload from the columns of `refs`, and of the other tables, if known.
-
-    Each column of `refs` is asked for once, and its array is the workload's own from then on: written over.
-    """
+    """Build a workload from `refs`, each column asked for once and written over, and other tables if known."""
     if maps is not None:
         check_mappings(name, maps)
     pids, keys, page, followed = _number_pages(name, refs, maps, forks)
