@@ -38,7 +38,7 @@ def test_a_file_with_further_keys_is_a_device(tmp_path):
     device = load_device(written(tmp_path, document))
 
     assert device.name == "d"
-    assert device.values.tolist() == [7, 1, 2, 1, 1, *range(5, 18), 0]
+    assert device.values.tolist() == [7, 1, 2, 1, 1, *range(5, 20), 0]
     assert device.sources == dict.fromkeys(DEVICE_FIELDS, "a test")
 
 
