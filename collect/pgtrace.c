@@ -252,6 +252,19 @@ static void map(vma_t v) {
     emit_vma(v);
 }
 
+// Have pages [old, end) at the start of a mapping: they keep what they hold, in memory or swapped, and their order.
+static void move_pages(uint64_t old, uint64_t end, vma_t v) {
+    unmap(v.start, v.end);
+    size_t i = vma_split(old), j = vma_split(end);
+    memmove(&vmas[i], &vmas[j], (n_vmas - j) * sizeof *vmas);
+    n_vmas -= j - i;
+    sad_move(S, pid, old, end, v.start);
+    uint32_t above = (uint32_t)(v.start >> 32) << SAD_MOVED_SHIFT;
+    emit_vma((vma_t){old, end, VMA_UNMAPPED | above, 0, (uint32_t)v.start});
+    vma_insert(vma_split(v.start), v);
+    emit_vma(v);
+}
+
 static uint32_t flags_of(const char *permissions, const char *path) {
     return (permissions[0] == 'r' ? VMA_READ : 0) | (permissions[1] == 'w' ? VMA_WRITE : 0) |
            (permissions[2] == 'x' ? VMA_EXEC : 0) | (permissions[3] == 's' ? VMA_SHARED : 0) |
@@ -453,9 +466,12 @@ static void moved(thread_t *t, uint64_t address) {
     vma_t v = vmas[i];
     v.start = start;
     v.end = start + is;
-    if (start != old) {
-        if (was) unmap(old, old + was);
+    if (start != old && !was) {                                  // of what is shared, a second mapping
         map(v);
+    } else if (start != old) {
+        if (was > is) unmap(old + is, old + was);
+        move_pages(old, old + (was < is ? was : is), v);
+        if (t->arg[3] & MREMAP_DONTUNMAP) map((vma_t){old, old + was, v.flags, v.name, v.offset});
     } else if (is > was) {
         v.start += was;
         if (v.flags & VMA_FILE) v.offset += (uint32_t)was;

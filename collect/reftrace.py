@@ -27,6 +27,7 @@ ZONE = 16
 MAGIC = 0x314453746466656B
 WAKES = 1 << 12
 VMA_KIND, FORK_KIND, WAIT_KIND = 256, 512, 1024
+MOVED_SHIFT = 12
 CHUNK_ROWS = 2_000_000
 
 
@@ -199,7 +200,7 @@ def _append_vmas(
         "flags": (changes["kind"] & (VMA_KIND - 1)).astype(np.uint8),
         "name_id": ids[which],
         "row": rows.astype(np.int64),
-        "offset_pages": changes["offset"].astype(np.int64),
+        "offset_pages": (changes["kind"].astype(np.int64) >> MOVED_SHIFT << 32) | changes["offset"],
     }
     writer.append("vmas", columns)
 

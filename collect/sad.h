@@ -29,6 +29,7 @@
 #define SAD_MAGIC 0x314453746466656bull
 #define SAD_ZONE 16
 #define SAD_VPN_BITS 36                        // of a user address: 47 bits less 12, and one to spare
+#define SAD_MOVED_SHIFT 12
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
@@ -38,7 +39,8 @@ enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK 
 
 // One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
 // ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags,
-// offset = where in its file a mapping starts, in pages. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
+// offset = where in its file a mapping starts, in pages; of pages that went away the one that they were moved to, its
+// upper bits in `kind` from SAD_MOVED_SHIFT on, 0: nowhere. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
 // process, insns as above. Or, with KIND_WAIT, the end of a sleep: offset = tid of the waker (0: not known), vpn = seq
 // before which it woke `tid`, ip = how long that had asked to sleep, in ns.
 typedef struct {
@@ -265,6 +267,29 @@ static void sad_unmap(sad_state *s, int32_t pid, uint64_t start, uint64_t end) {
         nodes[i].pending.seq = 0;
         sad_forget_key(s, i);
         nodes[i].key = 0;
+        sad_commit(s);
+    }
+}
+
+// Pages [start, end) of pid are now those from `to` on: retain what is pending, under the old numbers.
+static void sad_move(sad_state *s, int32_t pid, uint64_t start, uint64_t end, uint64_t to) {
+    sad_node *nodes = sad_nodes(s);
+    uint64_t from = (uint64_t)(uint32_t)pid << SAD_VPN_BITS | start, after = from - start + end;
+    for (uint32_t i = 1; i <= s->n; i++) {
+        if (nodes[i].key < from || nodes[i].key >= after) continue;
+        sad_make_room(s);
+        sad_begin(s, i);
+        if (nodes[i].pending.seq) {
+            sad_emit(s, &nodes[i].pending);
+            nodes[i].first = nodes[i].pending.seq;
+            nodes[i].pending.seq = 0;
+        }
+        nodes[i].pending.vpn += to - start;
+        sad_forget_key(s, i);
+        nodes[i].key += to - start;
+        uint32_t *bucket = sad_bucket(s, nodes[i].key);
+        nodes[i].chain = *bucket;
+        *bucket = i;
         sad_commit(s);
     }
 }

@@ -66,7 +66,7 @@ from kdtool.replay.threads import (
     next_stretch,
     wake_threads,
 )
-from kdtool.replay.writeout import complete_writes
+from kdtool.replay.writeout import complete_writes, sleep
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -120,8 +120,7 @@ def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory,
         device,
     )  # fmt: skip
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if ready_ns[page] > now_ns:
-        scalars[WAITED_NS] += ready_ns[page] - now_ns
+    sleep(now_ns, ready_ns[page], memory)
     if trace[2][row] and memory[0][page] == RESIDENT:  # the policy's pages may have pushed it out again
         free_slot(page, memory[3], memory[4], memory[1])
 
@@ -141,8 +140,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     )  # fmt: skip
     add_page(page, np.uint8(1), trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if ready_ns > now_ns:
-        scalars[WAITED_NS] += ready_ns - now_ns
+    sleep(now_ns, ready_ns, memory)
     if trace[2][row] or device[SYNCHRONOUS]:
         free_slot(page, slot, memory[4], memory[1])
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.qemu
 
 PROGRAMS = Path(__file__).parent / "programs"
 CORE = Path(reftrace.__file__).resolve().parent
-REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK = range(5)
+REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK, MOVE = range(6)
 OPERATION = np.dtype(
     [("what", "i4"), ("pid", "i4"), ("kind", "i4"), ("spare", "i4"), ("vpn", "u8"), ("end", "u8")]
 )
@@ -184,6 +184,66 @@ def test_the_reduction_is_that_of_the_paper_and_lru_misses_are_equal_from_k_on(
     assert reduced == reduced_by_definition(ops, k)
     for size in range(k, 64):
         assert lru_misses(with_unmaps(ops, reduced), size) == lru_misses(with_unmaps(ops, full), size)
+
+
+moves = st.builds(
+    lambda pid, n, vpn, gap, back: (
+        Op(MOVE, pid, vpn, vpn + n + gap, vpn + 2 * n + gap)
+        if back
+        else Op(MOVE, pid, vpn + n + gap, vpn, vpn + n)
+    ),
+    st.integers(1, 2),
+    st.integers(1, 5),
+    st.integers(0, 20),
+    st.integers(0, 5),
+    st.booleans(),
+)
+
+
+def moved_and_touched(ops: list[Op], rows: list[Row]) -> list[tuple[int, Row | Op]]:
+    """Put the moves and unmaps among the references of a stream, as with_unmaps() does."""
+    merged: list[tuple[int, Row | Op]] = [(2 * row[0], row) for row in rows]
+    seq = 0
+    for op in ops:
+        seq += op.what == REFER
+        if op.what in (UNMAP, MOVE):
+            merged.append((2 * seq + 1, op))
+    return sorted(merged, key=lambda pair: pair[0])
+
+
+def lru_misses_of_moved(stream: list[tuple[int, Row | Op]], size: int) -> int:
+    """Count the misses of an LRU memory of `size` pages, where pages that are moved stay what they are."""
+    memory: dict[tuple[int, int], None] = {}
+    misses = 0
+    for _, event in stream:
+        if not isinstance(event, Op):
+            _, pid, vpn, _ = event
+            misses += (pid, vpn) not in memory
+            memory.pop((pid, vpn), None)
+            memory[pid, vpn] = None
+            if len(memory) > size:
+                del memory[next(iter(memory))]
+            continue
+        n, to = event.end - event.vpn, event.kind
+        for vpn in range(event.vpn, event.end) if event.what == UNMAP else range(to, to + n):
+            memory.pop((event.pid, vpn), None)
+        if event.what == MOVE:
+            inside = {
+                (event.pid, vpn): (event.pid, vpn - event.vpn + to) for vpn in range(event.vpn, event.end)
+            }
+            memory = {inside.get(page, page): None for page in memory}
+    return misses
+
+
+@settings(max_examples=150, deadline=None)
+@given(ops=st.lists(st.one_of(*[references] * 12, unmaps, moves), max_size=300), k=st.integers(1, 24))
+def test_lru_misses_are_equal_where_pages_are_moved(core: ctypes.CDLL, ops: list[Op], k: int) -> None:
+    reduced = reduced_by_c(core, ops, k)
+    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+
+    for size in range(k, 64):
+        kept = lru_misses_of_moved(moved_and_touched(ops, reduced), size)
+        assert kept == lru_misses_of_moved(moved_and_touched(ops, full), size)
 
 
 def first_stores(

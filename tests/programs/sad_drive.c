@@ -4,7 +4,7 @@
 
 static void sad_spill(sad_state *s) { (void)s; abort(); }    // the ring of the state is larger than any test
 
-enum { REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK };
+enum { REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK, MOVE };
 
 typedef struct { int32_t what, pid, kind, spare; uint64_t vpn, end; } operation;
 
@@ -25,6 +25,10 @@ __attribute__((visibility("default"))) void drive(sad_state *s, const operation 
         if (op->what == REFER) sad_reference(s, &r, &hint);
         if (op->what == UNMAP) sad_unmap(s, op->pid, op->vpn, op->end);
         if (op->what == FORK) s->forks++;
+        if (op->what == MOVE) {                              // `kind`: to where
+            sad_unmap(s, op->pid, (uint64_t)op->kind, (uint64_t)op->kind + op->end - op->vpn);
+            sad_move(s, op->pid, op->vpn, op->end, (uint64_t)op->kind);
+        }
         if (op->what == DIE_INSIDE && s->n) die_inside(s, op->vpn);
         if (op->what == TAKE_OVER || op->what == DIE_INSIDE) sad_recover(s);
     }
