@@ -7,7 +7,7 @@ processes share since a fork is one page for all of them (sharing.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,12 +28,14 @@ from kdtool.replay.mapped import (
     note_kinds,
     spans,
 )
+from kdtool.replay.memory import ZeroPages, no_zeros
 from kdtool.replay.numbering import add_keys, number_keys
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.sharing import SharedPages, Sharing
 from kdtool.replay.streams import Streams, last_insns, own_clocks, split
 from kdtool.replay.vmas import follow_vmas
 from kdtool.replay.waits import Wakes, after_conflicts, wakes_of
+from kdtool.replay.zeropages import find_zero_pages, replayed_rows
 from kdtool.traces import Trace
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
@@ -57,6 +59,7 @@ class Workload:
     free_row, free_page : int64, pages that are unmapped before a row, of files by the last who touched it
     files : the files whose pages are in memory
     shared : whose a page is since processes forked
+    zeros : when which page is full of zeros
     k : the reduction window of the trace, in pages
     """
 
@@ -79,6 +82,7 @@ class Workload:
     files: FileMaps
     shared: SharedPages
     k: int
+    zeros: ZeroPages = field(default_factory=no_zeros)
 
     @property
     def n_pages(self) -> int:
@@ -194,6 +198,7 @@ def load_workload(
         ra_pages,
         trace.columns("forks") if trace.rows("forks") else None,
         trace.columns("waits") if trace.rows("waits") else None,
+        trace.columns("zeros")["row"] if trace.rows("zeros") else None,
     )
 
 
@@ -207,6 +212,7 @@ def workload_from_arrays(
     ra_pages: int = RA_PAGES,
     forks: Mapping[str, npt.NDArray[Any]] | None = None,
     waits: Mapping[str, npt.NDArray[Any]] | None = None,
+    zeros: npt.NDArray[np.int64] | None = None,
 ) -> Workload:
     """Build a workload from the columns of `refs`, each asked for once, and of the other tables, if known."""
     if maps is not None:
@@ -235,6 +241,9 @@ def workload_from_arrays(
     insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
     thread = replayed(thread)
     vma_row, vma_change, n_vmas = follow_vmas(maps, pids, keys, keep)
+    shared = sharing.told(replayed)
+    n_pages = len(keys) + shared.n_copies + file_pages.n_pages
+    zero_row = replayed_rows(name, zeros, keep, copies)
     return Workload(
         name=name,
         sha256=sha256,
@@ -253,7 +262,10 @@ def workload_from_arrays(
         free_row=free_row,
         free_page=free_page,
         files=file_pages,
-        shared=sharing.told(replayed),
+        shared=shared,
+        zeros=find_zero_pages(
+            page, store, thread, zero_row, (free_row, free_page), n_pages, file_pages.n_pages
+        ),
         k=k,
     )
 

@@ -27,7 +27,7 @@ __all__ = [
     "schema_of",
 ]
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
@@ -182,6 +182,9 @@ TABLES: dict[str, pa.Schema] = {
         by_row=pa.int64(),
         asked_ns=pa.int64(),
     ),
+    # The page of this row of `refs` was full of zeros when it left the reduction's window; without reduction,
+    # when another page was referenced. A trace that lacks the table does not say what pages hold.
+    "zeros": _schema(row=pa.int64()),
     "sched": _schema(
         ts_ns=pa.int64(),
         cpu=pa.int16(),
