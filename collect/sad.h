@@ -18,8 +18,8 @@
 // A fork has pages shared until they are stored to (`forks` counts them): the first store to a page after one is
 // retained where it happened, and a store before it is not told as of a later reference.
 //
-// What a page holds can change only while it is in the window: as one leaves that is full of zeros, this is told of
-// its last retained reference (without reduction, the window is one page).
+// What a page holds changes only while it is in the window: as one leaves that was stored to there and is full of
+// zeros, this is told of its last retained reference (without reduction, the window is one page).
 //
 // A process may be killed anywhere. Whatever changes more than one word of a node is bracketed by `undo`.
 // Stores are not reordered by x86-64, and SAD_ORDER keeps the compiler from doing so.
@@ -45,7 +45,7 @@ enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK 
 // offset = where in its file a mapping starts, in pages. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
 // process, insns as above. Or, with KIND_WAIT, the end of a sleep: offset = tid of the waker (0: not known), vpn = seq
 // before which it woke `tid`, ip = how long that had asked to sleep, in ns. Or, with KIND_ZEROS, behind the reference of
-// the same seq: its page was full of zeros when it left the window.
+// the same seq: its page was stored to in the window, and full of zeros when it left that.
 typedef struct {
     uint64_t seq, vpn, ip, insns;
     int32_t pid, tid;
@@ -57,7 +57,8 @@ typedef struct {
     uint64_t first;                            // seq of the last reference that was retained
     sad_record pending;                        // the last one since, not retained so far; none when seq is 0
     uint32_t prev, next, chain, slot;          // list, hash chain, 1 + place in the zone (0: in the list)
-    uint32_t forks, spare;                     // how many there had been when a store was last retained at once
+    uint32_t forks;                            // how many there had been when a store was last retained at once
+    uint32_t stored;                           // since the page came into the window
 } sad_node;
 
 typedef struct { uint64_t key, seq; int32_t tid; } sad_wake;     // whoever woke those that slept for an object last
@@ -165,7 +166,7 @@ static void sad_enter_zone(sad_state *s, uint32_t i, uint64_t last) {
 
 // Tell of a page that leaves the window what it holds, behind its last retained reference.
 static void sad_tell_zeros(sad_state *s, const sad_node *x, uint64_t last) {
-    if (!x->key || !sad_holds_zeros(s, x->key)) return;
+    if (!x->key || !x->stored || !sad_holds_zeros(s, x->key)) return;
     sad_record zeros = {.seq = last, .kind = KIND_ZEROS};
     sad_emit(s, &zeros);
 }
@@ -174,9 +175,13 @@ static void sad_tell_zeros(sad_state *s, const sad_node *x, uint64_t last) {
 static void sad_retain(sad_state *s, uint64_t key, const sad_record *r) {
     sad_node *x = &sad_nodes(s)[1];
     sad_begin(s, 1);
-    if (x->key != key) sad_tell_zeros(s, x, x->first);
+    if (x->key != key) {
+        sad_tell_zeros(s, x, x->first);
+        x->stored = 0;
+    }
     sad_emit(s, r);
     x->key = key;
+    x->stored |= r->kind == KIND_STORE;
     x->first = r->seq;
     sad_commit(s);
 }
@@ -205,6 +210,7 @@ static inline void sad_again(sad_state *s, uint32_t i, const sad_record *r) {
     uint64_t oldest = s->n == s->k + 1 ? sad_last(&sad_nodes(s)[s->tail]) : 0;
     uint32_t kind = r->kind;
     s->zone_last[x->slot - 1] = r->seq;
+    x->stored |= kind == KIND_STORE;
     if (__builtin_expect(x->forks != s->forks, 0) && (kind == KIND_STORE || x->pending.kind == KIND_STORE)) {
         sad_after_fork(s, i, r);
         return;
@@ -244,7 +250,8 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
     x->first = r->seq;
     x->pending = *r;
     x->pending.seq = 0;
-    x->forks = r->kind == KIND_STORE ? s->forks : 0;
+    x->stored = r->kind == KIND_STORE;
+    x->forks = x->stored ? s->forks : 0;
     uint32_t *bucket = sad_bucket(s, key);
     x->chain = *bucket;
     *bucket = i;

@@ -13,8 +13,10 @@
                   pages it has and which slot would go on with it
 
 Follows mm/page_io.c, mm/swap.c, shrink_folio_list() in mm/vmscan.c and block/blk-mq.c, v6.18. Reads share the
-device. Pages full of zeros do not come here, see zeropages.py. Differs from the kernel: a request takes no more
-pages once the plug is emptied for its size, as where the queue's max_sectors_kb is 128.
+device. Pages full of zeros do not come here, see zeropages.py.
+
+Differs from the kernel: a request takes no more pages once the plug is emptied for its size, as where the
+queue's max_sectors_kb is 128.
 """
 
 import numpy as np

@@ -4,13 +4,13 @@ Linux does not write such a page: it notes that its slot holds zeros, and reclai
 scan; when it is needed again it is filled with zeros, and nothing is read (swap_writeout() and
 swap_read_folio() in mm/page_io.c, shrink_folio_list() in mm/vmscan.c, v6.18).
 
-The table `zeros` says after which references a page left the reduction's window full of zeros. In between it
-is in memory, so that nobody asks. From there on it is, until a store after which it is not said again:
+The table `zeros` says after which references a page that was stored to left the reduction's window full of
+zeros. While it is in the window it is in memory, and nobody asks. It stays so until the next store to it:
 
     of_page[p]      where the notes of page p begin, one more behind the last; empty where no page ever is
     row, thread     a note: after this row, of this thread, the page holds zeros if it did not, or the reverse
 
-At first no page does: what was never stored to is recorded as full of zeros as it leaves the window, too.
+At first no page does. What was never stored to is the kernel's zero page, and none that could be evicted.
 """
 
 import numpy as np

@@ -182,8 +182,9 @@ TABLES: dict[str, pa.Schema] = {
         by_row=pa.int64(),
         asked_ns=pa.int64(),
     ),
-    # The page of this row of `refs` was full of zeros when it left the reduction's window; without reduction,
-    # when another page was referenced. A trace that lacks the table does not say what pages hold.
+    # After this row of `refs` its page left the reduction's window (without reduction: another page was
+    # referenced), had been stored to in it, and was full of zeros. A trace without the table does not say what
+    # pages hold.
     "zeros": _schema(row=pa.int64()),
     "sched": _schema(
         ts_ns=pa.int64(),
