@@ -39,7 +39,7 @@ static void fill(char *p, size_t pages, int with) {          // the last byte of
 static volatile int ended;
 
 static void *take_away(void *unused) {                       // maps pages and takes them away, in every way
-    for (int round = 0; round < 200; round++) {
+    for (int round = 0; round < 40; round++) {
         char *p = anonymous(64);
         fill(p, 64, 0);
         mprotect(p, 16 << 12, PROT_NONE);
