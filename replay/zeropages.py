@@ -143,7 +143,7 @@ def _changed_oddly(page, memory):  # type: ignore[no-untyped-def]
     return (low - first) & 1 == 1
 
 
-@inner
+@inline
 def major_ns(page, memory, device):  # type: ignore[no-untyped-def]
     """Return what a major fault works, beside its wait: nobody sleeps for zeros.
 
@@ -152,7 +152,7 @@ def major_ns(page, memory, device):  # type: ignore[no-untyped-def]
     return device[COLD_NS] + device[MINOR_NS] if holds_zeros(page, memory) else device[MAJOR_NS]
 
 
-@inner
+@inline
 def prefetch_ns(page, memory, device):  # type: ignore[no-untyped-def]
     """Return what it works to bring in a page beside the one that is missing."""
     return device[COLD_NS] if holds_zeros(page, memory) else device[PREFETCH_NS]
