@@ -19,6 +19,7 @@ from kdtool.replay.memory import (
     LATENCY_NS,
     NAMED,
     PREDICTED,
+    PREFETCH_NS,
     PREFETCHED,
     STEP_PS,
     SWAPPED,
@@ -28,7 +29,7 @@ from kdtool.replay.memory import (
     WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room
-from kdtool.replay.zeropages import fill_zero_pages, holds_zeros, prefetch_ns
+from kdtool.replay.zeropages import fill_zero_pages, holds_zeros
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -187,7 +188,7 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
         page = _page_of(out[i], memory[4])
         if page >= 0 and status[page] == SWAPPED:
             make_room(capacity, memory, device)
-            scalars[WORKED_NS] += prefetch_ns(page, memory, device)
+            scalars[WORKED_NS] += device[PREFETCH_NS]
             ready_ns[page] = NOT_SENT
             status[page] = PREFETCHED
             add_page(page, np.uint8(0), np.uint8(0), memory)
@@ -216,7 +217,7 @@ def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-
     """
     slot, ready_ns, scalars = memory[3], memory[5], memory[6]
     if len(memory[16]):
-        m, missing = fill_zero_pages(m, missing, compute_ns, out, memory)
+        m, missing = fill_zero_pages(m, missing, out, memory, device)
     if device[SYNCHRONOUS]:
         # The faulting thread itself does the work of a synchronous device.
         scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]

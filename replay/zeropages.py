@@ -26,7 +26,6 @@ from kdtool.replay.memory import (
     PROCESSES,
     ROW,
     THREAD,
-    WAITED_NS,
     WORKED_NS,
     ZeroPages,
     no_zeros,
@@ -38,7 +37,6 @@ __all__ = [
     "find_zero_pages",
     "holds_zeros",
     "major_ns",
-    "prefetch_ns",
     "replayed_rows",
 ]
 
@@ -152,20 +150,15 @@ def major_ns(page, memory, device):  # type: ignore[no-untyped-def]
     return device[COLD_NS] + device[MINOR_NS] if holds_zeros(page, memory) else device[MAJOR_NS]
 
 
-@inline
-def prefetch_ns(page, memory, device):  # type: ignore[no-untyped-def]
-    """Return what it works to bring in a page beside the one that is missing."""
-    return device[COLD_NS] if holds_zeros(page, memory) else device[PREFETCH_NS]
-
-
 @inner
-def fill_zero_pages(m, missing, compute_ns, out, memory):  # type: ignore[no-untyped-def]
+def fill_zero_pages(m, missing, out, memory, device):  # type: ignore[no-untyped-def]
     """Take from the m pages in `out` those that are full of zeros: they are there at once.
 
-    Return how many are left to be read, and the page that a fault waits for, -1 if it need not.
+    Each but `missing` was brought in as a page to be read, which is more work: it is allocated, charged and
+    cleared as one that is touched first. Return how many are left to be read, and the page that a fault waits
+    for, -1 if it need not.
     """
     ready_ns, scalars = memory[5], memory[6]
-    now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
     left, awaited = 0, np.int64(missing)
     for i in range(m):
         if not holds_zeros(out[i], memory):
@@ -174,5 +167,6 @@ def fill_zero_pages(m, missing, compute_ns, out, memory):  # type: ignore[no-unt
         elif out[i] == missing:
             awaited = np.int64(-1)
         else:
-            ready_ns[out[i]] = now_ns
+            ready_ns[out[i]] = 0
+            scalars[WORKED_NS] += device[COLD_NS] - device[PREFETCH_NS]
     return left, awaited

@@ -100,7 +100,7 @@ def test_of_a_window_what_is_full_of_zeros_needs_no_read(missing):
     now_ns = begin_ns + worked_ns
     first, second = now_ns + device[LATENCY_NS], now_ns + device[LATENCY_NS] + device[SERVICE_NS]
     last = second + device[SERVICE_NS] + device[TRANSFER_NS]
-    ends = [first, now_ns, second, now_ns, last, last]
+    ends = [first, 0, second, 0, last, last]
     assert ready_ns == (0 if missing == 1 else second)
     for page in read_ahead:
         assert memory[0][page] == PREFETCHED and memory[5][page] == ends[page]
