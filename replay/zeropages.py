@@ -30,7 +30,7 @@ from kdtool.replay.memory import (
     ZeroPages,
     no_zeros,
 )
-from kdtool.rmt.jit import inline, inner, jit
+from kdtool.rmt.jit import aside, inline, jit
 
 __all__ = [
     "fill_zero_pages",
@@ -121,7 +121,7 @@ def holds_zeros(page, memory):  # type: ignore[no-untyped-def]
     return len(memory[16]) > 0 and _changed_oddly(page, memory)
 
 
-@inner
+@aside
 def _changed_oddly(page, memory):  # type: ignore[no-untyped-def]
     """Tell whether an odd number of a page's notes are of rows that are done.
 
@@ -150,7 +150,7 @@ def major_ns(page, memory, device):  # type: ignore[no-untyped-def]
     return device[COLD_NS] + device[MINOR_NS] if holds_zeros(page, memory) else device[MAJOR_NS]
 
 
-@inner
+@aside
 def fill_zero_pages(m, missing, out, memory, device):  # type: ignore[no-untyped-def]
     """Take from the m pages in `out` those that are full of zeros: they are there at once.
 
