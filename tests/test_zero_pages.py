@@ -7,6 +7,7 @@ import pytest
 from builders import callable_part, end_of_run, holding, list_pages, ssd, workload, write_refs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_forks import FORK, loads, recorded, stores
 from test_lrupass import both
 
 from kdtool.errors import TraceError
@@ -159,6 +160,19 @@ def test_contents_are_those_after_the_last_row_that_is_done(refs):
         assert zeros_at(w, row) == [i for i, each in enumerate(vpns) if content.get(each)]
         content[vpn] = zeros if store else content.get(vpn, False)
     assert zeros_at(w, len(refs)) == [i for i, each in enumerate(vpns) if content.get(each)]
+
+
+def test_after_a_fork_a_copy_holds_what_was_stored_to_it_and_the_other_page_what_it_held():
+    """Of two pages of zeros the child stores ones to the first, and zeros to a third, of ones: two copies."""
+    before = [*stores(1, 7, 8, 9), (FORK, 1, 2, 0)]
+    w = recorded([*before, *stores(2, 7, 9), *loads(1, 7, 9), *loads(2, 8)], zeros=np.array([0, 1, 4]))
+
+    assert w.n_refs == 3 + 2 * 2 + 3, "who copies a page reads it first"
+    seven, eight, nine, *_ = pages = w.page.tolist()
+    first, second = pages[4], pages[6]
+    assert len({seven, eight, nine, first, second}) == 5
+    assert zeros_at(w, 3) == zeros_at(w, 5) == sorted([seven, eight])
+    assert zeros_at(w, 7) == zeros_at(w, w.n_refs) == sorted([seven, eight, second])
 
 
 def test_rows_that_are_no_references_are_refused():
