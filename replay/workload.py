@@ -21,6 +21,7 @@ from kdtool.replay.forks import Forks, changes_of_processes, find_forks, keys_of
 from kdtool.replay.keys import VPN_BITS, page_keys
 from kdtool.replay.longarrays import copied, kept, new_array, told_twice
 from kdtool.replay.mapped import (
+    check_kept,
     check_mappings,
     follow_mappings,
     holds_code,
@@ -226,11 +227,7 @@ def workload_from_arrays(
     changes = in_order(maps, followed.order, *ranges, map_of)
     sharing = Sharing(followed, keys, store, changes_of_processes(maps, followed.order, pids))
     n_kept, free_row, free_page = follow_mappings(page, store, changes, keys, file_pages, keep, sharing)
-    if not n_kept:
-        raise TraceError(
-            f"{name}: has no reference to memory that is replayed: anonymous pages, and those of files by "
-            f"--files {files}: record what uses more, or give --files all"
-        )
+    check_kept(name, n_kept, files)
     copies, copied_page = sharing.copies()
 
     def replayed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -241,10 +238,7 @@ def workload_from_arrays(
     insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
     thread = replayed(thread)
     vma_row, vma_change, n_vmas = follow_vmas(maps, pids, keys, keep)
-    shared = sharing.told(replayed)
-    n_pages = len(keys) + shared.n_copies + file_pages.n_pages
-    zero_row = replayed_rows(name, zeros, keep, copies)
-    return Workload(
+    made = Workload(
         name=name,
         sha256=sha256,
         page=page,
@@ -262,12 +256,15 @@ def workload_from_arrays(
         free_row=free_row,
         free_page=free_page,
         files=file_pages,
-        shared=shared,
-        zeros=find_zero_pages(
-            page, store, thread, zero_row, (free_row, free_page), n_pages, file_pages.n_pages
-        ),
+        shared=sharing.told(replayed),
         k=k,
     )
+    return replace(made, zeros=_zero_pages(made, replayed_rows(name, zeros, keep, copies)))
+
+
+def _zero_pages(w: Workload, rows: npt.NDArray[np.int64]) -> ZeroPages:
+    freed = w.free_row, w.free_page
+    return find_zero_pages(w.page, w.store, w.thread, rows, freed, w.n_pages, w.files.n_pages)
 
 
 def _copying(
