@@ -22,6 +22,7 @@ from kdtool.replay.knownfaults import known_faults
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
+    AT_ROW,
     BESIDE_NS,
     CACHE_HITS,
     COLD,
@@ -35,7 +36,6 @@ from kdtool.replay.memory import (
     ISSUED,
     LATE,
     MAJOR,
-    MAJOR_NS,
     MINOR,
     MINOR_NS,
     NOW_NS,
@@ -67,6 +67,7 @@ from kdtool.replay.threads import (
     wake_threads,
 )
 from kdtool.replay.writeout import complete_writes, sleep
+from kdtool.replay.zeropages import major_ns
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -85,8 +86,11 @@ _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A)
-)
+    (
+        _U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A,
+        _I8, _I8, _I8,
+    )
+)  # fmt: skip
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8))  # type: ignore[no-untyped-call]
 _POLICIES = types.UniTuple(_POLICY, 2)  # type: ignore[no-untyped-call]
@@ -132,7 +136,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     memory[7][MAJOR] += 1
     memory[8][page] &= ~PREDICTED
     make_room(capacity, memory, device)
-    scalars[WORKED_NS] += device[MAJOR_NS] + _beside_ns(scalars, device)
+    scalars[WORKED_NS] += major_ns(page, memory, device) + _beside_ns(scalars, device)
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
     ready_ns = ask(
         decide, beside, row, page, np.int64(1), np.uint8(0), compute_ns, capacity, trace, memory, policies,
@@ -180,6 +184,7 @@ def _fault(  # type: ignore[no-untyped-def]
 ):
     """Handle an access to a page that is not mapped; return whether the guards are to be asked first."""
     status, scalars, counters = memory[0], memory[6], memory[7]
+    scalars[AT_ROW] = row
     if len(memory[14]) > 1:  # else a cache line less is needed
         switch_thread(np.int64(trace[3][row]), memory)
     compute_ns = trace[1][row] * device[INSN_PS] // 1000

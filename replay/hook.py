@@ -29,6 +29,7 @@ from kdtool.replay.memory import (
     WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page, make_room
+from kdtool.replay.zeropages import fill_zero_pages, holds_zeros
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -212,9 +213,11 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
 def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyped-def]
     """Submit the m reads in `out` together; pages of one request come together, on some devices all.
 
-    Returns when that of `missing` ends, 0 if it is -1.
+    Returns when that of `missing` ends, 0 if it is -1 or needs none.
     """
     slot, ready_ns, scalars = memory[3], memory[5], memory[6]
+    if len(memory[16]):
+        m, missing = fill_zero_pages(m, missing, out, memory, device)
     if device[SYNCHRONOUS]:
         # The faulting thread itself does the work of a synchronous device.
         scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]
@@ -258,7 +261,8 @@ def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, m
     out, scalars, missing = decider[3], memory[6], page if major else np.int64(-1)
     if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-        return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
+        reads = major and not holds_zeros(page, memory)
+        return submit_io(memory[3][page], now_ns, scalars, device) if reads else np.int64(0)
     n = name_pages(decide, row, page, major, compute_ns, trace, memory, decider, device)
     find_pages(n, row, page, trace, out, memory)
     m = bring_in(n, missing, scored, capacity, out, memory, device)

@@ -5,7 +5,8 @@
     eviction    from the oldest generation of the kind of which fewer pages come back (get_type_to_scan()),
                 its oldest pages first, 64 candidates at a time. Promoted meanwhile: to its own generation; of
                 a tier that comes back too often: protected, to the next one (sort_folio()); accessed: kept,
-                or promoted with its accessed neighbours (lru_gen_look_around()); dirty: written first
+                or promoted with its accessed neighbours (lru_gen_look_around()); dirty, unless it holds
+                zeros: written first
     when        MIN_NR_GENS are left in sight: at the next priority, the kernel ages first (get_nr_to_scan())
 
 Follows mm/vmscan.c of v6.18 with CONFIG_LRU_GEN for one memory cgroup. Differs from the kernel: candidates
@@ -51,6 +52,7 @@ from kdtool.replay.memory import (
     WRITEOUT_NS,
 )
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes
+from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inner
 
 __all__ = ["age_and_evict"]
@@ -151,7 +153,7 @@ def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
                 marks[page] &= ~(REFERENCED | WORKINGSET)
                 seq = scalars[MAX_SEQ] - 1
         put(page, seq, memory)
-    elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
+    elif marks[page] & DIRTY and not device[SYNCHRONOUS] and not holds_zeros(page, memory):
         status[page] = UNMAPPED
         give_slot(page, memory)
         work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)

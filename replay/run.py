@@ -194,6 +194,7 @@ def _run(
         shadow.flush,
         workload.files.n_pages,
         len(workload.tids),
+        workload.zeros,
     )
     setting = partial(Setting, workload, shadow.memory_pages, device, shadow.missed)
 

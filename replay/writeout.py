@@ -23,7 +23,8 @@ while that sleeps: the worker runs alone then, and has none (update_entity_lag()
                   pages it has and which slot would go on with it
 
 Follows mm/page_io.c, mm/swap.c, shrink_folio_list() in mm/vmscan.c, block/blk-mq.c, fs/iomap/direct-io.c
-and kernel/sched/fair.c, v6.18. Reads share the device. Differs from the kernel: a request takes no more
+and kernel/sched/fair.c, v6.18. Reads share the device. Pages full of zeros do not come here,
+see zeropages.py. Differs from the kernel: a request takes no more
 pages once the plug is emptied for its size, as where the queue's max_sectors_kb is 128; the worker's own
 time uses up no credit, and nothing else has it run.
 """

@@ -1,11 +1,12 @@
 """The multi-generational LRU: cases worked by hand from mm/vmscan.c, v6.18, and a model written apart."""
 
 import numpy as np
-from builders import Plug, ssd, workload
+from builders import Plug, end_of_run, holding, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.replay import Device, load_policy, replay, run_shadow
+from kdtool.replay.memory import WRITTEN
 from kdtool.replay.run import replay_none
 
 
@@ -30,9 +31,10 @@ class Generations:
         self.unmapped, self.queued, self.swapped, self.plug = set(), [], set(), Plug(max(pages) + 1)
         self.refaulted, self.evicted, self.protected = [0, 0], [0, 0], [0, 0]
         self.avg_refaulted, self.avg_total = [0, 0], [0, 0]
-        self.major = 0
+        self.major = self.written = 0
+        self.zeros = set()  # pages that hold nothing else
 
-    def access(self, page, store):
+    def access(self, page, store, zeros=False):
         if page not in self.seq:
             for _ in range(1000):
                 if len(self.seq) < self.capacity:
@@ -56,6 +58,9 @@ class Generations:
         if store:
             self.dirty.add(page)
             self.swapped.discard(page)
+        self.zeros.discard(page)
+        if zeros:
+            self.zeros.add(page)
 
     def add(self, page, seq):
         self.seq[page] = max(seq, self.min["anon"])
@@ -146,13 +151,9 @@ class Generations:
             return 0
         if page in self.dirty:
             self.dirty.discard(page)
-            self.unmapped.add(page)
-            self.swapped.add(page)
-            if self.plug.is_full_before(page):
-                self.queued, self.pending = self.queued + self.pending, []
-            self.pending.append(page)
-            self.move(page, self.max - 1)
-            return 0
+            if self.writes(page):
+                self.move(page, self.max - 1)
+                return 0
         was_working = page in self.workingset
         self.lists[self.min["anon"]].remove(page)
         self.evicted[was_working] += 1
@@ -162,6 +163,19 @@ class Generations:
         for marks in (self.young, self.once, self.workingset, self.unmapped):
             marks.discard(page)
         return 1
+
+    def writes(self, page):
+        """Queue the write of a dirty page, and return True; a page full of zeros gets a slot, no more."""
+        if page in self.zeros:
+            self.plug.take(page)
+            return False
+        self.unmapped.add(page)
+        self.swapped.add(page)
+        if self.plug.is_full_before(page):
+            self.queued, self.pending = self.queued + self.pending, []
+        self.pending.append(page)
+        self.written += 1
+        return True
 
     def scan(self, n):
         oldest = self.min["anon"]
@@ -227,6 +241,24 @@ def test_major_faults_are_those_of_the_model(refs, capacity):
     shadow = run_shadow(workload(vpns, kinds=stores), capacity, instant(), "mglru")
 
     assert shadow.missed.sum() == model.major
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    refs=st.lists(st.tuples(st.integers(0, 150), st.booleans(), st.booleans()), min_size=1, max_size=1500),
+    capacity=st.integers(2, 140),
+)
+def test_pages_full_of_zeros_are_freed_without_a_write(refs, capacity):
+    """The third of a reference is what its store leaves in the page."""
+    model, content = Generations(capacity, {vpn for vpn, *_ in refs}), {}
+    for vpn, store, zeros in refs:
+        content[vpn] = zeros if store else content.get(vpn, False)
+        model.access(vpn, store, content[vpn])
+
+    state, missed = end_of_run(holding(refs), capacity, instant(), "mglru")
+
+    assert missed.sum() == model.major
+    assert state.counters[WRITTEN] == model.written
 
 
 def counts_after(*more):

@@ -183,6 +183,10 @@ TABLES: dict[str, pa.Schema] = {
         by_row=pa.int64(),
         asked_ns=pa.int64(),
     ),
+    # After this row of `refs` its page left the reduction's window (without reduction: another page was
+    # referenced), had been stored to in it, and was full of zeros. A trace that lacks the table does not say
+    # what pages hold.
+    "zeros": _schema(row=pa.int64()),
     "sched": _schema(
         ts_ns=pa.int64(),
         cpu=pa.int16(),
