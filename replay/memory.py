@@ -74,9 +74,10 @@ LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
  PROTECTED, AVG_REFAULTED, AVG_TOTAL, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
- PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, N_SCALARS) = (
+ PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, AGED, BATCH,
+ N_SCALARS) = (
     *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107, 108, 109, 110, 111, 112,
-    113, 114, 115,
+    113, 114, 115, 116, 180,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
@@ -132,6 +133,7 @@ class Memory:
     pages : of dtype PAGE and shape (n_pages,)
     rings, ends : the lists, see lists.py
     clocks : see threads.py
+    ptes, tables : see pagetables.py; empty but under `mglru`
     """
 
     pages: npt.NDArray[np.void]
@@ -145,6 +147,8 @@ class Memory:
     rings: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]
     clocks: npt.NDArray[np.int64]
+    ptes: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int64]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
@@ -152,7 +156,7 @@ class Memory:
         return (
             status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
-            self.clocks, touchers,
+            self.clocks, touchers, self.ptes, self.tables,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -193,6 +197,8 @@ def new_memory(
         rings=rings,
         ends=ends,
         clocks=np.zeros((n_threads, CLOCK_WORDS), np.int64),
+        ptes=np.empty(0, np.int64),
+        tables=np.empty((0, 0), np.int64),
     )
 
 

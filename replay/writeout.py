@@ -20,11 +20,10 @@ the queue's max_sectors_kb is 128.
 import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
-from kdtool.replay.generations import MIN_NR_GENS, generation_list, put, set_generation
+from kdtool.replay.generations import generation_list, set_generation
 from kdtool.replay.lists import INACTIVE_LIST, push_newest, push_oldest
 from kdtool.replay.memory import (
     DIRTY,
-    MAX_SEQ,
     MGLRU,
     MIN_SEQ,
     NOW_NS,
@@ -85,10 +84,8 @@ def begin_write(page, memory, device):  # type: ignore[no-untyped-def]
     writes[scalars[WRITES_END] % len(writes), 0] = page
     scalars[WRITES_END] += 1
     memory[7][WRITTEN] += 1
-    if scalars[RECLAIM_KIND] == MGLRU:
-        put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
-        return
-    push_newest(INACTIVE_LIST, page, memory)
+    if scalars[RECLAIM_KIND] != MGLRU:  # else it is put back with its batch
+        push_newest(INACTIVE_LIST, page, memory)
 
 
 @inner
