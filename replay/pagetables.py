@@ -62,7 +62,7 @@ def set_refs(page, memory):  # type: ignore[no-untyped-def]
 @inner
 def _is_young(page, memory):  # type: ignore[no-untyped-def]
     """Tell whether a walk finds the page accessed: mapped, and on a list."""
-    return memory[0][page] == RESIDENT and memory[8][page] & ACCESSED and memory[2][page] >= 0
+    return memory[0][page] == RESIDENT and memory[8][page] & ACCESSED != 0 and memory[2][page] >= 0
 
 
 @inner

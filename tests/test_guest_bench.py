@@ -1,17 +1,17 @@
-"""The guest bench without a guest: its archive, its list of runs, what it reads from the console, its table."""
+"""The guest bench without a guest: its archive, list of runs, what it reads from the console, its table."""
 
 import gzip
 import lzma
 from io import StringIO
 
 import pytest
+from rich.console import Console
+
 from bench.guest.cells import print_cells
 from bench.guest.initramfs import pack
 from bench.guest.package import Kernel
 from bench.guest.runs import GUEST_SETTINGS, find_setting, parse_console, run_lines
 from bench.guest.workloads import PROGRAMS, choose
-from rich.console import Console
-
 from kdtool.errors import CommandError, ParameterError
 from kdtool.fidelity.predict import Prediction
 from kdtool.fidelity.runs import KernelRun
@@ -96,7 +96,7 @@ def test_settings_are_known_to_replay():
 def test_programs_are_there_and_an_unknown_one_is_named():
     assert [program for program in choose(None) if not program.source.exists()] == []
     assert choose(["zipf", "bfs"]) == [p for name in ("zipf", "bfs") for p in PROGRAMS if p.name == name]
-    with pytest.raises(ParameterError, match="zipff.*zipf"):
+    with pytest.raises(ParameterError, match=r"zipff.*zipf"):
         choose(["zipff"])
 
 

@@ -2,7 +2,10 @@
 //     ./limited LIMIT_BYTES|max NAME COMMAND [ARGUMENT...]
 //     kdtool-run NAME exit=0 wall_ns=... major=... minor=... peak=... current=... KEY_OF_MEMORY_STAT=... ...
 // The keys of memory.stat are those at the end of the run; with `max`, `kernel`, `file` and `anon` are those at the
-// moment of its largest use (read every 5 ms, which brings statistics up to date: not done under a limit).
+// moment of its largest use, which is looked for at each look (that brings statistics up to date: not done under a
+// limit). It looks every LOOK_US whether the command has ended: each time the CPU changes to this process and forgets
+// its translations. An emulated CPU has room for as many as there are, and on one CPU reclaim drops but those of
+// pages that go: without this, a page whose accessed bit was cleared would never be seen accessed again.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LOOK_US 500
 #define LEAF "/sys/fs/cgroup/kdtool-guest/"
 
 static char most[65536], stat_now[65536];
@@ -54,12 +58,12 @@ static void child(char **command) {
     _exit(127);
 }
 
-static void wait_and_sample(pid_t pid, int *status, struct rusage *used) {
+static void wait_and_look(pid_t pid, int sample, int *status, struct rusage *used) {
     long largest = -1;
     while (!wait4(pid, status, WNOHANG, used)) {
-        long current = number_in(LEAF "memory.current");
+        long current = sample ? number_in(LEAF "memory.current") : -1;
         if (current > largest && read_file(LEAF "memory.stat", most, sizeof most) > 0) largest = current;
-        usleep(5000);
+        usleep(LOOK_US);
     }
 }
 
@@ -73,8 +77,7 @@ int main(int argc, char **argv) {
     clock_gettime(CLOCK_MONOTONIC, &begin);
     pid_t pid = fork();
     if (!pid) child(argv + 3);
-    if (unlimited) wait_and_sample(pid, &status, &used);
-    else wait4(pid, &status, 0, &used);
+    wait_and_look(pid, unlimited, &status, &used);
     clock_gettime(CLOCK_MONOTONIC, &end);
     read_file(LEAF "memory.stat", stat_now, sizeof stat_now);
     const char *held = unlimited ? most : stat_now;
