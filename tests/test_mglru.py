@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.replay import Device, load_policy, replay, run_shadow
+from kdtool.replay.generations import add_generation, set_back
+from kdtool.replay.memory import GEN_PAGES, WORKINGSET, Flush, new_memory
 from kdtool.replay.run import replay_none
 
 
@@ -324,3 +326,19 @@ def test_counts_balance_with_readahead_and_no_memory_beats_belady(refs, capacity
     assert result.prefetch_issued == used
     best = replay(w, load_policy("belady"), shadow, ssd())
     assert best.major_faults <= shadow.missed.sum()
+
+
+def test_what_an_agent_has_read_lies_in_an_old_generation():
+    """A fault's page comes to generation 2 of 0 to 3, of the working set to 3; madvise's to 0 and to 1."""
+    memory = new_memory(8, 8, "mglru", Flush())
+    arrays, generation, scalars = memory.arrays(), memory.pages["evicted_at"], memory.scalars
+    memory.pages["marks"][5] = WORKINGSET
+    for page in (4, 5):
+        add_generation(page, arrays)
+    assert generation[[4, 5]].tolist() == [2, 3]
+
+    for page in (4, 5):
+        set_back(page, arrays)
+
+    assert generation[[4, 5]].tolist() == [0, 1]
+    assert scalars[GEN_PAGES : GEN_PAGES + 4].tolist() == [1, 1, 0, 0]

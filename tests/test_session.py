@@ -162,9 +162,7 @@ def roots() -> list[Path]:
 def test_a_terminal_of_another_session_is_nobodys_to_lend() -> None:
     """As a console's or a container's first process has it on standard input: isatty() says yes to it."""
     ours, theirs = os.openpty()
-    lend = (
-        "import os; from kdtool.collect import terminal as t\nwith t.lend_terminal(1): print(os.isatty(0))"
-    )
+    lend = "import os; from kdtool.collect import terminal as t\nwith t.lend_terminal(1): print(os.isatty(0))"
     done = subprocess.run(
         [sys.executable, "-c", lend],
         stdin=theirs,
