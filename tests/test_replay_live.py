@@ -20,6 +20,7 @@ from kdtool.replay import (
     replay,
     run_shadow,
 )
+from kdtool.replay.liststats import SWAP_CLUSTER_MAX
 from kdtool.rmt import stride_program
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE
 
@@ -201,7 +202,8 @@ def test_the_workload_pays_for_what_the_agent_has_written_out(reclaim, n_read):
         device.values[at] = ns
         times.append(replay(w, stride(), run_shadow(w, 3000, device, reclaim), device).runtime_ns)
 
-    assert times[1] - times[0] == pytest.approx((3000 + n_read) * 1000, rel=0.02)
+    # At the end as much of memory is free as the agent keeps, and a batch more.
+    assert (times[1] - times[0]) // 1000 == pytest.approx(3000 + n_read, abs=FREE_PAGES + SWAP_CLUSTER_MAX)
     assert times[3] == times[2]
 
 
