@@ -88,7 +88,7 @@ _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
     (
         _U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A,
-        _I8, _I8, _I8,
+        _I8, _I8, _I8, _I8, _I8_2,
     )
 )  # fmt: skip
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ import numpy as np
 from kdtool.replay.agent import note_issued
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.cacheline import prefetch_line
+from kdtool.replay.generations import set_back
 from kdtool.replay.memory import (
     AGENT_NS,
     BATCHED,
@@ -195,6 +196,8 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
             marks[page] &= ~PREDICTED
             if scored:
                 note_issued(page, memory)
+                if device[AGENT_NS]:
+                    set_back(page, memory)
         elif page != missing or named:
             continue
         else:

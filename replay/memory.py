@@ -77,9 +77,10 @@ LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
  PROTECTED, AVG_REFAULTED, AVG_TOTAL, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
  PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, WOKE_NS, HAS_LAG,
- KEEPS_NS, JIFFY_NS, AT_ROW, N_SCALARS) = (
+ KEEPS_NS, JIFFY_NS, AT_ROW, AGED, BATCH,
+ N_SCALARS) = (
     *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107, 108, 109, 110, 111, 112,
-    113, 114, 115, 116, 117, 118, 119, 120,
+    113, 114, 115, 116, 117, 118, 119, 120, 121, 185,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
@@ -150,6 +151,7 @@ class Memory:
     rings, ends : the lists, see lists.py
     clocks : see threads.py
     zeros : which pages are not written, nor read
+    ptes, tables : see pagetables.py; empty but under `mglru`
     """
 
     pages: npt.NDArray[np.void]
@@ -164,6 +166,8 @@ class Memory:
     ends: npt.NDArray[np.int64]
     clocks: npt.NDArray[np.int64]
     zeros: ZeroPages
+    ptes: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int64]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         """Return what the engine takes, in its order."""
@@ -171,7 +175,7 @@ class Memory:
         return (
             status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
-            self.clocks, touchers, *self.zeros,
+            self.clocks, touchers, *self.zeros, self.ptes, self.tables,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -219,6 +223,8 @@ def new_memory(
         ends=ends,
         clocks=np.zeros((n_threads, CLOCK_WORDS), np.int64),
         zeros=no_zeros() if zero_pages is None else zero_pages,
+        ptes=np.empty(0, np.int64),
+        tables=np.empty((0, 0), np.int64),
     )
 
 

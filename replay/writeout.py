@@ -32,7 +32,7 @@ time uses up no credit, and nothing else has it run.
 import numpy as np
 
 from kdtool.replay.blockqueue import submit_io
-from kdtool.replay.generations import MIN_NR_GENS, generation_list, put, set_generation
+from kdtool.replay.generations import generation_list, set_generation
 from kdtool.replay.lists import INACTIVE_LIST, push_newest, push_oldest
 from kdtool.replay.memory import (
     DIRTY,
@@ -40,7 +40,6 @@ from kdtool.replay.memory import (
     HAS_LAG,
     JIFFY_NS,
     KEEPS_NS,
-    MAX_SEQ,
     MGLRU,
     MIN_SEQ,
     NOW_NS,
@@ -102,10 +101,8 @@ def begin_write(page, memory, device):  # type: ignore[no-untyped-def]
     writes[scalars[WRITES_END] % len(writes), 0] = page
     scalars[WRITES_END] += 1
     memory[7][WRITTEN] += 1
-    if scalars[RECLAIM_KIND] == MGLRU:
-        put(page, scalars[MAX_SEQ] - MIN_NR_GENS + 1, memory)
-        return
-    push_newest(INACTIVE_LIST, page, memory)
+    if scalars[RECLAIM_KIND] != MGLRU:  # else it is put back with its batch
+        push_newest(INACTIVE_LIST, page, memory)
 
 
 @inner

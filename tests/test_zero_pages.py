@@ -195,11 +195,11 @@ def test_a_trace_without_the_table_says_of_no_page_that_it_holds_zeros(tmp_path)
 
 @st.composite
 def contents(draw):
-    """Return the workload of random references, stores and contents."""
+    """Return the workload of random references, stores and contents; page 1 would go on from a new VMA's 0."""
     n = draw(st.integers(1, 400))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     refs = zip(
-        rng.integers(0, 60, n), rng.integers(0, 2, n), rng.random(n) < draw(st.floats(0, 1)), strict=True
+        rng.integers(512, 572, n), rng.integers(0, 2, n), rng.random(n) < draw(st.floats(0, 1)), strict=True
     )
     return holding([(int(vpn), int(store), bool(zeros)) for vpn, store, zeros in refs])
 

@@ -118,8 +118,11 @@ def replay_moments(
     memory_pages: int,
     device: Device,
     moments: Iterable[Flush],
+    reclaim: str = "linux",
 ) -> list[list[Result]]:
     """Replay the whole program once for each moment, each time at another place.
+
+    reclaim : how memory gives pages up, see run_shadow()
 
     Returns for each policy one result a moment.
 
@@ -127,7 +130,7 @@ def replay_moments(
     """
     predicted: list[list[Result]] = [[] for _ in policies]
     for placed, moment in placed_at(workload, moments):
-        shadow = run_shadow(placed, memory_pages, device, "linux", moment)
+        shadow = run_shadow(placed, memory_pages, device, reclaim, moment)
         for results, policy in zip(predicted, policies, strict=True):
             results.append(replay(placed, policy, shadow, device))
     return predicted
