@@ -195,7 +195,7 @@ def test_a_trace_without_the_table_says_of_no_page_that_it_holds_zeros(tmp_path)
 
 @st.composite
 def contents(draw):
-    """Return the workload of random references, stores and contents; page 1 would go on from a new VMA's 0."""
+    """Return the workload of random references, stores and contents; page 1 would follow a new VMA's 0."""
     n = draw(st.integers(1, 400))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     refs = zip(
