@@ -85,6 +85,7 @@ typedef struct {
     uint64_t number, arg[6];                   // of the system call under way
     uint64_t waits_for, switches;              // what it may sleep for (0: nothing), and sleeps before it
     int64_t asked_ns;                          // how long it asked to sleep at most
+    bool remaps;                               // the call under way may take pages away
     uint32_t hint[HINTS];
 } thread_t;
 
@@ -252,6 +253,19 @@ static void map(vma_t v) {
     emit_vma(v);
 }
 
+// Have pages [old, end) at the start of a mapping: they keep what they hold, in memory or swapped, and their order.
+static void move_pages(uint64_t old, uint64_t end, vma_t v) {
+    unmap(v.start, v.end);
+    size_t i = vma_split(old), j = vma_split(end);
+    memmove(&vmas[i], &vmas[j], (n_vmas - j) * sizeof *vmas);
+    n_vmas -= j - i;
+    sad_move(S, pid, old, end, v.start);
+    uint32_t above = (uint32_t)(v.start >> 32) << SAD_MOVED_SHIFT;
+    emit_vma((vma_t){old, end, VMA_UNMAPPED | above, 0, (uint32_t)v.start});
+    vma_insert(vma_split(v.start), v);
+    emit_vma(v);
+}
+
 static uint32_t flags_of(const char *permissions, const char *path) {
     return (permissions[0] == 'r' ? VMA_READ : 0) | (permissions[1] == 'w' ? VMA_WRITE : 0) |
            (permissions[2] == 'x' ? VMA_EXEC : 0) | (permissions[3] == 's' ? VMA_SHARED : 0) |
@@ -349,6 +363,8 @@ static bool peek(void *to, uint64_t from, size_t bytes) {        // guest memory
     struct iovec local = {to, bytes}, remote = {(void *)from, bytes};
     return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)bytes;
 }
+
+#include "pgzeros.h"
 
 static void kernel_touched(thread_t *t, uint64_t address, uint64_t bytes, uint32_t kind) {
     if (!address || !bytes) return;
@@ -453,9 +469,12 @@ static void moved(thread_t *t, uint64_t address) {
     vma_t v = vmas[i];
     v.start = start;
     v.end = start + is;
-    if (start != old) {
-        if (was) unmap(old, old + was);
+    if (start != old && !was) {                                  // of what is shared, a second mapping
         map(v);
+    } else if (start != old) {
+        if (was > is) unmap(old + is, old + was);
+        move_pages(old, old + (was < is ? was : is), v);
+        if (t->arg[3] & MREMAP_DONTUNMAP) map((vma_t){old, old + was, v.flags, v.name, v.offset});
     } else if (is > was) {
         v.start += was;
         if (v.flags & VMA_FILE) v.offset += (uint32_t)was;
@@ -487,12 +506,7 @@ static void reaped(int64_t child, uint64_t status_at) {          // a killed chi
         forget_address_space((int32_t)child);
 }
 
-static void on_syscall_return(qemu_plugin_id_t id, unsigned vcpu, int64_t number, int64_t result) {
-    (void)id;
-    thread_t *t = threads[vcpu];
-    if (number == SYS_execve || number == SYS_execveat) __sync_fetch_and_sub(&S->untraced, 1);   // it failed
-    if (off() || (result < 0 && result > -4096) || number != (int64_t)t->number) return;
-    if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
+static void called(thread_t *t, int64_t number, int64_t result) {
     uint64_t start = t->arg[0] >> PAGE_SHIFT, end = start + pages(t->arg[1]);
     after_call(t, result);
     record_touches(t, result);
@@ -511,6 +525,16 @@ static void on_syscall_return(qemu_plugin_id_t id, unsigned vcpu, int64_t number
     unlock();
 }
 
+static void on_syscall_return(qemu_plugin_id_t id, unsigned vcpu, int64_t number, int64_t result) {
+    (void)id;
+    thread_t *t = threads[vcpu];
+    if (number == SYS_execve || number == SYS_execveat) __sync_fetch_and_sub(&S->untraced, 1);   // it failed
+    if (off()) return;
+    if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
+    if ((result >= 0 || result <= -4096) && number == (int64_t)t->number) called(t, number, result);
+    end_remap(t);
+}
+
 static void on_syscall(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint64_t a1, uint64_t a2, uint64_t a3,
                        uint64_t a4, uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
     (void)id, (void)a7, (void)a8;
@@ -522,6 +546,7 @@ static void on_syscall(qemu_plugin_id_t id, unsigned vcpu, int64_t number, uint6
     if (off()) return;
     if (!t->tid) t->tid = (int32_t)syscall(SYS_gettid);
     before_call(t);
+    begin_remap(t);
     // Recorded before it happens: once it has, another thread may be given the same addresses.
     if (number == SYS_munmap && !(a1 & PAGE_MASK) && a2) {
         lock(t->tid);
@@ -579,6 +604,7 @@ static void in_child(void) {
     for (size_t i = 0; i < MAX_THREADS; i++)
         if (threads[i]) memset(threads[i], 0, sizeof(thread_t));
     __sync_fetch_and_add(&S->processes, 1);
+    remaps = 0;
     borrowed = vforks;
     if (borrowed || off()) return;
     pid = child;

@@ -31,10 +31,10 @@ ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
 
 
 class References:
-    """The collector `refs`: tables `refs`, `vmas`, `forks` and `waits`, clock `insns`."""
+    """The collector `refs`: tables `refs`, `vmas`, `forks`, `waits` and `zeros`, clock `insns`."""
 
     name = "refs"
-    tables = ("refs", "vmas", "forks", "waits")
+    tables = ("refs", "vmas", "forks", "waits", "zeros")
     clock = "insns"
 
     def unavailable(self) -> Problem | None:
@@ -115,6 +115,7 @@ class Tracer:
             "untraced_execs": self._spool.count("untraced"),
             "killed_while_recording": self._spool.count("broken"),
             "names_lost": self._spool.count("names_lost"),
+            "pages_not_looked_at": self._spool.count("unread"),
         }
 
     def close(self) -> None:

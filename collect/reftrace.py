@@ -19,14 +19,15 @@ from kdtool.traces import NO_TID, TraceWriter
 
 __all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
-SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "pgwaits.h", "sad.h")
+SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "pgwaits.h", "pgzeros.h", "sad.h")
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20
 ZONE = 16
 MAGIC = 0x314453746466656B
 WAKES = 1 << 12
-VMA_KIND, FORK_KIND, WAIT_KIND = 256, 512, 1024
+VMA_KIND, FORK_KIND, WAIT_KIND, ZEROS_KIND = 256, 512, 1024, 2048
+MOVED_SHIFT = 12
 CHUNK_ROWS = 2_000_000
 
 
@@ -42,7 +43,7 @@ NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", 
 COUNTERS = _struct(
     """magic u8 k u4 hash_bits u4 ring_cap u4 zone_cap u4 names_at u8 ring_at u8 nodes_at u8 hash_at u8
     wakes_at u8 size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4
-    names_lost u4 forks u4"""
+    names_lost u4 forks u4 unread u4"""
 )
 STREAM = _struct("lock i4 now u8 emitted u8 written u8 n u4 head u4 tail u4 zone_n u4")
 UNDO = np.dtype([("undo_node", "u4"), ("undo_n", "u4"), ("undo_emitted", "u8"), ("undo", NODE)])
@@ -160,13 +161,14 @@ class Spool:
 
 
 def write_rows(spool: Spool, writer: TraceWriter) -> int:
-    """Append all rows to `refs`, `vmas`, `forks` and `waits` and return how many references there are."""
+    """Append all rows to the tables of `refs` and return how many references there are."""
     n_refs = n_vmas = 0
     others = np.empty(0, np.uint64)
     for records in spool.chunks():
         kind = records["kind"]
         is_ref, is_fork, is_wait = kind < VMA_KIND, kind == FORK_KIND, kind == WAIT_KIND
-        is_vma = ~is_ref & ~is_fork & ~is_wait
+        is_zeros = kind == ZEROS_KIND
+        is_vma = ~is_ref & ~is_fork & ~is_wait & ~is_zeros
         refs, row, vma_row = records[is_ref], n_refs + np.cumsum(is_ref), n_vmas + np.cumsum(is_vma)
         others = np.append(others, records["seq"][~is_ref])
         if is_vma.any():
@@ -177,6 +179,7 @@ def write_rows(spool: Spool, writer: TraceWriter) -> int:
             woken = records["vpn"][is_wait]
             by_row = spool.n_until(woken) - np.searchsorted(others, woken, side="right")
             _append_waits(writer, records[is_wait], row[is_wait], by_row)
+        writer.append("zeros", {"row": row[is_zeros] - 1})
         columns = {name: refs[name] for name in ("pid", "tid", "vpn", "ip", "insns")}
         writer.append("refs", columns | {"kind": refs["kind"].astype(np.uint8)})
         n_refs, n_vmas = n_refs + len(refs), n_vmas + int(np.count_nonzero(is_vma))
@@ -199,7 +202,7 @@ def _append_vmas(
         "flags": (changes["kind"] & (VMA_KIND - 1)).astype(np.uint8),
         "name_id": ids[which],
         "row": rows.astype(np.int64),
-        "offset_pages": changes["offset"].astype(np.int64),
+        "offset_pages": (changes["kind"].astype(np.int64) >> MOVED_SHIFT << 32) | changes["offset"],
     }
     writer.append("vmas", columns)
 

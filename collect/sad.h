@@ -18,10 +18,14 @@
 // A fork has pages shared until they are stored to (`forks` counts them): the first store to a page after one is
 // retained where it happened, and a store before it is not told as of a later reference.
 //
+// What a page holds changes only while it is in the window: as one leaves that was stored to there and is full of
+// zeros, this is told of its last retained reference (without reduction, the window is one page).
+//
 // A process may be killed anywhere. Whatever changes more than one word of a node is bracketed by `undo`.
 // Stores are not reordered by x86-64, and SAD_ORDER keeps the compiler from doing so.
 #ifndef KDTOOL_SAD_H
 #define KDTOOL_SAD_H
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,18 +33,21 @@
 #define SAD_MAGIC 0x314453746466656bull
 #define SAD_ZONE 16
 #define SAD_VPN_BITS 36                        // of a user address: 47 bits less 12, and one to spare
+#define SAD_MOVED_SHIFT 12
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
 #define SAD_WAKE_BITS 12                       // 4,096 places for what woke somebody last, by object
 
-enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK = 512, KIND_WAIT = 1024 };
+enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK = 512, KIND_WAIT = 1024, KIND_ZEROS = 2048 };
 
 // One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
 // ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags,
-// offset = where in its file a mapping starts, in pages. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
+// offset = where in its file a mapping starts, in pages; of pages that went away the one that they were moved to, its
+// upper bits in `kind` from SAD_MOVED_SHIFT on, 0: nowhere. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
 // process, insns as above. Or, with KIND_WAIT, the end of a sleep: offset = tid of the waker (0: not known), vpn = seq
-// before which it woke `tid`, ip = how long that had asked to sleep, in ns.
+// before which it woke `tid`, ip = how long that had asked to sleep, in ns. Or, with KIND_ZEROS, behind the reference of
+// the same seq: its page was stored to in the window, and full of zeros when it left that.
 typedef struct {
     uint64_t seq, vpn, ip, insns;
     int32_t pid, tid;
@@ -52,7 +59,8 @@ typedef struct {
     uint64_t first;                            // seq of the last reference that was retained
     sad_record pending;                        // the last one since, not retained so far; none when seq is 0
     uint32_t prev, next, chain, slot;          // list, hash chain, 1 + place in the zone (0: in the list)
-    uint32_t forks, spare;                     // how many there had been when a store was last retained at once
+    uint32_t forks;                            // how many there had been when a store was last retained at once
+    uint32_t stored;                           // since the page came into the window
 } sad_node;
 
 typedef struct { uint64_t key, seq; int32_t tid; } sad_wake;     // whoever woke those that slept for an object last
@@ -66,6 +74,7 @@ typedef struct {
     volatile uint64_t refs, insns, lost, untraced, processes;
     uint32_t names_used, names_lost;
     volatile uint32_t forks;                   // so far, of all processes
+    volatile uint32_t unread;                  // pages that could not be looked at for zeros: no permission
     _Alignas(64) volatile int32_t lock;        // tid of the holder
     volatile uint64_t now;                     // seq of the newest reference or change
     volatile uint64_t emitted, written;        // records made; records of them in the spool file
@@ -92,15 +101,18 @@ static inline uint32_t *sad_bucket(sad_state *s, uint64_t key) {
 // Provided by the includer: write the records [written, emitted) to the spool and set written = emitted.
 static void sad_spill(sad_state *s);
 
+// Provided by the includer: whether a page is known to be full of zeros now.
+static bool sad_holds_zeros(sad_state *s, uint64_t key);
+
 static void sad_emit(sad_state *s, const sad_record *record) {
     sad_ring(s)[s->emitted % s->ring_cap] = *record;
     SAD_ORDER();
     s->emitted++;
 }
 
-// No single step emits more than two records: with room for them, `undo` never has to reach into the spool.
+// No single step emits more than three records: with room for them, `undo` never has to reach into the spool.
 static inline void sad_make_room(sad_state *s) {
-    if (__builtin_expect(s->emitted - s->written + 2 > s->ring_cap, 0)) sad_spill(s);
+    if (__builtin_expect(s->emitted - s->written + 3 > s->ring_cap, 0)) sad_spill(s);
 }
 
 static void sad_begin(sad_state *s, uint32_t i) {
@@ -154,6 +166,28 @@ static void sad_enter_zone(sad_state *s, uint32_t i, uint64_t last) {
     nodes[i].slot = slot + 1;
 }
 
+// Tell of a page that leaves the window what it holds, behind its last retained reference.
+static void sad_tell_zeros(sad_state *s, const sad_node *x, uint64_t last) {
+    if (!x->key || !x->stored || !sad_holds_zeros(s, x->key)) return;
+    sad_record zeros = {.seq = last, .kind = KIND_ZEROS};
+    sad_emit(s, &zeros);
+}
+
+// Without reduction every reference is retained; node 1 is the page of the last one.
+static void sad_retain(sad_state *s, uint64_t key, const sad_record *r) {
+    sad_node *x = &sad_nodes(s)[1];
+    sad_begin(s, 1);
+    if (x->key != key) {
+        sad_tell_zeros(s, x, x->first);
+        x->stored = 0;
+    }
+    sad_emit(s, r);
+    x->key = key;
+    x->stored |= r->kind == KIND_STORE;
+    x->first = r->seq;
+    sad_commit(s);
+}
+
 // Note a further reference to the page of node i, not stored to since a fork, where either is a store.
 static void sad_after_fork(sad_state *s, uint32_t i, const sad_record *r) {
     sad_node *x = &sad_nodes(s)[i];
@@ -178,6 +212,7 @@ static inline void sad_again(sad_state *s, uint32_t i, const sad_record *r) {
     uint64_t oldest = s->n == s->k + 1 ? sad_last(&sad_nodes(s)[s->tail]) : 0;
     uint32_t kind = r->kind;
     s->zone_last[x->slot - 1] = r->seq;
+    x->stored |= kind == KIND_STORE;
     if (__builtin_expect(x->forks != s->forks, 0) && (kind == KIND_STORE || x->pending.kind == KIND_STORE)) {
         sad_after_fork(s, i, r);
         return;
@@ -207,6 +242,7 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
     sad_begin(s, i);
     if (i == s->tail) {
         if (x->pending.seq) sad_emit(s, &x->pending);
+        sad_tell_zeros(s, x, sad_last(x));
         sad_unlink(s, i);
         if (x->key) sad_forget_key(s, i);
     } else {
@@ -216,7 +252,8 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
     x->first = r->seq;
     x->pending = *r;
     x->pending.seq = 0;
-    x->forks = r->kind == KIND_STORE ? s->forks : 0;
+    x->stored = r->kind == KIND_STORE;
+    x->forks = x->stored ? s->forks : 0;
     uint32_t *bucket = sad_bucket(s, key);
     x->chain = *bucket;
     *bucket = i;
@@ -230,13 +267,13 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
 static inline void sad_reference(sad_state *s, sad_record *r, uint32_t *hint) {
     sad_make_room(s);
     r->seq = s->now + 1;
+    sad_node *nodes = sad_nodes(s);
+    uint64_t key = (uint64_t)(uint32_t)r->pid << SAD_VPN_BITS | r->vpn;
     if (!s->k) {
-        sad_emit(s, r);
+        sad_retain(s, key, r);
         s->now = r->seq;
         return;
     }
-    sad_node *nodes = sad_nodes(s);
-    uint64_t key = (uint64_t)(uint32_t)r->pid << SAD_VPN_BITS | r->vpn;
     uint32_t i = *hint;
     if (!i || nodes[i].key != key)
         for (i = *sad_bucket(s, key); i && nodes[i].key != key; i = nodes[i].chain) { }
@@ -257,6 +294,7 @@ static inline void sad_reference(sad_state *s, sad_record *r, uint32_t *hint) {
 static void sad_unmap(sad_state *s, int32_t pid, uint64_t start, uint64_t end) {
     sad_node *nodes = sad_nodes(s);
     uint64_t from = (uint64_t)(uint32_t)pid << SAD_VPN_BITS | start, to = from - start + end;
+    if (!s->k && nodes[1].key >= from && nodes[1].key < to) nodes[1].key = 0;
     for (uint32_t i = 1; i <= s->n; i++) {
         if (nodes[i].key < from || nodes[i].key >= to) continue;
         sad_make_room(s);
@@ -265,6 +303,30 @@ static void sad_unmap(sad_state *s, int32_t pid, uint64_t start, uint64_t end) {
         nodes[i].pending.seq = 0;
         sad_forget_key(s, i);
         nodes[i].key = 0;
+        sad_commit(s);
+    }
+}
+
+// Pages [start, end) of pid are now those from `to` on: retain what is pending, under the old numbers.
+static void sad_move(sad_state *s, int32_t pid, uint64_t start, uint64_t end, uint64_t to) {
+    sad_node *nodes = sad_nodes(s);
+    uint64_t from = (uint64_t)(uint32_t)pid << SAD_VPN_BITS | start, after = from - start + end;
+    if (!s->k && nodes[1].key >= from && nodes[1].key < after) nodes[1].key += to - start;
+    for (uint32_t i = 1; i <= s->n; i++) {
+        if (nodes[i].key < from || nodes[i].key >= after) continue;
+        sad_make_room(s);
+        sad_begin(s, i);
+        if (nodes[i].pending.seq) {
+            sad_emit(s, &nodes[i].pending);
+            nodes[i].first = nodes[i].pending.seq;
+            nodes[i].pending.seq = 0;
+        }
+        nodes[i].pending.vpn += to - start;
+        sad_forget_key(s, i);
+        nodes[i].key += to - start;
+        uint32_t *bucket = sad_bucket(s, nodes[i].key);
+        nodes[i].chain = *bucket;
+        *bucket = i;
         sad_commit(s);
     }
 }

@@ -36,7 +36,7 @@ def describe_recording(trace: Trace) -> dict[str, Any]:
 def print_recording(trace: Trace) -> None:
     """Print one line: rows and losses of each kind of events, majors, exit code."""
     manifest = trace.manifest
-    side = ("vmas", "forks", "waits", "tasks", "names")
+    side = ("vmas", "forks", "waits", "zeros", "tasks", "names")
     parts = [
         f"{info.rows:,} {table}" + (f" ({info.lost:,} lost)" if info.lost else "")
         for table, info in manifest.tables.items()

@@ -1,5 +1,6 @@
 """The terminal and the signals of a recording: who reads the one, and what the others end."""
 
+import errno
 import os
 import signal
 import threading
@@ -48,7 +49,7 @@ def stop_on_signals() -> Iterator[Stop]:
 @contextmanager
 def lend_terminal(group: int) -> Iterator[None]:
     """Make the process group the foreground of our terminal, if we have one, so that it may read it."""
-    if not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
+    if not _in_foreground():
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # it would stop us
@@ -59,3 +60,15 @@ def lend_terminal(group: int) -> Iterator[None]:
     finally:
         os.tcsetpgrp(0, os.getpgrp())
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_foreground() -> bool:
+    """Tell whether standard input is the terminal of our session and our process group its foreground."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError as error:
+        # ENOTTY: no terminal, or that of another session (setsid, the first process of a container or a
+        # console). EBADF: it is closed.
+        if error.errno not in (errno.ENOTTY, errno.EBADF):
+            raise
+        return False

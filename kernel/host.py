@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,14 +16,18 @@ from kdtool.kernel.swap import swap_devices
 
 __all__ = [
     "MAX_PAGE_CLUSTER",
+    "base_slice_ns",
     "check_page_cluster",
     "host_facts",
     "page_cluster",
     "read_page_cluster",
     "real_time",
+    "tick_ns",
     "write_page_cluster",
 ]
 
+CLOCK_MONOTONIC_COARSE = 6
+"""Of linux/time.h; Python has no name for it."""
 PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
 MAX_PAGE_CLUSTER = 5
 """page_cluster_max in mm/swap.c: readahead of 2^5 pages."""
@@ -104,6 +109,23 @@ def write_page_cluster(n: int) -> None:
         PAGE_CLUSTER.write_text(str(n))
     except OSError as error:
         raise CapabilityError(f"{PAGE_CLUSTER}: {error.strerror}: run as root") from None
+
+
+def base_slice_ns(n_cpus: int) -> int:
+    """Return how long a thread that was just given its CPU keeps it, on a machine of so many CPUs.
+
+    sysctl_sched_base_slice with the kernel's own scaling, get_update_sysctl_factor(), kernel/sched/fair.c,
+    v6.18; /sys/kernel/debug has it, which a locked-down kernel does not show.
+
+    >>> base_slice_ns(1), base_slice_ns(2), base_slice_ns(64)
+    (700000, 1400000, 2800000)
+    """
+    return 700_000 * min(n_cpus, 8).bit_length()
+
+
+def tick_ns() -> int:
+    """Return the period of the scheduler's tick, that of the coarse clocks: 1 s over CONFIG_HZ."""
+    return round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
 def _cpu_model() -> str | None:

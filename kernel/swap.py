@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Disk", "SwapDevice", "free_swap_bytes", "swap_devices", "swap_disk"]
+__all__ = ["Disk", "SwapDevice", "free_swap_bytes", "notes_by_worker", "swap_devices", "swap_disk"]
 
 PROC_SWAPS = Path("/proc/swaps")
 SYNCHRONOUS = ("zram", "pmem", "ram")
@@ -76,6 +76,14 @@ def swap_disk(device: SwapDevice) -> Disk | None:
         number = status.st_dev if is_file else status.st_rdev
         major, minor = os.major(number), os.minor(number)
     return Disk(folder.name, major << 20 | minor, queued)
+
+
+def notes_by_worker(device: SwapDevice) -> bool:
+    """Tell whether a worker of the CPU that the disk interrupts notes the ends of writes, not the interrupt.
+
+    So it is on a loop device with direct I/O: iomap_dio_bio_end_io(), fs/iomap/direct-io.c, v6.18.
+    """
+    return device.kind == "loop" and _read(_disk(Path(device.path), is_file=False), "loop/dio") == "1"
 
 
 def _device(line: str) -> SwapDevice:

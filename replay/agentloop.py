@@ -27,9 +27,10 @@ from kdtool.replay.agent import (
     next_turn,
     read_decisions,
 )
+from kdtool.replay.blockqueue import read_pages
 from kdtool.replay.claims import is_claimed, wait_for_place
 from kdtool.replay.evict import work
-from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages, read_pages
+from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages
 from kdtool.replay.memory import (
     AGENT_NS,
     BESIDE_WRITE_NS,
@@ -39,7 +40,6 @@ from kdtool.replay.memory import (
     DEGREE,
     ISSUED,
     MAJOR,
-    MAJOR_NS,
     NOW_NS,
     PREDICTED,
     PREFETCHED,
@@ -55,6 +55,7 @@ from kdtool.replay.memory import (
 )
 from kdtool.replay.reclaim import free_ahead, touch
 from kdtool.replay.slots import free_slot
+from kdtool.replay.zeropages import major_ns
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE, LOW_PAGES, after_call, nap
 from kdtool.rmt.jit import inner
 from kdtool.rmt.predictions import forget_prediction, is_predicted, page_tag, remember
@@ -202,7 +203,7 @@ def come_second(page, store, compute_ns, beside_ns, memory, device):  # type: ig
     """
     scalars, counters, ready_ns = memory[6], memory[7], memory[5][page]
     counters[MAJOR] += 1
-    scalars[WORKED_NS] += device[MAJOR_NS] + beside_ns
+    scalars[WORKED_NS] += major_ns(page, memory, device) + beside_ns
     if memory[8][page] & PREDICTED:
         memory[8][page] &= ~PREDICTED
         counters[ISSUED] -= 1

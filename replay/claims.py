@@ -12,20 +12,17 @@ from now (calc_index(), kernel/time/timer.c). Where one thread faults and no age
                   that slot; times are of the clock that all share
 """
 
-from kdtool.replay.memory import AGENT_NS, CLAIM_SLOTS, NOW_NS, WAITED_NS
+from kdtool.replay.memory import AGENT_NS, CLAIM_SLOTS, JIFFY_NS, NOW_NS, WAITED_NS
 from kdtool.replay.reclaim import make_room
 from kdtool.rmt.jit import inner
 
-__all__ = ["JIFFY_NS", "is_claimed", "make_room_for", "wait_for_place"]
-
-JIFFY_NS = 4_000_000
-"""CONFIG_HZ is 250, its default (kernel/Kconfig.hz) and that of the distributions measured."""
+__all__ = ["is_claimed", "make_room_for", "wait_for_place"]
 
 
 @inner
 def make_room_for(page, capacity, memory, device):  # type: ignore[no-untyped-def]
     """Take room for a page that comes from swap, whose place is reserved meanwhile: see make_room()."""
-    scalars, claims, at = memory[6], memory[16], page & CLAIM_SLOTS - 1
+    scalars, claims, at = memory[6], memory[21], page & CLAIM_SLOTS - 1
     from_ns = scalars[NOW_NS]
     make_room(capacity, memory, device)
     if device[AGENT_NS] and scalars[NOW_NS] > from_ns:
@@ -35,7 +32,7 @@ def make_room_for(page, capacity, memory, device):  # type: ignore[no-untyped-de
 @inner
 def is_claimed(page, now_ns, memory):  # type: ignore[no-untyped-def]
     """Tell whether a page's place is reserved and empty at `now_ns`."""
-    claims, at = memory[16], page & CLAIM_SLOTS - 1
+    claims, at = memory[21], page & CLAIM_SLOTS - 1
     return claims[at, 0] == page and claims[at, 1] <= now_ns < claims[at, 2]
 
 
@@ -45,7 +42,7 @@ def wait_for_place(page, memory):  # type: ignore[no-untyped-def]
     scalars = memory[6]
     now_ns = scalars[NOW_NS]
     while is_claimed(page, scalars[NOW_NS], memory):
-        wake_ns = (scalars[NOW_NS] // JIFFY_NS + 2) * JIFFY_NS
+        wake_ns = (scalars[NOW_NS] // scalars[JIFFY_NS] + 2) * scalars[JIFFY_NS]
         scalars[WAITED_NS] += wake_ns - scalars[NOW_NS]
         scalars[NOW_NS] = wake_ns
     return scalars[NOW_NS] > now_ns

@@ -24,7 +24,7 @@ __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_devi
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
     "prefetch_ns", "range_ns", "call_ns", "reclaim_ns", "writeout_ns", "beside_ns", "beside_write_ns",
-    "step_ps", "insn_ps", "n_cpus",
+    "step_ps", "insn_ps", "n_cpus", "slice_ns", "tick_ns",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
@@ -41,7 +41,9 @@ out: the flush of its TLB, which a dirty page has to itself (try_to_unmap_flush_
 and the interrupt when it is written; as long the agent's reclaim waits for that flush, and for the one that
 clean pages of a list share (try_to_unmap_flush()) · step_ps: one step of a program, in picoseconds · insn_ps:
 one instruction of the workload, in picoseconds · n_cpus: how many CPUs the workload's threads share, 0 for as
-many as there are threads.
+many as there are threads · slice_ns: how long a thread that has slept keeps its CPU from the worker that
+notes there which writes have ended, 0 where the interrupt itself does, see writeout.py · tick_ns: how often
+the scheduler looks who is next, whoever runs.
 """
 
 FLAGS = ("synchronous", "batched")
@@ -163,6 +165,8 @@ def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
             raise ParameterError(f"device {name}: {field} is {value!r}: give an integer in [0, 2**40)")
         if field in FLAGS and value > 1:
             raise ParameterError(f"device {name}: {field} is {value}: give 1 for yes or 0 for no")
+        if field == "tick_ns" and not value:
+            raise ParameterError(f"device {name}: tick_ns is 0: give the period of a tick, such as 4000000")
         numbers.append(value)
         sources[field] = str(entry["source"])
     assert len(numbers) == AGENT_NS == N_DEVICE - 1

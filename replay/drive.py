@@ -17,10 +17,14 @@ from kdtool.replay.memory import (
     AGENT_NS,
     HAS_BITS,
     INSN_PS,
+    JIFFY_NS,
+    KEEPS_NS,
     LRU,
     N_CPUS,
     PAGE_BYTES,
     RECLAIM_KIND,
+    SLICE_NS,
+    TICK_EVERY_NS,
     TICK_NS,
     VICTIM_AT,
     Memory,
@@ -64,6 +68,9 @@ def drive(
     if _misses_go_by_order(setting, policy, prepared, values):
         lru = LruPass.at_start(w, setting.memory_pages, min(w.n_refs, CHUNK_ROWS))
         memory = memory.planned(lru.victims)
+    memory.scalars[JIFFY_NS] = values[TICK_EVERY_NS]
+    if len(w.tids) == 1:  # of several, nobody knows who is on that CPU
+        memory.scalars[KEEPS_NS] = values[SLICE_NS]
     arrays = memory.arrays()
     files = (w.files.files.copy(), w.files.mappings, w.files.mapping_of, w.files.ra_pages)
     policies = (

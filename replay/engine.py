@@ -23,6 +23,7 @@ from kdtool.replay.knownfaults import known_faults
 from kdtool.replay.memory import (
     ACCESSES,
     AGENT_NS,
+    AT_ROW,
     BESIDE_NS,
     CACHE_HITS,
     COLD,
@@ -36,7 +37,6 @@ from kdtool.replay.memory import (
     ISSUED,
     LATE,
     MAJOR,
-    MAJOR_NS,
     MINOR,
     MINOR_NS,
     NOW_NS,
@@ -67,7 +67,8 @@ from kdtool.replay.threads import (
     next_stretch,
     wake_threads,
 )
-from kdtool.replay.writeout import complete_writes
+from kdtool.replay.writeout import complete_writes, sleep
+from kdtool.replay.zeropages import major_ns
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -86,8 +87,11 @@ _TRACE = types.Tuple(  # type: ignore[no-untyped-call]
     )
 )  # fmt: skip
 _MEMORY = types.Tuple(  # type: ignore[no-untyped-call]
-    (_U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A, _I8_2)
-)
+    (
+        _U1A, _I4_2, _I4A, _I4A, _I4, _I8, _I8, _I8, _U1A, _I4A, _I8_2, _I4, _I4, _I8_2, _I8_2, _U2A,
+        _I8, _I8, _I8, _I8, _I8_2, _I8_2,
+    )
+)  # fmt: skip
 _FILES = types.Tuple((_I8_2, _I8_2, _I4, types.int64))  # type: ignore[no-untyped-call]
 _POLICY = types.Tuple((_I8, _I8, _I8, _I8, _I8, _I8, _I8_2, _I8_2, _I8_2, _I8, _I8))  # type: ignore[no-untyped-call]
 _POLICIES = types.UniTuple(_POLICY, 2)  # type: ignore[no-untyped-call]
@@ -121,8 +125,7 @@ def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory,
         device,
     )  # fmt: skip
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if ready_ns[page] > now_ns:
-        scalars[WAITED_NS] += ready_ns[page] - now_ns
+    sleep(now_ns, ready_ns[page], memory)
     if trace[2][row] and memory[0][page] == RESIDENT:  # the policy's pages may have pushed it out again
         free_slot(page, memory[3], memory[4], memory[1])
 
@@ -134,7 +137,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     memory[7][MAJOR] += 1
     memory[8][page] &= ~PREDICTED
     make_room_for(page, capacity, memory, device)
-    scalars[WORKED_NS] += device[MAJOR_NS] + _beside_ns(scalars, device)
+    scalars[WORKED_NS] += major_ns(page, memory, device) + _beside_ns(scalars, device)
     status[page] = RESIDENT  # being read already: a policy that names it says when, no more
     ready_ns = ask(
         decide, beside, row, page, np.int64(1), np.uint8(0), compute_ns, capacity, trace, memory, policies,
@@ -142,8 +145,7 @@ def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory,
     )  # fmt: skip
     add_page(page, np.uint8(1), trace[2][row], memory)
     now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    if ready_ns > now_ns:
-        scalars[WAITED_NS] += ready_ns - now_ns
+    sleep(now_ns, ready_ns, memory)
     if trace[2][row] or device[SYNCHRONOUS]:
         free_slot(page, slot, memory[4], memory[1])
 
@@ -183,6 +185,7 @@ def _fault(  # type: ignore[no-untyped-def]
 ):
     """Handle an access to a page that is not mapped; return whether the guards are to be asked first."""
     status, scalars, counters = memory[0], memory[6], memory[7]
+    scalars[AT_ROW] = row
     if len(memory[14]) > 1:  # else a cache line less is needed
         switch_thread(np.int64(trace[3][row]), memory)
     compute_ns = trace[1][row] * device[INSN_PS] // 1000

@@ -31,6 +31,7 @@ from kdtool.replay.memory import (
     WRITTEN,
 )
 from kdtool.replay.slots import take_slot
+from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inline, inner
 
 __all__ = ["evict", "give_slot", "work"]
@@ -73,7 +74,7 @@ def evict(page, memory, device):  # type: ignore[no-untyped-def]
         counters[WASTED] += 1
         scalars[PREFETCHED_NOW] -= 1
     if page < scalars[FIRST_FILE]:
-        if give_slot(page, memory):
+        if give_slot(page, memory) and not holds_zeros(page, memory):
             work(device[WRITEOUT_NS] + scalars[SHOOTDOWN_NS], scalars)
             counters[WRITTEN] += 1
         status[page] = SWAPPED

@@ -66,6 +66,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.policies.linux_file import NO_MARKER, async_window, sync_window
 from kdtool.replay.reclaim import add_page, make_room, touch, try_room
 from kdtool.replay.shrink import activate
+from kdtool.replay.writeout import sleep
 from kdtool.rmt.jit import inner
 from kdtool.traces import VmaFlag
 
@@ -91,8 +92,7 @@ def _wait(page, compute_ns, memory):  # type: ignore[no-untyped-def]
     ready_ns, scalars = memory[5], memory[6]
     now_ns = _now(compute_ns, scalars)
     late = ready_ns[page] > now_ns
-    if late:
-        scalars[WAITED_NS] += ready_ns[page] - now_ns
+    sleep(now_ns, ready_ns[page], memory)
     scalars[NOW_NS] = _now(compute_ns, scalars)
     return late
 

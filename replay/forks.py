@@ -59,12 +59,17 @@ def find_forks(
 def changes_of_processes(
     maps: Mapping[str, npt.NDArray[Any]] | None, order: npt.NDArray[np.int64], pids: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return row, process, first vpn, vpn after the last, and flags of the changes in `order`."""
+    """Return row, process, first vpn, vpn after the last, and flags of the changes in `order`.
+
+    And to which vpn mremap() has moved the first page of those that are unmapped, 0 for none.
+    """
     if maps is None:
-        return order, order, order, order, order
+        return order, order, order, order, order, order
     names = ("row", "pid", "start_vpn", "end_vpn", "flags")
     row, pid, start, end, flags = (maps[name][order].astype(np.int64) for name in names)
-    return row, np.searchsorted(pids, pid).astype(np.int64), start, end, flags
+    offset = maps["offset_pages"][order].astype(np.int64) if "offset_pages" in maps else np.zeros_like(row)
+    moved_to = np.where(flags & VmaFlag.UNMAPPED, np.maximum(offset, 0), 0)
+    return row, np.searchsorted(pids, pid).astype(np.int64), start, end, flags, moved_to
 
 
 def keys_of_parents(

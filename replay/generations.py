@@ -22,9 +22,12 @@ from kdtool.replay.memory import (
     FIRST_FILE,
     GEN_PAGES,
     MAX_SEQ,
+    MGLRU,
     MIN_SEQ,
     PROTECTED,
+    RECLAIM_KIND,
     REFAULTED,
+    REFERENCED,
     WORKINGSET,
 )
 from kdtool.rmt.jit import inner
@@ -35,10 +38,12 @@ __all__ = [
     "add_generation",
     "carry_over",
     "generation_list",
+    "increase_generation",
     "leave_generation",
     "lower_ratio",
     "note_eviction",
     "put",
+    "set_back",
     "set_generation",
     "tier_of",
 ]
@@ -70,6 +75,13 @@ def set_generation(page, seq, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
+def increase_generation(page, memory):  # type: ignore[no-untyped-def]
+    """Give a page of the oldest generation the next one, as if it was not referenced: folio_inc_gen()."""
+    memory[8][page] &= ~REFERENCED
+    set_generation(page, memory[9][page] + 1, memory)
+
+
+@inner
 def put(page, seq, memory):  # type: ignore[no-untyped-def]
     """Move a page in memory to the newest end of a generation, no older than the oldest there is."""
     file = np.int64(page >= memory[6][FIRST_FILE])
@@ -91,6 +103,14 @@ def add_generation(page, memory):  # type: ignore[no-untyped-def]
     evicted_at[page] = seq
     scalars[GEN_PAGES + MAX_NR_GENS * file + seq % MAX_NR_GENS] += 1
     push_newest(generation_list(file, seq), page, memory)
+
+
+@inner
+def set_back(page, memory):  # type: ignore[no-untyped-def]
+    """Put a page that madvise(2) had read, not a fault, in an old generation: lru_gen_folio_seq()."""
+    if memory[6][RECLAIM_KIND] == MGLRU:
+        working = memory[8][page] & WORKINGSET != 0
+        put(page, memory[6][MAX_SEQ] - MAX_NR_GENS + 1 + working, memory)
 
 
 @inner

@@ -10,26 +10,25 @@ window back in a plug (swap_vma_readahead(), blk_finish_plug(), v6.18).
 import numpy as np
 
 from kdtool.replay.agent import note_issued
-from kdtool.replay.blockqueue import submit_io
+from kdtool.replay.blockqueue import read_pages, submit_io
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.claims import make_room_for, wait_for_place
+from kdtool.replay.generations import set_back
 from kdtool.replay.memory import (
     AGENT_NS,
-    BATCHED,
     DECISIONS,
-    LATENCY_NS,
     NAMED,
     PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
     STEP_PS,
     SWAPPED,
-    SYNCHRONOUS,
     WAITED_NS,
     WORKED_NS,
     WRITEBACK,
 )
 from kdtool.replay.reclaim import add_page
+from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -53,7 +52,6 @@ __all__ = [
     "find_pages",
     "key_at",
     "name_pages",
-    "read_pages",
     "tell_found",
 ]
 
@@ -195,6 +193,8 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
             marks[page] &= ~PREDICTED
             if scored:
                 note_issued(page, memory)
+                if device[AGENT_NS]:
+                    set_back(page, memory)
         elif page != missing or named:
             if device[AGENT_NS] and page >= 0:
                 wait_for_place(page, memory)
@@ -209,33 +209,6 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
         out[0] = missing
         m += 1
     return m
-
-
-@inner
-def read_pages(m, missing, compute_ns, out, memory, device):  # type: ignore[no-untyped-def]
-    """Submit the m reads in `out` together; pages of one request come together, on some devices all.
-
-    Returns when that of `missing` ends, 0 if it is -1.
-    """
-    slot, ready_ns, scalars = memory[3], memory[5], memory[6]
-    if device[SYNCHRONOUS]:
-        # The faulting thread itself does the work of a synchronous device.
-        scalars[WORKED_NS] += (m - (missing >= 0)) * device[LATENCY_NS]
-    now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-    missing_ns, first = np.int64(0), 0
-    for i in range(m):
-        ends_ns = submit_io(slot[out[i]], now_ns, scalars, device)
-        if i + 1 < m and (device[BATCHED] or slot[out[i + 1]] == slot[out[i]] + 1):
-            continue
-        if device[SYNCHRONOUS] and out[i] != missing:
-            ends_ns = now_ns
-        for j in range(first, i + 1):
-            if out[j] == missing:  # nobody looks it up later: its line of ready_ns need not come
-                missing_ns = ends_ns
-            else:
-                ready_ns[out[j]] = ends_ns
-        first = i + 1
-    return missing_ns
 
 
 @inner
@@ -261,7 +234,8 @@ def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, m
     out, scalars, missing = decider[3], memory[6], page if major else np.int64(-1)
     if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
-        return submit_io(memory[3][page], now_ns, scalars, device) if major else np.int64(0)
+        reads = major and not holds_zeros(page, memory)
+        return submit_io(memory[3][page], now_ns, scalars, device) if reads else np.int64(0)
     n = name_pages(decide, row, page, major, compute_ns, trace, memory, decider, device)
     find_pages(n, row, page, trace, out, memory)
     m = bring_in(n, missing, scored, capacity, out, memory, device)

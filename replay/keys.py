@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdtool.errors import TraceError
-from kdtool.replay.longarrays import copied
-from kdtool.replay.numbering import number_keys
+from kdtool.replay.longarrays import COPY_ROWS, writable
+from kdtool.replay.numbering import number_own
 
 __all__ = ["ANONYMOUS", "FILE", "PRIVATE_FILE", "SHARED", "VPN_BITS", "VPN_MASK", "page_keys"]
 
@@ -25,18 +25,21 @@ ANONYMOUS, SHARED, FILE, PRIVATE_FILE = range(4)
 def page_keys(
     name: str, refs: Mapping[str, npt.NDArray[Any]]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the processes, sorted, and the key of each reference's page; TraceError where it has no room."""
-    pids, process = number_keys(refs["pid"])
+    """Return the processes, sorted, and the key of each reference's page, which is written over its vpn.
+
+    Raises TraceError where a key has no room for them.
+    """
+    pids, process = number_own(writable(refs["pid"]))
     if len(pids) > MOST_PROCESSES:
         raise TraceError(
             f"{name}: has {len(pids)} processes, at most {MOST_PROCESSES} can be replayed: record fewer"
         )
-    key = copied(process, np.int64)
-    key <<= VPN_BITS
-    vpn = refs["vpn"]
-    if len(vpn) and (most := int(vpn.max())) >> VPN_BITS:
+    key = writable(refs["vpn"].view(np.int64))
+    if len(key) and (most := int(key.view(np.uint64).max())) >> VPN_BITS:
         raise TraceError(
             f"{name}: page {most} is beyond any 64-bit address, below {1 << VPN_BITS}: record it again"
         )
-    key |= vpn.view(np.int64)
+    for start in range(0, len(key) if len(pids) > 1 else 0, COPY_ROWS):
+        part = slice(start, start + COPY_ROWS)
+        key[part] |= process[part].astype(np.int64) << VPN_BITS
     return pids, key

@@ -14,13 +14,13 @@ from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.clocks import switch_thread
 from kdtool.replay.evict import give_slot
 from kdtool.replay.memory import (
+    AT_ROW,
     COLD,
     COLD_NS,
     COUNT,
     DECISIONS,
     INSN_PS,
     MAJOR,
-    MAJOR_NS,
     NEVER,
     NOW_NS,
     POLLUTION,
@@ -36,6 +36,7 @@ from kdtool.replay.memory import (
     WRITEOUT_NS,
 )
 from kdtool.replay.slots import free_slot
+from kdtool.replay.zeropages import holds_zeros, major_ns
 from kdtool.rmt.jit import inner
 
 __all__ = ["known_faults"]
@@ -74,6 +75,7 @@ def known_faults(at, end, capacity, trace, memory, device, faults, missed, shado
         row = np.int64(faults[at])
         page = np.int64(trace[0][row])
         at += 1
+        scalars[AT_ROW] = row
         if threads > 1:
             scalars[WAITED_NS], scalars[WORKED_NS] = waited, worked
             switch_thread(np.int64(trace[3][row]), memory)
@@ -85,7 +87,7 @@ def known_faults(at, end, capacity, trace, memory, device, faults, missed, shado
             victim = np.int64(victims[gone])
             gone += 1
             worked += device[RECLAIM_NS]
-            if give_slot(victim, memory):
+            if give_slot(victim, memory) and not holds_zeros(victim, memory):
                 worked += device[WRITEOUT_NS]
             status[victim] = SWAPPED
         scalars[NOW_NS] = compute_ns + waited + worked
@@ -96,9 +98,10 @@ def known_faults(at, end, capacity, trace, memory, device, faults, missed, shado
             missed[row] = SWAP_MISSED
             if len(shadow_missed) and not shadow_missed[row]:
                 counters[POLLUTION] += 1
-            worked += device[MAJOR_NS]
+            worked += major_ns(page, memory, device)
             now_ns = compute_ns + waited + worked
-            waited += max(submit_io(slot[page], now_ns, scalars, device) - now_ns, 0)
+            if not holds_zeros(page, memory):
+                waited += max(submit_io(slot[page], now_ns, scalars, device) - now_ns, 0)
             if trace[2][row] or device[SYNCHRONOUS]:
                 free_slot(page, slot, memory[4], memory[1])
         status[page] = RESIDENT

@@ -21,12 +21,14 @@ import numpy.typing as npt
 
 from kdtool.errors import CapabilityError
 
-__all__ = ["copied", "kept", "new_array", "told_twice", "zeros"]
+__all__ = ["COPY_ROWS", "kept", "new_array", "told_twice", "writable", "zeros"]
 
 SHARE = 32
 """An array of more than this part of the memory that is free lies in a file: with as many as a replay of two
 policies at a time has, half of it is used."""
 COPY_ROWS = 1 << 20
+PACK_ROWS = 1 << 14
+"""So many rows stay in a CPU's cache."""
 HUGE_BYTES = 2 << 20
 """Of a page that x86 maps by one entry more: an array of fewer bytes has no use for one."""
 CGROUP_LIMITS = (
@@ -99,23 +101,24 @@ _spare = _Spare()
 os.register_at_fork(after_in_child=_spare.clear)
 
 
-def copied(column: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return a new array of another dtype with what `column` has."""
-    copy = new_array(len(column), dtype)
-    np.copyto(copy, column, casting="unsafe")
-    return copy
+def writable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a column itself, or a copy if it is read-only or has gaps: compiled code takes no others."""
+    return np.require(column, requirements=["C", "W"])
 
 
 def kept(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_], n_kept: int) -> npt.NDArray[Any]:
-    """Return the `n_kept` rows of a column that are kept, writable: compiled code takes no other arrays."""
+    """Return the `n_kept` rows of a column that are kept, moved to its front, or a copy's if it is read-only.
+
+    Not to a new array: in a virtual machine the first touch of memory takes longer than all else here.
+    """
+    packed, done = writable(column), 0
     if n_kept == len(column):
-        return np.require(column, requirements=["C", "W"])
-    packed, done = new_array(n_kept, column.dtype), 0
-    for start in range(0, len(column), COPY_ROWS):
-        part = column[start : start + COPY_ROWS][keep[start : start + COPY_ROWS]]
+        return packed
+    for start in range(0, len(column), PACK_ROWS):
+        part = packed[start : start + PACK_ROWS][keep[start : start + PACK_ROWS]]
         packed[done : done + len(part)] = part
         done += len(part)
-    return packed
+    return packed[:n_kept]
 
 
 def told_twice(column: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -34,6 +34,7 @@ from kdtool.rmt.jit import inner, jit
 from kdtool.traces import NO_OFFSET, RefKind, VmaFlag
 
 __all__ = [
+    "check_kept",
     "check_mappings",
     "follow_mappings",
     "holds_code",
@@ -197,6 +198,15 @@ def check_mappings(name: str, maps: Mapping[str, npt.NDArray[Any]]) -> None:
         raise TraceError(
             f"{name}: row {at} of vmas maps pages {start[at]} to {end[at]} at page {offset[at]} of a file: "
             f"no mapping is like that: record it again"
+        )
+
+
+def check_kept(name: str, n_kept: int, files: str) -> None:
+    """Refuse a trace of which no reference is replayed with these `files`; raises TraceError."""
+    if not n_kept:
+        raise TraceError(
+            f"{name}: has no reference to memory that is replayed: anonymous pages, and those of files by "
+            f"--files {files}: record what uses more, or give --files all"
         )
 
 

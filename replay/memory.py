@@ -26,7 +26,7 @@ file's behind the anonymous one's. Not here: large folios, several nodes.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,9 @@ __all__ = [
     "UNMAPPED",
     "Flush",
     "Memory",
+    "ZeroPages",
     "new_memory",
+    "no_zeros",
 ]
 
 NEVER, RESIDENT, PREFETCHED, SWAPPED, UNMAPPED, FILE_OUT, FILE_IN = range(7)
@@ -74,16 +76,17 @@ LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
  PROTECTED, AVG_REFAULTED, AVG_TOTAL, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
- PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, SHOOTDOWN_NS,
+ PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, WOKE_NS, HAS_LAG,
+ KEEPS_NS, JIFFY_NS, AT_ROW, AGED, BATCH, SHOOTDOWN_NS,
  N_SCALARS) = (
     *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107, 108, 109, 110, 111, 112,
-    113, 114, 115, 116,
+    113, 114, 115, 116, 117, 118, 119, 120, 121, 185, 186,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, BATCHED, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS,
- RANGE_NS, CALL_NS, RECLAIM_NS, WRITEOUT_NS, BESIDE_NS, BESIDE_WRITE_NS, STEP_PS, INSN_PS, N_CPUS, AGENT_NS,
- N_DEVICE) = range(20)  # fmt: skip
+ RANGE_NS, CALL_NS, RECLAIM_NS, WRITEOUT_NS, BESIDE_NS, BESIDE_WRITE_NS, STEP_PS, INSN_PS, N_CPUS, SLICE_NS,
+ TICK_EVERY_NS, AGENT_NS, N_DEVICE) = range(22)  # fmt: skip
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED, WRITTEN,
@@ -106,6 +109,20 @@ class Flush:
 MOST_AGE = (1 << 30) - 1
 """The bits of the lists' age that a page keeps; the kernel's shadow entry, too, has those for which there is
 room (workingset.c, EVICTION_MASK). What comes back after 2**30 evictions is taken for what went lately."""
+
+
+class ZeroPages(NamedTuple):
+    """When which page is full of zeros, see zeropages.py."""
+
+    of_page: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    thread: npt.NDArray[np.int64]
+
+
+def no_zeros() -> ZeroPages:
+    """Return what a trace has of which nobody knows, or in which no page ever is."""
+    return ZeroPages(*np.empty((3, 0), np.int64))
+
 
 PAGE = np.dtype(
     [
@@ -135,6 +152,8 @@ class Memory:
     pages : of dtype PAGE and shape (n_pages,)
     rings, ends : the lists, see lists.py
     clocks : see threads.py
+    zeros : which pages are not written, nor read
+    ptes, tables : see pagetables.py; empty but under `mglru`
     claims : see claims.py
     """
 
@@ -149,6 +168,9 @@ class Memory:
     rings: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int64]
     clocks: npt.NDArray[np.int64]
+    zeros: ZeroPages
+    ptes: npt.NDArray[np.int64]
+    tables: npt.NDArray[np.int64]
     claims: npt.NDArray[np.int64]
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
@@ -157,7 +179,8 @@ class Memory:
         return (
             status, self.clusters, place, slot, self.page_of_slot, self.ready_ns, self.scalars,
             self.counters, marks, evicted_at, self.writes, self.victims, self.rings, self.ends,
-            self.clocks, touchers, self.claims,
+            self.clocks, touchers, *self.zeros, self.ptes, self.tables,
+            self.claims,
         )  # fmt: skip
 
     def planned(self, victims: npt.NDArray[np.int32]) -> "Memory":
@@ -167,7 +190,13 @@ class Memory:
 
 
 def new_memory(
-    n_pages: int, memory_pages: int, reclaim: str, flush: Flush, n_file_pages: int = 0, n_threads: int = 1
+    n_pages: int,
+    memory_pages: int,
+    reclaim: str,
+    flush: Flush,
+    n_file_pages: int = 0,
+    n_threads: int = 1,
+    zero_pages: ZeroPages | None = None,
 ) -> Memory:
     """Return an empty memory of `memory_pages` for pages 0 .. n_pages - 1, the last `n_file_pages` of files.
 
@@ -198,6 +227,9 @@ def new_memory(
         rings=rings,
         ends=ends,
         clocks=np.zeros((n_threads, CLOCK_WORDS), np.int64),
+        zeros=no_zeros() if zero_pages is None else zero_pages,
+        ptes=np.empty(0, np.int64),
+        tables=np.empty((0, 0), np.int64),
         claims=np.full((CLAIM_SLOTS, 3), -1, np.int64),
     )
 

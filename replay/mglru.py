@@ -5,13 +5,13 @@
     eviction    from the oldest generation of the kind of which fewer pages come back (get_type_to_scan()),
                 its oldest pages first, 64 candidates at a time. Promoted meanwhile: to its own generation; of
                 a tier that comes back too often: protected, to the next one (sort_folio()); accessed: kept,
-                or promoted with its accessed neighbours (lru_gen_look_around()); dirty: written first
+                or promoted with its accessed neighbours (lru_gen_look_around()); dirty, unless it holds
+                zeros: written first
     when        MIN_NR_GENS are left in sight: at the next priority, the kernel ages first (get_nr_to_scan())
 
-Follows mm/vmscan.c of v6.18 with CONFIG_LRU_GEN for one memory cgroup. Differs from the kernel: candidates
-are judged one at a time; the walk looks at all page tables, with no Bloom filter; neighbours are the 64
-nearest pages of the trace, whatever gaps their addresses have. Never compared with a running kernel: only
-with a case worked by hand and a model written apart from it.
+Follows mm/vmscan.c of v6.18 with CONFIG_LRU_GEN for one memory cgroup; pagetables.py has the walks. Differs
+from the kernel: pages that look-around moves, and those that just came, are on their new list at once, where
+the kernel has batches of up to 31; a process that has not run since the last walk is walked as well.
 """
 
 import numpy as np
@@ -23,18 +23,18 @@ from kdtool.replay.generations import (
     MIN_NR_GENS,
     carry_over,
     generation_list,
+    increase_generation,
     lower_ratio,
     put,
-    set_generation,
     tier_of,
 )
-from kdtool.replay.lists import NO_PAGE, oldest, push_oldest
+from kdtool.replay.lists import NO_PAGE, oldest, push_newest, push_oldest, unlink
 from kdtool.replay.liststats import SWAP_CLUSTER_MAX
 from kdtool.replay.memory import (
     ACCESSED,
+    BATCH,
     DIRTY,
     FILE_IN,
-    FIRST_FILE,
     GEN_PAGES,
     MAX_SEQ,
     MIN_SEQ,
@@ -43,7 +43,6 @@ from kdtool.replay.memory import (
     PROTECTED,
     RECLAIM_NS,
     REFERENCED,
-    RESIDENT,
     SHOOTDOWN_NS,
     SYNCHRONOUS,
     UNMAPPED,
@@ -51,7 +50,9 @@ from kdtool.replay.memory import (
     WRITEBACK,
     WRITEOUT_NS,
 )
+from kdtool.replay.pagetables import look_around, set_refs, walk_tables
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes
+from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inner
 
 __all__ = ["age_and_evict"]
@@ -60,27 +61,7 @@ DEF_PRIORITY = 12
 MIN_LRU_BATCH, MAX_LRU_BATCH = 64, 4096
 SWAPPINESS, MAX_SWAPPINESS = 60, 200
 MAX_NR_TIERS = 4
-
-
-@inner
-def _set_refs(page, memory):  # type: ignore[no-untyped-def]
-    """Note that a page was found accessed; return whether that was not the first time: lru_gen_set_refs()."""
-    marks = memory[8]
-    marks[page] &= ~ACCESSED
-    if not marks[page] & (REFERENCED | WORKINGSET):
-        marks[page] |= REFERENCED
-        return False
-    marks[page] = marks[page] & ~REFERENCED | WORKINGSET
-    return True
-
-
-@inner
-def _walk(first, last, memory):  # type: ignore[no-untyped-def]
-    """Promote the accessed ones of the pages [first, last): walk_pte_range(), folio_update_gen()."""
-    status, scalars, marks = memory[0], memory[6], memory[8]
-    for page in range(first, last):
-        if status[page] == RESIDENT and marks[page] & ACCESSED and _set_refs(page, memory):
-            set_generation(page, scalars[MAX_SEQ], memory)
+FREED, KEPT, ACTIVATED, VERDICTS = range(4)
 
 
 @inner
@@ -91,8 +72,9 @@ def _inc_min_seq(file, memory):  # type: ignore[no-untyped-def]
     which = generation_list(file, min_seq)
     page = oldest(which, memory)
     while page != NO_PAGE:
+        scalars[PROTECTED + MAX_NR_TIERS * file + tier_of(page, memory)] += 1
         if evicted_at[page] == min_seq:
-            set_generation(page, min_seq + 1, memory)
+            increase_generation(page, memory)
         push_oldest(generation_list(file, evicted_at[page]), page, memory)
         page = oldest(which, memory)
     carry_over(file, scalars)
@@ -103,7 +85,7 @@ def _inc_min_seq(file, memory):  # type: ignore[no-untyped-def]
 def _age(memory):  # type: ignore[no-untyped-def]
     """Look for accessed pages and begin a new generation: try_to_inc_max_seq()."""
     scalars = memory[6]
-    _walk(0, len(memory[0]), memory)
+    walk_tables(memory)
     for file in range(2):
         if scalars[MAX_SEQ] - scalars[MIN_SEQ + file] + 1 == MAX_NR_GENS:
             _inc_min_seq(file, memory)
@@ -134,65 +116,106 @@ def _drop_empty(memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _judge(page, file, memory, device):  # type: ignore[no-untyped-def]
-    """Decide on a candidate; return 1 if it was freed: shrink_folio_list(), evict_folios()."""
-    status, slot, ready_ns, scalars, marks = memory[0], memory[3], memory[5], memory[6], memory[8]
+def _judge(page, memory, device):  # type: ignore[no-untyped-def]
+    """Decide on a candidate, and free it or begin its write: shrink_folio_list()."""
+    status, ready_ns, scalars, marks = memory[0], memory[5], memory[6], memory[8]
     if status[page] in (PREFETCHED, FILE_IN) and ready_ns[page] > scalars[NOW_NS]:
-        marks[page] &= ~(REFERENCED | WORKINGSET)
-        put(page, scalars[MAX_SEQ] - 1, memory)
-    elif marks[page] & ACCESSED:
-        again = _set_refs(page, memory)
-        first = 0 if not file else scalars[FIRST_FILE]
-        last = scalars[FIRST_FILE] if not file else len(status)
-        _walk(max(page - MIN_LRU_BATCH // 2, first), min(page + MIN_LRU_BATCH // 2, last), memory)
-        seq = scalars[MAX_SEQ]
-        if not again:
-            seq -= 1 if not file and slot[page] < 0 else MAX_NR_GENS - 1
-            if seq <= scalars[MIN_SEQ + file]:  # not back to the oldest: as if just faulted in
-                marks[page] &= ~(REFERENCED | WORKINGSET)
-                seq = scalars[MAX_SEQ] - 1
-        put(page, seq, memory)
-    elif marks[page] & DIRTY and not device[SYNCHRONOUS]:
+        return KEPT
+    if marks[page] & ACCESSED:
+        look_around(page, memory)
+        return ACTIVATED if set_refs(page, memory) else KEPT
+    if marks[page] & DIRTY and not device[SYNCHRONOUS] and not holds_zeros(page, memory):
         status[page] = UNMAPPED
         give_slot(page, memory)
         work(device[RECLAIM_NS] + device[WRITEOUT_NS] + scalars[SHOOTDOWN_NS], scalars)
         begin_write(page, memory, device)
-    else:
-        evict(page, memory, device)
-        return 1
-    return 0
+        return KEPT
+    evict(page, memory, device)
+    return FREED
 
 
 @inner
-def _scan(file, tier_limit, n_pages, memory, device):  # type: ignore[no-untyped-def]
-    """Return how many of a kind's oldest pages were looked at, and freed: scan_folios(), sort_folio()."""
-    scalars, marks, evicted_at = memory[6], memory[8], memory[9]
+def _put_back(page, verdict, file, memory):  # type: ignore[no-untyped-def]
+    """Put a page that was not freed back in a generation: evict_folios(), lru_gen_folio_seq()."""
+    slot, scalars, marks = memory[3], memory[6], memory[8]
+    max_seq, min_seq = scalars[MAX_SEQ], scalars[MIN_SEQ + file]
+    working = np.int64(marks[page] & WORKINGSET != 0)
+    seq = max_seq - MIN_NR_GENS + 1
+    if verdict == ACTIVATED:
+        seq += working
+    elif (file or slot[page] >= 0) and not marks[page] & WRITEBACK:
+        seq = max_seq - MAX_NR_GENS + 1 + working
+    if verdict == KEPT and seq <= min_seq:  # not back to the oldest: as if just faulted in
+        marks[page] &= ~REFERENCED
+        seq = max_seq - MIN_NR_GENS + 1 + working
+    put(page, seq, memory)
+
+
+@inner
+def _isolate(page, n_candidates, file, tier_limit, memory, device):  # type: ignore[no-untyped-def]
+    """Take the oldest page as a candidate, or sort it; return how many candidates there are: sort_folio()."""
+    scalars, marks = memory[6], memory[8]
+    min_seq, tier = scalars[MIN_SEQ + file], tier_of(page, memory)
+    if memory[9][page] != min_seq:
+        put(page, memory[9][page], memory)
+        return n_candidates
+    if tier > tier_limit:
+        scalars[PROTECTED + MAX_NR_TIERS * file + tier] += 1
+    elif marks[page] & WRITEBACK:
+        pass
+    elif file and marks[page] & DIRTY:
+        marks[page] &= ~DIRTY
+        submit_io(len(memory[4]) + page, scalars[NOW_NS], scalars, device)
+    else:
+        unlink(page, memory)
+        scalars[BATCH + n_candidates] = page
+        return n_candidates + 1
+    increase_generation(page, memory)
+    push_newest(generation_list(file, min_seq + 1), page, memory)
+    return n_candidates
+
+
+@inner
+def _isolate_some(file, tier_limit, n_pages, memory, device):  # type: ignore[no-untyped-def]
+    """Return how many of a kind's oldest pages were looked at, and are candidates: scan_folios()."""
+    scalars = memory[6]
     min_seq, left = scalars[MIN_SEQ + file], min(n_pages, MAX_LRU_BATCH)
     if scalars[MAX_SEQ] - min_seq + 1 == MIN_NR_GENS:
         return 0, 0
-    which, candidates, scanned, freed = generation_list(file, min_seq), 0, 0, 0
+    which, candidates, scanned = generation_list(file, min_seq), 0, 0
     while left and candidates < MIN_LRU_BATCH:
         page = oldest(which, memory)
         if page == NO_PAGE:
             break
         left, scanned = left - 1, scanned + 1
-        tier = tier_of(page, memory)
-        if evicted_at[page] != min_seq:
-            put(page, evicted_at[page], memory)
-        elif tier > tier_limit:
-            scalars[PROTECTED + MAX_NR_TIERS * file + tier] += 1
-            put(page, min_seq + 1, memory)
-        elif marks[page] & WRITEBACK:
-            put(page, min_seq + 1, memory)
-        elif file and marks[page] & DIRTY:
-            marks[page] &= ~DIRTY
-            submit_io(len(memory[4]) + page, scalars[NOW_NS], scalars, device)
-            put(page, min_seq + 1, memory)
+        candidates = _isolate(page, candidates, file, tier_limit, memory, device)
+    return scanned if candidates or not left else 0, candidates
+
+
+@inner
+def _judge_batch(candidates, file, memory, device):  # type: ignore[no-untyped-def]
+    """Judge all candidates, then put back those that stay; return how many were freed.
+
+    A page that was written meanwhile missed its way to the oldest end and is freed at once: the `retry` of
+    evict_folios().
+    """
+    status, scalars, marks = memory[0], memory[6], memory[8]
+    freed = 0
+    for i in range(BATCH, BATCH + candidates):
+        page = scalars[i]
+        scalars[i] = page * VERDICTS + _judge(page, memory, device)
+    complete_writes(memory)
+    for i in range(BATCH, BATCH + candidates):
+        page, verdict = scalars[i] // VERDICTS, scalars[i] % VERDICTS
+        if verdict == FREED:
+            freed += 1
+        elif status[page] == UNMAPPED and not marks[page] & WRITEBACK:
+            evict(page, memory, device)
+            freed += 1
         else:
-            candidates += 1
-            freed += _judge(page, file, memory, device)
+            _put_back(page, verdict, file, memory)
     work((freed > 0) * scalars[SHOOTDOWN_NS], scalars)
-    return scanned if candidates or not left else 0, freed
+    return freed
 
 
 @inner
@@ -211,16 +234,16 @@ def _evict_folios(n_pages, memory, device):  # type: ignore[no-untyped-def]
     last = MAX_NR_TIERS - 1
     file = np.int64(lower_ratio(1, 0, last, MAX_SWAPPINESS - SWAPPINESS, 0, 0, last, SWAPPINESS, scalars))
     complete_writes(memory)
-    scanned, freed = 0, 0
+    scanned, candidates = 0, 0
     for _ in range(2):
-        scanned, freed = _scan(file, _tier_limit(file, scalars), n_pages, memory, device)
+        scanned, candidates = _isolate_some(file, _tier_limit(file, scalars), n_pages, memory, device)
         if scanned:
             break
         file = 1 - file
     scanned += _drop_empty(memory)
     if min(scalars[MIN_SEQ], scalars[MIN_SEQ + 1]) + MIN_NR_GENS > scalars[MAX_SEQ]:
         scanned = 0
-    return scanned, freed
+    return scanned, _judge_batch(candidates, file, memory, device)
 
 
 @inner
@@ -228,7 +251,7 @@ def _shrink(priority, memory, device):  # type: ignore[no-untyped-def]
     """Age or evict at a priority; return how many pages were freed: try_to_shrink_lruvec()."""
     scalars = memory[6]
     scanned, freed = 0, 0
-    while freed < SWAP_CLUSTER_MAX:
+    while True:
         spare = scalars[MAX_SEQ] - MIN_NR_GENS - min(scalars[MIN_SEQ], scalars[MIN_SEQ + 1])
         if spare <= 0 and priority < DEF_PRIORITY:
             _age(memory)

@@ -7,7 +7,7 @@
     notes            (key, row, id): from this row on the key is `id`
     counts           how far the walk over the references has come
 
-In a trace without forks all of them are empty.
+In a trace without forks and moves all of them are empty.
 """
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "ROW",
     "begin_shared",
     "inherit",
+    "leave_keys",
     "leave_page",
     "page_of_key",
 ]
@@ -105,6 +106,17 @@ def begin_shared(first, last, kind, live, mapping, owners):  # type: ignore[no-u
         if kind[key] == SHARED and not live[key] and mapping[key] == NOT_MAPPED:
             live[key] = 1
             _new_page(key, owners[8][N_KEPT], owners)
+
+
+@jit()
+def leave_keys(keys, live, owners):  # type: ignore[no-untyped-def]
+    """Have keys be no page, though those that they were live on."""
+    users, counts = owners[1], owners[8]
+    for i in range(len(keys)):
+        key = np.int64(keys[i])
+        live[key] = 0
+        users[owners[0][key]] -= 1
+        _note(key, GONE, counts[N_KEPT], owners)
 
 
 @jit()

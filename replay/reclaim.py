@@ -46,14 +46,13 @@ from kdtool.replay.memory import (
     STAT_FILE_INACTIVE,
     STAT_INACTIVE,
     VICTIM_AT,
-    WAITED_NS,
     WORKINGSET,
     WRITEBACK,
 )
 from kdtool.replay.mglru import age_and_evict
 from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.streams import COPIES
-from kdtool.replay.writeout import drop_write
+from kdtool.replay.writeout import drop_write, sleep
 from kdtool.rmt.jit import inline, inner
 
 __all__ = [
@@ -221,7 +220,6 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
         vain = 0 if _free_some(memory, device) else vain + 1
         if vain > MAX_RECLAIM_RETRIES:
             # The kernel would kill now. What is locked is being read, and no read takes longer than this.
-            wait_ns = max(scalars[DEVICE_FREE_NS] - scalars[NOW_NS], 0)
-            scalars[WAITED_NS] += wait_ns
-            scalars[NOW_NS] += wait_ns
+            sleep(scalars[NOW_NS], scalars[DEVICE_FREE_NS], memory)
+            scalars[NOW_NS] = max(scalars[NOW_NS], scalars[DEVICE_FREE_NS])
             update_stats(scalars)

@@ -14,7 +14,8 @@ from kdtool.replay.drive import Progress, drive
 from kdtool.replay.lists import MOST_PAGES
 from kdtool.replay.live import LiveSetting
 from kdtool.replay.longarrays import new_array
-from kdtool.replay.memory import RECLAIMS, Flush, Memory, new_memory
+from kdtool.replay.memory import MGLRU, RECLAIMS, Flush, Memory, new_memory
+from kdtool.replay.pagetables import with_page_tables
 from kdtool.replay.policies import Policy, Setting, device_of
 from kdtool.replay.policies.base import Prepared
 from kdtool.replay.policies.none import NoPrefetch
@@ -186,15 +187,7 @@ def _run(
     live: LiveSetting = ALONE,
 ) -> Memory:
     check_times(workload, device)
-    fresh = partial(
-        new_memory,
-        workload.n_pages,
-        shadow.memory_pages,
-        shadow.reclaim,
-        shadow.flush,
-        workload.files.n_pages,
-        len(workload.tids),
-    )
+    fresh = partial(_fresh_memory, workload, shadow)
     setting = partial(Setting, workload, shadow.memory_pages, device, shadow.missed)
 
     def runtime_ns(prepared: Prepared) -> int:
@@ -206,6 +199,19 @@ def _run(
     begun = setting(fresh(), runtime_ns)
     prepared = policy.prepare(begun)
     return drive(begun, policy, prepared, missed, live, from_row=from_row, progress=progress)
+
+
+def _fresh_memory(workload: Workload, shadow: Shadow) -> Memory:
+    memory = new_memory(
+        workload.n_pages,
+        shadow.memory_pages,
+        shadow.reclaim,
+        shadow.flush,
+        workload.files.n_pages,
+        len(workload.tids),
+        workload.zeros,
+    )
+    return with_page_tables(memory, workload.keys) if RECLAIMS[shadow.reclaim] == MGLRU else memory
 
 
 def _no_trial(prepared: Prepared) -> int:

@@ -1,11 +1,13 @@
-"""Whose page a page is after fork(): the child shares its parent's, until one of them writes.
+"""Whose page a page is after fork() and mremap(): a child shares its parent's, until one of them writes.
 
     fork      each anonymous page of the parent, in memory or swapped, is the child's as well
     a store   by one of several: it gets a page of its own, the others keep the old one; the last one left
               writes in place; what was mapped MAP_SHARED stays shared
+    mremap    moves pages, in memory or swapped, to other addresses: they stay what they are
     unmapped  by one, by exec and exit too, a page is forgotten when nobody is left who has it
 
-Follows copy_page_range(), do_wp_page(), wp_can_reuse_anon_folio() and do_swap_page() of mm/memory.c, v6.18.
+Follows copy_page_range(), do_wp_page(), wp_can_reuse_anon_folio() and do_swap_page() of mm/memory.c, and
+move_page_tables() of mm/mremap.c, v6.18.
 
 A process's page (its key) and the page of memory that it is (Workload.page) are then two things:
 
@@ -13,9 +15,9 @@ A process's page (its key) and the page of memory that it is (Workload.page) are
     ids [n_keys, + n_copies)   copies made while others had that one
     current[key] --> id        as the walk over the references has it; what it was at each row is noted
 
-What a process has by a fork and never touches, it holds: that is no key, but nobody may write there in place.
-Differs from the kernel: a copy is told as a read of the old page and the first touch of the new one; page
-tables are not charged; mremap() gives new pages, as it does without forks.
+What a process has by a fork or a move and never touches there, it holds: that is no key, but nobody may write
+there in place. Differs from the kernel: a copy is told as a read of the old page and the first touch of the
+new one; page tables are not charged; what only a child moves of a shared mapping is its own where it is new.
 """
 
 import heapq
@@ -42,20 +44,21 @@ from kdtool.replay.owners import (
     ROW,
     begin_shared,
     inherit,
+    leave_keys,
 )
 from kdtool.traces import VmaFlag
 
 __all__ = ["SharedPages", "Sharing", "no_sharing"]
 
 Numbers = npt.NDArray[np.int64]
-UNMAPPING, END = -1, -2
+UNMAPPING, END, MOVE = -1, -2, -3
 KeyState = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Numbers]
 """Kind, liveness and mapping of each key."""
 
 
 @dataclass(frozen=True)
 class SharedPages:
-    """Which pages of memory the processes' pages are, where that differs; all empty where nobody forks.
+    """Which pages of memory the processes' pages are, where that differs; all empty without forks and moves.
 
     n_copies : ids beyond the keys
     key_of_row : int32 of shape (n_refs,), the index in `keys` of each reference
@@ -85,7 +88,7 @@ class SharedPages:
 
 
 def no_sharing() -> SharedPages:
-    """Return what a trace has in which nobody forks."""
+    """Return what a trace has in which nobody forks and nothing is moved."""
     rows, pages = np.empty(0, np.int64), np.empty(0, np.int32)
     return SharedPages(0, pages, rows, rows, pages, rows)
 
@@ -109,9 +112,9 @@ _NOTHING = _Pages(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.u
 
 
 class Sharing:
-    """Who has which page while follow_mappings() walks over the references; takes no room without forks.
+    """Who has which page while follow_mappings() walks over the references; no room without forks and moves.
 
-    changes : row, process, first vpn, vpn after the last, and flags of each mapping change
+    changes : of mapping changes row, process, first vpn, vpn after the last, flags, and where it was moved to
     """
 
     def __init__(
@@ -120,17 +123,29 @@ class Sharing:
         self._forks, self._keys, self._changes, self._n_rows = forks, keys, changes, len(store)
         self._held: dict[int, _Pages] = {}
         self._due: list[tuple[int, int]] = []  # where each process that holds pages unmaps next
-        _, process, _, _, flags = changes
-        unmaps = flags & VmaFlag.UNMAPPED > 0
-        self._unmaps = {int(p): np.flatnonzero(unmaps & (process == p)) for p in np.unique(forks.child)}
+        self._awaited: set[int] = set()  # the processes in it
+        _, process, _, _, flags, moved_to = changes
+        unmaps, self._moves = flags & VmaFlag.UNMAPPED > 0, np.flatnonzero(moved_to)
+        self._n_moved = 0
+        holders = np.union1d(forks.child, process[self._moves])
+        self._unmaps = {int(p): np.flatnonzero(unmaps & (process == p)) for p in holders}
         n_forks = len(forks.row)
-        n_keys, n_rows = (len(keys), len(store)) if n_forks else (0, 0)
+        self._follows = n_forks > 0 or len(self._moves) > 0
+        n_keys, n_rows = (len(keys), len(store)) if self._follows else (0, 0)
         process_of = keys[:n_keys] >> VPN_BITS
-        self._begin = np.searchsorted(process_of, np.arange(process_of[-1] + 2 if n_forks else 0))
+        self._begin = np.searchsorted(process_of, np.arange(process_of[-1] + 2 if self._follows else 0))
         # As many as there may be: of what does not come, memory is never touched.
         ranges = [self._ids(each) for each in (*forks.parent, *forks.child)]
-        self.most_pages = n_rows + sum(last - first for first, last in ranges)
-        self.most_ids = min(self.most_pages, n_keys * (1 + n_forks))
+        moved = [self._move_of(int(change)) for change in self._moves]
+        n_left, n_taken = (
+            sum(last - first for first, last in (self._between(who, at, at + n) for who, at, n in each))
+            for each in (
+                [(who, start, end - start) for who, start, end, _ in moved],
+                [(who, to, end - start) for who, start, end, to in moved],
+            )
+        )
+        self.most_pages = n_rows + sum(last - first for first, last in ranges) + n_left + n_taken
+        self.most_ids = min(self.most_pages, n_keys * (1 + n_forks) + n_left)
         n_copies, n_notes = int(np.count_nonzero(store[:n_rows])), 2 * self.most_pages
         self.counts = np.zeros(N_COUNTS, np.int64)
         self.counts[N_IDS] = len(keys)
@@ -148,17 +163,20 @@ class Sharing:
     def stops(self) -> Iterator[tuple[int, int, int]]:
         """Yield (row, change, fork) where the walk stops, at last its end; do() belongs between two.
 
-        fork : which one it is, UNMAPPING for what a process that holds pages unmaps, or END
+        fork : which one it is, UNMAPPING for what a process that holds pages unmaps, MOVE, or END
         """
-        forks, fork = self._forks, 0
-        while fork < len(forks.row) or self._due:
-            due = self._due[0][0] if self._due else len(self._changes[0])
-            if fork < len(forks.row) and forks.change[fork] <= due:
+        forks, fork, n_changes = self._forks, 0, len(self._changes[0])
+        while fork < len(forks.row) or self._due or self._n_moved < len(self._moves):
+            due = self._due[0][0] if self._due else n_changes
+            move = int(self._moves[self._n_moved]) if self._n_moved < len(self._moves) else n_changes
+            if fork < len(forks.row) and forks.change[fork] <= min(due, move):
                 yield self._within(forks.row[fork]), int(forks.change[fork]), fork
                 fork += 1
+            elif move <= due:
+                yield self._within(self._changes[0][move]), move, MOVE
             else:
                 yield self._within(self._changes[0][due]), due, UNMAPPING
-        yield self._n_rows, len(self._changes[0]), END
+        yield self._n_rows, n_changes, END
 
     def _within(self, row: np.int64) -> int:
         return int(min(max(row, self.counts[ROW]), self._n_rows))
@@ -169,9 +187,36 @@ class Sharing:
             self._fork(fork, state, freed)
         elif fork == UNMAPPING:
             change, process = heapq.heappop(self._due)
+            self._awaited.remove(process)
             start, end = (int(column[change]) for column in self._changes[2:4])
             self._give_back(process, start, end, freed)
             self._await_unmap(process, change + 1)
+        elif fork == MOVE:
+            self._move(int(self._moves[self._n_moved]), state)
+            self._n_moved += 1
+
+    def _move_of(self, change: int) -> tuple[int, int, int, int]:
+        """Return whose pages a change moves, from where, up to where, and to where."""
+        _, process, start, end, _, moved_to = (int(column[change]) for column in self._changes)
+        return process, start, end, moved_to
+
+    def _move(self, change: int, state: KeyState) -> None:
+        """Have what a process has at some addresses, touched there or not, at others: move_page_tables()."""
+        kind, live, mapping = state
+        process, start, end, to = self._move_of(change)
+        first, last = self._between(process, start, end)
+        own = first + np.flatnonzero((live[first:last] > 0) & (mapping[first:last] == NOT_MAPPED))
+        held = self._held.get(process, _NOTHING)
+        inside = (held.vpn >= start) & (held.vpn < end)
+        pages = held.part(inside).beside(self._keys[own] & VPN_MASK, self._current[own], kind[own])
+        self._users[held.page[inside]] -= 1
+        leave_keys(own, live, self.arrays())
+        pages = pages._replace(vpn=pages.vpn - start + to)
+        has_key = np.zeros(len(pages.vpn), np.bool_)
+        first, last = self._between(process, to, to + end - start)
+        inherit(*pages, first, last, self._keys, kind, live, mapping, has_key, self.arrays())
+        self._held[process] = held.part(~inside).beside(*pages.part(~has_key))
+        self._await_unmap(process, change + 1)
 
     def _fork(self, fork: int, state: KeyState, freed: tuple[Numbers, Numbers]) -> None:
         """Have the child share all anonymous pages of its parent: copy_page_range()."""
@@ -193,12 +238,18 @@ class Sharing:
         """Return the process's first key and the one after its last."""
         return int(self._begin[process]), int(self._begin[process + 1])
 
+    def _between(self, process: int, start: int, end: int) -> tuple[int, int]:
+        """Return the process's first key in [start, end) and the one after its last there."""
+        first, last = np.searchsorted(self._keys, (process << VPN_BITS | start, process << VPN_BITS | end))
+        return int(first), int(last)
+
     def _await_unmap(self, process: int, change: int) -> None:
         """Have the walk stop where a process that holds pages next unmaps any, as before each new mapping."""
         coming = self._unmaps[process]
         at = int(np.searchsorted(coming, change))
-        if at < len(coming) and len(self._held[process].vpn):
+        if at < len(coming) and len(self._held[process].vpn) and process not in self._awaited:
             heapq.heappush(self._due, (int(coming[at]), process))
+            self._awaited.add(process)
 
     def _give_back(self, process: int, start: int, end: int, freed: tuple[Numbers, Numbers]) -> None:
         """Take from a process what it holds of pages [start, end); what nobody has any more is freed."""
@@ -224,7 +275,7 @@ class Sharing:
 
     def told(self, replayed: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> SharedPages:
         """Return what a replay is to know, whose rows of a column `replayed` gives."""
-        if not len(self._forks.row):
+        if not self._follows:
             return no_sharing()
         key, row, page = self._notes
         order = np.argsort(key[: self.counts[N_NOTES]], kind="stable")

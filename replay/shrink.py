@@ -8,8 +8,8 @@ Follows mm/vmscan.c of v6.18 (classic LRU, not lru_gen) for one memory cgroup of
                     no more of the kind with the less to scan, and of the other in proportion
     inactive, old   accessed: once back to the newest end, the second time activated, executable code and what
                     several processes have accessed the first time; still being read: back as well, it is
-                    locked; dirty: written first (writeout.py), freed when it comes around; else freed:
-                    shrink_folio_list(), folio_check_references()
+                    locked; dirty: written first (writeout.py), freed when it comes around; else freed, and so
+                    is what holds zeros, without a write: shrink_folio_list(), folio_check_references()
     active, old     to the inactive list with its accessed bit cleared, 32 at a time, while the inactive list
                     is the shorter or pages were activated since the last reclaim; executable code that was
                     accessed stays: shrink_active_list()
@@ -59,6 +59,7 @@ from kdtool.replay.memory import (
     WRITEOUT_NS,
 )
 from kdtool.replay.writeout import begin_write, complete_writes, submit_writes, wait_for_write
+from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inner
 
 __all__ = ["activate", "try_to_free_pages"]
@@ -136,8 +137,12 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
         elif marks[page] & ACCESSED:
             _spare(page, file, memory)
         elif marks[page] & DIRTY and (file or not device[SYNCHRONOUS]):
-            _write(page, file, memory, device)
             written += 1 - file
+            if holds_zeros(page, memory):
+                evict(page, memory, device)
+                freed += 1
+            else:
+                _write(page, file, memory, device)
         else:
             unmaps |= status[page] == RESIDENT
             evict(page, memory, device)

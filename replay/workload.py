@@ -7,7 +7,7 @@ processes share since a fork is one page for all of them (sharing.py).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +19,9 @@ from kdtool.replay.columns import OneByOne
 from kdtool.replay.filemaps import DATA, VPN_SHIFT, FileMaps, file_maps
 from kdtool.replay.forks import Forks, changes_of_processes, find_forks, keys_of_parents
 from kdtool.replay.keys import VPN_BITS, page_keys
-from kdtool.replay.longarrays import copied, kept, new_array, told_twice
+from kdtool.replay.longarrays import kept, new_array, told_twice, writable
 from kdtool.replay.mapped import (
+    check_kept,
     check_mappings,
     follow_mappings,
     holds_code,
@@ -28,12 +29,14 @@ from kdtool.replay.mapped import (
     note_kinds,
     spans,
 )
-from kdtool.replay.numbering import add_keys, number_keys
+from kdtool.replay.memory import ZeroPages, no_zeros
+from kdtool.replay.numbering import add_keys, number_keys, number_own
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.sharing import SharedPages, Sharing
 from kdtool.replay.streams import Streams, last_insns, own_clocks, split
 from kdtool.replay.vmas import follow_vmas
 from kdtool.replay.waits import Wakes, after_conflicts, wakes_of
+from kdtool.replay.zeropages import find_zero_pages, replayed_rows
 from kdtool.traces import Trace
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
@@ -57,6 +60,7 @@ class Workload:
     free_row, free_page : int64, pages that are unmapped before a row, of files by the last who touched it
     files : the files whose pages are in memory
     shared : whose a page is since processes forked
+    zeros : when which page is full of zeros
     k : the reduction window of the trace, in pages
     """
 
@@ -79,6 +83,7 @@ class Workload:
     files: FileMaps
     shared: SharedPages
     k: int
+    zeros: ZeroPages = field(default_factory=no_zeros)
 
     @property
     def n_pages(self) -> int:
@@ -194,6 +199,7 @@ def load_workload(
         ra_pages,
         trace.columns("forks") if trace.rows("forks") else None,
         trace.columns("waits") if trace.rows("waits") else None,
+        trace.columns("zeros")["row"] if trace.rows("zeros") else None,
     )
 
 
@@ -207,8 +213,9 @@ def workload_from_arrays(
     ra_pages: int = RA_PAGES,
     forks: Mapping[str, npt.NDArray[Any]] | None = None,
     waits: Mapping[str, npt.NDArray[Any]] | None = None,
+    zeros: npt.NDArray[np.int64] | None = None,
 ) -> Workload:
-    """Build a workload from the columns of `refs`, each asked for once, and of the other tables, if known."""
+    """Build a workload from `refs`, each column asked for once and written over, and other tables known."""
     if maps is not None:
         check_mappings(name, maps)
     pids, keys, page, followed = _number_pages(name, refs, maps, forks)
@@ -220,22 +227,18 @@ def workload_from_arrays(
     changes = in_order(maps, followed.order, *ranges, map_of)
     sharing = Sharing(followed, keys, store, changes_of_processes(maps, followed.order, pids))
     n_kept, free_row, free_page = follow_mappings(page, store, changes, keys, file_pages, keep, sharing)
-    if not n_kept:
-        raise TraceError(
-            f"{name}: has no reference to memory that is replayed: anonymous pages, and those of files by "
-            f"--files {files}: record what uses more, or give --files all"
-        )
+    check_kept(name, n_kept, files)
     copies, copied_page = sharing.copies()
 
     def replayed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return told_twice(kept(column, keep, n_kept), copies)
 
     page, store = _copying(replayed(page), replayed(store), copies, copied_page)
-    tids, thread = number_keys(np.require(refs["tid"], np.int32))
-    insns = replayed(_clocks(name, copied(refs["insns"], np.int64), thread, len(tids)))
+    tids, thread = number_own(writable(refs["tid"]))
+    insns = replayed(_clocks(name, writable(refs["insns"].view(np.int64)), thread, len(tids)))
     thread = replayed(thread)
     vma_row, vma_change, n_vmas = follow_vmas(maps, pids, keys, keep)
-    return Workload(
+    made = Workload(
         name=name,
         sha256=sha256,
         page=page,
@@ -256,6 +259,12 @@ def workload_from_arrays(
         shared=sharing.told(replayed),
         k=k,
     )
+    return replace(made, zeros=_zero_pages(made, replayed_rows(name, zeros, keep, copies)))
+
+
+def _zero_pages(w: Workload, rows: npt.NDArray[np.int64]) -> ZeroPages:
+    freed = w.free_row, w.free_page
+    return find_zero_pages(w.page, w.store, w.thread, rows, freed, w.n_pages, w.files.n_pages)
 
 
 def _copying(

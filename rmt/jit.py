@@ -16,9 +16,9 @@ from typing import Any
 import numba
 from numba.core.types import unliteral
 
-from kdtool.rmt.jitcompiler import Compiler, Part, PartCompiler
+from kdtool.rmt.jitcompiler import AsideCompiler, Compiler, Part, PartCompiler
 
-__all__ = ["addressed", "inline", "inner", "jit", "on_disk", "sources"]
+__all__ = ["addressed", "aside", "inline", "inner", "jit", "on_disk", "sources"]
 
 _PACKAGE = Path(__file__).parent.parent
 _IMPORTED = re.compile(r"^\s*(?:from|import) (kdtool(?:\.\w+)*)", re.MULTILINE)
@@ -52,9 +52,14 @@ def inline(function: Callable[..., Any]) -> Any:
     return _part(function, forceinline=True)
 
 
-def _part(function: Callable[..., Any], *, forceinline: bool) -> Any:
+def aside(function: Callable[..., Any]) -> Any:
+    """Compile a function as `inner` does, of which its callers know that it is seldom called."""
+    return _part(function, forceinline=False, compiler=AsideCompiler)
+
+
+def _part(function: Callable[..., Any], *, forceinline: bool, compiler: Any = PartCompiler) -> Any:
     options = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    part = _njit(pipeline_class=PartCompiler, forceinline=forceinline, **options)(function)
+    part = _njit(pipeline_class=compiler, forceinline=forceinline, **options)(function)
     part.__class__ = Part
     fold = part._compiler.fold_argument_types
     part._compiler.fold_argument_types = lambda args, kws: fold(tuple(map(unliteral, args)), kws)

@@ -23,7 +23,7 @@ from numba.core import dispatcher as untyped_dispatcher
 from numba.core import typed_passes as untyped_passes
 from numba.np import arrayobj as untyped_arrayobj
 
-__all__ = ["Compiler", "Part", "PartCompiler"]
+__all__ = ["AsideCompiler", "Compiler", "Part", "PartCompiler"]
 
 arrayobj: Any = untyped_arrayobj
 codegen: Any = untyped_codegen
@@ -121,6 +121,21 @@ class _PartLowering(passes.NativeLowering):  # type: ignore[misc]
         return True
 
 
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _AsideLowering(_PartLowering):
+    """Make LLVM code of a part that is seldom called."""
+
+    _name = "aside_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        """Do so, and have LLVM keep it out of those that call it, and its calls out of their way."""
+        super().run_pass(state)
+        part = state.library._final_module.get_function(state["cr"].fndesc.llvm_func_name)
+        for attribute in ("noinline", "cold"):
+            part.add_function_attribute(attribute)
+        return True
+
+
 class Compiler(compiler.CompilerBase):  # type: ignore[misc]
     """Numba's own way to compile, without looking for garbage meanwhile: nearly all that is made is kept."""
 
@@ -158,3 +173,9 @@ class PartCompiler(Compiler):
     """Compile a function as a part of those that call it."""
 
     LOWERING = _PartLowering
+
+
+class AsideCompiler(Compiler):
+    """Compile a function as a part that is seldom called."""
+
+    LOWERING = _AsideLowering

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from kdtool.errors import ProgramError
-from kdtool.replay import Device, Workload, load_device, workload_from_arrays
+from kdtool.replay import (
+    Device,
+    Flush,
+    Shadow,
+    Workload,
+    load_device,
+    load_policy,
+    run,
+    workload_from_arrays,
+)
 from kdtool.replay.slots import free_slot, new_clusters, new_page_of_slot, take_slot
 from kdtool.rmt import from_document, stride_program, to_document
 from kdtool.rmt.jit import jit
@@ -18,6 +27,8 @@ from kdtool.traces import Manifest, Reduction, Trace, TraceWriter
 __all__ = [
     "Plug",
     "callable_part",
+    "end_of_run",
+    "holding",
     "list_pages",
     "refusal_of",
     "rehash",
@@ -50,11 +61,28 @@ def refs_columns(vpns, *, kinds=None, pids=None, tids=None, ips=None, insns=None
 
 
 def workload(
-    vpns, *, k=0, maps=None, files="data", ra_pages=32, forks=None, waits=None, **columns
+    vpns, *, k=0, maps=None, files="data", ra_pages=32, forks=None, waits=None, zeros=None, **columns
 ) -> Workload:
     """Return the workload of a reference string."""
     refs = refs_columns(vpns, **columns)
-    return workload_from_arrays("test", "0" * 64, refs, maps, k, files, ra_pages, forks, waits)
+    return workload_from_arrays("test", "0" * 64, refs, maps, k, files, ra_pages, forks, waits, zeros)
+
+
+def holding(refs) -> Workload:
+    """Return the workload of (vpn, store, zeros): what a store leaves in its page, ones before the first."""
+    vpns, stores, _ = zip(*refs, strict=True)
+    content, rows = {}, []
+    for row, (vpn, store, zeros) in enumerate(refs):
+        content[vpn] = zeros if store else content.get(vpn, False)
+        rows += [row] if content[vpn] else []
+    return workload(vpns, kinds=stores, zeros=np.array(rows, np.int64) if rows else None)
+
+
+def end_of_run(w, capacity, device, reclaim, flush=None, policy="none"):
+    """Return the memory after a replay, and where it has major faults."""
+    missed = np.zeros(w.n_refs, np.uint8)
+    before = Shadow(capacity, reclaim, flush or Flush(), np.empty(0, np.uint8))
+    return run._run(w, load_policy(policy), before, device, missed, 0, None), missed
 
 
 def write_refs(path: Path, vpns, *, k=0, **columns) -> Trace:
@@ -114,9 +142,7 @@ class Plug:
 
     def is_full_before(self, page):
         """Add a page; return whether those before it are to be submitted first."""
-        if self.slot[page] < 0:
-            taken, self.search_at = take_slot(self.search_at, self.page_of_slot, self.clusters)
-            self.slot[page], self.page_of_slot[taken] = taken, page
+        self.take(page)
         slot = self.slot[page]
         if self.requests and self.requests[-1][-1] == slot - 1 and len(self.requests[-1]) < 32:
             self.requests[-1].append(slot)
@@ -124,6 +150,12 @@ class Plug:
         full = len(self.requests) == 32 or (bool(self.requests) and len(self.requests[-1]) == 32)
         self.requests = [[slot]] if full else [*self.requests, [slot]]
         return full
+
+    def take(self, page):
+        """Give a page a slot, and write nothing there."""
+        if self.slot[page] < 0:
+            taken, self.search_at = take_slot(self.search_at, self.page_of_slot, self.clusters)
+            self.slot[page], self.page_of_slot[taken] = taken, page
 
     def free(self, page):
         free_slot(page, self.slot, self.page_of_slot, self.clusters)

@@ -25,7 +25,7 @@ from kdtool.collect.pageprobe import Spent, Touches, run_instructions
 from kdtool.collect.refs import References
 from kdtool.collect.session import record
 from kdtool.errors import CapabilityError
-from kdtool.kernel.host import real_time
+from kdtool.kernel.host import base_slice_ns, real_time, tick_ns
 from kdtool.kernel.swap import Disk, SwapDevice
 from kdtool.replay import DEVICE_FIELDS
 from kdtool.replay.blockqueue import submit_io
@@ -84,12 +84,13 @@ def test_too_few_repeats_are_an_error() -> None:
 def test_numbers_of_a_device_with_a_queue() -> None:
     found = [replace(ROUND, fault_ns=61_000 + extra) for extra in (-500, 0, 9_000_000)]
 
-    numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True)
+    numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True, late=True)
 
     assert tuple(numbers) == DEVICE_FIELDS
     values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 1_600, 10_000, 3_000, 5_000]
     values += [5_000, 6_000, 17_000, 250]
-    assert [number.value for number in numbers.values()] == [*values, len(os.sched_getaffinity(0))]
+    values += [len(os.sched_getaffinity(0)), base_slice_ns(os.cpu_count() or 1), tick_ns()]
+    assert [number.value for number in numbers.values()] == values
     assert numbers["major_ns"].quartiles == (20_500, 9_021_000)
     assert "block_rq_issue" in numbers["latency_ns"].source
     assert "85 pages a read" in numbers["transfer_ns"].source
@@ -100,9 +101,10 @@ def test_numbers_of_a_device_with_a_queue() -> None:
 def test_numbers_of_a_device_that_the_faulting_thread_reads_itself() -> None:
     found = [replace(ROUND, latency_ns=1_900, fault_ns=5_000, batch_ns=4_100, sleeps=0)] * 3
 
-    numbers = numbers_of(found, LIMITED, "zram", queued=False)
+    numbers = numbers_of(found, LIMITED, "zram", queued=False, late=False)
 
     assert numbers["synchronous"].value == 1
+    assert numbers["slice_ns"].value == 0
     assert numbers["service_ns"].value == numbers["transfer_ns"].value == numbers["batched"].value == 0
     assert (numbers["major_ns"].value, numbers["prefetch_ns"].value) == (3_100, 2_200)
     assert "block_bio_queue" in numbers["latency_ns"].source

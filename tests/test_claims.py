@@ -8,11 +8,12 @@ from numba import njit
 from kdtool.replay import DEVICE_FIELDS, Flush
 from kdtool.replay.agent import CALL_RANGES, FREE_NS, LEAD_NS, QUEUE_COUNT, new_agent
 from kdtool.replay.agentloop import _begin_call, _go_on, come_second, meet_agent
-from kdtool.replay.claims import JIFFY_NS, is_claimed, make_room_for, wait_for_place
+from kdtool.replay.claims import is_claimed, make_room_for, wait_for_place
 from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     COUNT,
     ISSUED,
+    JIFFY_NS,
     MAJOR,
     NOW_NS,
     PREDICTED,
@@ -26,6 +27,7 @@ from kdtool.replay.memory import (
 )
 
 CAPACITY = 20
+TICK_NS = 4_000_000
 RECLAIM_NS = 100_000
 PAGE = 3
 
@@ -85,7 +87,7 @@ def full_memory():
     memory = state.arrays()
     for page in range(20, 40):
         push(page, memory)
-    memory[6][COUNT] = CAPACITY
+    memory[6][COUNT], memory[6][JIFFY_NS] = CAPACITY, TICK_NS
     return memory
 
 
@@ -125,17 +127,17 @@ def test_a_place_is_reserved_for_no_time_where_there_is_room():
     ("now_ns", "until_ns", "wakes_ns"),
     [
         # A timer of one tick fires at the second from now, never early: after 4 to 8 ms.
-        (0, 100_000, 2 * JIFFY_NS),
-        (1_000, 100_000, 2 * JIFFY_NS),
-        (JIFFY_NS - 1, JIFFY_NS + 5, 2 * JIFFY_NS),
-        (JIFFY_NS, JIFFY_NS + 5, 3 * JIFFY_NS),
+        (0, 100_000, 2 * TICK_NS),
+        (1_000, 100_000, 2 * TICK_NS),
+        (TICK_NS - 1, TICK_NS + 5, 2 * TICK_NS),
+        (TICK_NS, TICK_NS + 5, 3 * TICK_NS),
         # Who finds it empty still sleeps again.
-        (1_000, 2 * JIFFY_NS + 1, 4 * JIFFY_NS),
+        (1_000, 2 * TICK_NS + 1, 4 * TICK_NS),
     ],
 )
 def test_who_asks_for_such_a_page_sleeps_until_the_next_tick_but_one(now_ns, until_ns, wakes_ns):
     memory = full_memory()
-    memory[16][PAGE] = PAGE, 0, until_ns
+    memory[21][PAGE] = PAGE, 0, until_ns
     memory[6][NOW_NS] = now_ns
 
     assert wait(PAGE, memory)
@@ -154,19 +156,19 @@ def test_a_call_sleeps_at_a_page_that_a_fault_has_reserved_and_its_lead_is_as_lo
     go_on(memory, agent, device)  # what is due last comes first
     assert memory[0][PAGE + 2] == PREFETCHED and words[FREE_NS] == 500 + 10 + 20 + 30
     # The workload faults on the other now, and reclaims for it until 900.
-    memory[0][PAGE], memory[16][PAGE] = RESIDENT, (PAGE, 550, 900)
+    memory[0][PAGE], memory[21][PAGE] = RESIDENT, (PAGE, 550, 900)
     memory[8][PAGE] = 0
     go_on(memory, agent, device)
 
     assert words[CALL_RANGES] == 0 and memory[0][PAGE] == RESIDENT
-    assert words[FREE_NS] == 2 * JIFFY_NS and words[LEAD_NS] == 2 * JIFFY_NS - 500
+    assert words[FREE_NS] == 2 * TICK_NS and words[LEAD_NS] == 2 * TICK_NS - 500
     assert memory[6][WAITED_NS] == 0  # that was the agent's time
 
 
 def test_a_page_whose_fault_has_begun_is_asked_for_as_well():
     memory, device = full_memory(), device_with()
     agent = asked_for(memory, PAGE)
-    memory[0][PAGE], memory[16][PAGE] = RESIDENT, (PAGE, 100, 900)
+    memory[0][PAGE], memory[21][PAGE] = RESIDENT, (PAGE, 100, 900)
     memory[8][PAGE] = 0
 
     begin(899, memory, agent, device)
@@ -187,7 +189,7 @@ def test_a_fault_on_a_page_that_a_call_makes_room_for_sleeps_and_is_a_major_one(
     scalars[NOW_NS] = RECLAIM_NS // 2
 
     assert meet(PAGE, memory, agent, device)
-    assert scalars[NOW_NS] == 2 * JIFFY_NS
+    assert scalars[NOW_NS] == 2 * TICK_NS
     second(PAGE, memory, device)
 
     assert (counters[MAJOR], counters[ISSUED], scalars[PREFETCHED_NOW]) == (1, 0, 0)
@@ -213,13 +215,13 @@ def test_what_a_call_has_brought_in_is_read_before_it_sleeps():
     memory, device = full_memory(), device_with(call_ns=10, range_ns=20, prefetch_ns=30)
     agent = asked_for(memory, PAGE, PAGE + 1)
     memory[6][COUNT] = 0
-    memory[0][PAGE + 1], memory[16][PAGE + 1] = RESIDENT, (PAGE + 1, 0, 900)
+    memory[0][PAGE + 1], memory[21][PAGE + 1] = RESIDENT, (PAGE + 1, 0, 900)
     begin(0, memory, agent, device)
     go_on(memory, agent, device)
     go_on(memory, agent, device)
 
-    assert agent[4][CALL_RANGES] == 0 and agent[4][FREE_NS] == 2 * JIFFY_NS
-    assert 10 + 20 + 30 < memory[5][PAGE] < JIFFY_NS
+    assert agent[4][CALL_RANGES] == 0 and agent[4][FREE_NS] == 2 * TICK_NS
+    assert 10 + 20 + 30 < memory[5][PAGE] < TICK_NS
 
 
 def test_a_fault_comes_first_at_a_page_that_a_call_has_not_come_to():

@@ -16,7 +16,15 @@ from rich.console import Console
 from kdtool.errors import ParameterError
 from kdtool.fidelity import runs
 from kdtool.fidelity.footprint import Footprint, limit_bytes, replay_pages
-from kdtool.fidelity.predict import CURRENT, Prediction, at_own_speed, replay_moments, starting_moments
+from kdtool.fidelity.predict import (
+    CURRENT,
+    Prediction,
+    at_own_speed,
+    current_moments,
+    on_loop_device,
+    replay_moments,
+    starting_moments,
+)
 from kdtool.fidelity.runs import KernelRun, wait_for_moment
 from kdtool.fidelity.score import (
     MEASURES,
@@ -278,6 +286,21 @@ def test_a_program_at_its_own_speed_takes_what_it_took_without_a_limit():
 
     [[unlimited]] = replay_moments(strided, [load_policy("none")], 600, own, starting_moments(1))
     assert 10**9 - unlimited.runtime_ns in range(int(strided.insns[-1]) // 1000 + 1)
+
+
+def test_behind_a_loop_device_it_matters_when_between_ticks_a_program_begins():
+    walked = workload(
+        [*range(2000), *[page for at in range(0, 2000, 40) for page in (*range(at, at + 40), at // 2)] * 3],
+        kinds=[1] * (2000 + 2050 * 3),
+        step_insns=20_000,
+    )
+    none, moments = [load_policy("none")], current_moments()
+
+    [of_file] = replay_moments(walked, none, 1000, ssd(), moments)
+    [of_loop] = replay_moments(walked, none, 1000, on_loop_device(ssd()), moments)
+
+    assert len({result.major_faults for result in of_file}) == 1
+    assert len({result.major_faults for result in of_loop}) > 1
 
 
 def test_a_cell_is_held_to_the_state_of_the_machine_that_its_runs_were_in():

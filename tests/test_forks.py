@@ -1,6 +1,7 @@
-"""What fork() shares: pages that are one for several processes until one of them writes."""
+"""What fork() shares, pages that are one for several processes until one writes, and what mremap() moves."""
 
 import re
+import subprocess
 from collections import Counter
 
 import numpy as np
@@ -17,7 +18,7 @@ from kdtool.replay import hook, load_policy, load_workload, replay, run_shadow
 from kdtool.replay.keys import VPN_BITS
 from kdtool.traces import RefKind, VmaFlag
 
-LOAD, STORE, FORK, UNMAP, SHARE = "load", "store", "fork", "unmap", "share"
+LOAD, STORE, FORK, UNMAP, SHARE, MOVE = "load", "store", "fork", "unmap", "share", "move"
 READ_WRITE = VmaFlag.READ | VmaFlag.WRITE
 ALL = 1 << 36
 PIDS = range(1, 5)
@@ -33,7 +34,10 @@ def stores(pid, *vpns):
 
 
 def recorded(events, **options):
-    """Return the workload of events as they are recorded: (what, pid, first vpn or the child, pages)."""
+    """Return the workload of events as they are recorded: (what, pid, first vpn or the child, pages).
+
+    Of moves the last is (pages, first vpn at the new place).
+    """
     refs, vmas, forks = [], [], []
     shared = {}
     for what, pid, vpn, n in events:
@@ -43,13 +47,20 @@ def recorded(events, **options):
             child = vpn
             shared[child] = set(shared.get(pid, ()))
             vmas += [
-                (len(refs), child, page, page + 1, READ_WRITE | VmaFlag.SHARED) for page in shared[child]
+                (len(refs), child, page, page + 1, READ_WRITE | VmaFlag.SHARED, 0) for page in shared[child]
             ]
             forks.append((child, pid, len(refs), len(vmas)))
+        elif what == MOVE:
+            pages, to = n
+            vmas += [
+                (len(refs), pid, to, to + pages, VmaFlag.UNMAPPED, 0),
+                (len(refs), pid, vpn, vpn + pages, VmaFlag.UNMAPPED, to),
+                (len(refs), pid, to, to + pages, READ_WRITE, 0),
+            ]
         else:
-            vmas.append((len(refs), pid, vpn, vpn + n, VmaFlag.UNMAPPED))
+            vmas.append((len(refs), pid, vpn, vpn + n, VmaFlag.UNMAPPED, 0))
             if what == SHARE:
-                vmas.append((len(refs), pid, vpn, vpn + n, READ_WRITE | VmaFlag.SHARED))
+                vmas.append((len(refs), pid, vpn, vpn + n, READ_WRITE | VmaFlag.SHARED, 0))
             left = {page for page in shared.get(pid, ()) if not vpn <= page < vpn + n}
             shared[pid] = left | set(range(vpn, vpn + n)) if what == SHARE else left
     pids, vpns, kinds = zip(*refs, strict=True)
@@ -58,7 +69,17 @@ def recorded(events, **options):
         pids=pids,
         tids=pids,
         kinds=kinds,
-        maps=table(vmas, row="i8", pid="i4", start_vpn="u8", end_vpn="u8", flags="u1"),
+        maps=table(
+            [(*change, 0) for change in vmas],
+            row="i8",
+            pid="i4",
+            start_vpn="u8",
+            end_vpn="u8",
+            flags="u1",
+            offset_pages="i8",
+            name_id="u4",
+        ),
+        files="none",
         forks=table(forks, pid="i4", parent="i4", row="i8", vma_row="i8"),
         **options,
     )
@@ -76,6 +97,10 @@ def exits(pid):
 
 def fork(parent, child):
     return [(FORK, parent, child, 0)]
+
+
+def move(pid, vpn, n, to):
+    return [(MOVE, pid, vpn, (n, to))]
 
 
 def counts(events, pages=1000):
@@ -185,6 +210,28 @@ TABLE = [*stores(1, 0, 1, 2)]
             (2, 0, 3),
             id="also by what only children touch",
         ),
+        pytest.param([*TABLE, *move(1, 0, 3, 10), *loads(1, 10, 12)], (3, 0, 5), id="moved pages stay"),
+        pytest.param(
+            [*TABLE, *move(1, 0, 3, 10), *stores(1, 0), *loads(1, 10)], (4, 0, 5), id="where they were is new"
+        ),
+        pytest.param(
+            [*TABLE, *move(1, 0, 3, 10), *move(1, 10, 3, 20), *loads(1, 20)], (3, 0, 4), id="moved twice"
+        ),
+        pytest.param(
+            [*TABLE, *move(1, 0, 3, 10), (UNMAP, 1, 10, 3), *loads(1, 10)],
+            (4, 0, 4),
+            id="moved, then unmapped",
+        ),
+        pytest.param(
+            [*TABLE, *move(1, 0, 1, 2), *loads(1, 2)],
+            (3, 0, 4),
+            id="onto a page that was there",
+        ),
+        pytest.param(
+            [*TABLE, *fork(1, 2), *move(2, 0, 3, 10), *loads(2, 10), *stores(2, 10), *loads(1, 0)],
+            (4, 0, 7),
+            id="a child moves what it shares",
+        ),
     ],
 )
 def test_by_hand(events, expected):
@@ -199,6 +246,18 @@ def test_a_shared_page_that_is_out_is_read_once_for_both():
 def test_a_store_to_a_shared_page_that_is_out_reads_it_and_copies_it():
     events = [*stores(1, 0), *fork(1, 2), *stores(1, *range(10, 20)), *stores(2, 0), *loads(1, 0)]
     assert counts(events, pages=4) == (12, 1, 14)
+
+
+def test_a_moved_page_that_is_out_is_read():
+    events = [*stores(1, 0), *stores(1, *range(10, 20)), *move(1, 0, 1, 30), *loads(1, 30)]
+    assert counts(events, pages=4) == (11, 1, 12)
+
+
+def test_what_is_moved_and_never_touched_there_takes_room():
+    events = [*stores(1, 0, 1), *move(1, 0, 2, 30), *stores(1, 10, 11), *loads(1, 10, 11, 10)]
+    assert counts(events, pages=4) == (4, 0, 7)
+    assert counts([*events, *stores(1, 12), *loads(1, 10)], pages=4) == (5, 0, 9)
+    assert counts([*events, *loads(1, 31, 30)], pages=4) == (4, 0, 9)
 
 
 def test_a_policy_is_told_whose_fault_it_is_and_names_that_process_s_pages():
@@ -251,6 +310,15 @@ class Plain:
                 self.take(pid, page)
             inside = {page for page in range(FIRST, LAST + 1) if vpn <= page < vpn + n}
             self.shared[pid] = self.shared[pid] | inside if what == SHARE else self.shared[pid] - inside
+        elif what == MOVE:
+            pages, to = n
+            for page in range(to, to + pages):
+                self.take(pid, page)
+            for page in range(pages):
+                frame = self.frame.pop((pid, vpn + page), None)
+                if frame is not None:
+                    self.owners[frame].discard((pid, vpn + page))
+                    self.give(pid, to + page, frame)
         else:
             self.touch(pid, vpn, what == STORE)
 
@@ -270,14 +338,22 @@ class Plain:
 
 @st.composite
 def histories(draw):
-    """Draw events of up to four processes; a child's pid is that of nobody who lives."""
+    """Draw events of up to four processes; a child's pid is that of nobody who lives.
+
+    Pages are moved where none are in shared mappings.
+    """
     alive, events = {1}, []
+    remaps = draw(st.sampled_from([SHARE, MOVE]))
     for _ in range(draw(st.integers(1, 60))):
         pid, vpn = draw(st.sampled_from(sorted(alive))), draw(st.integers(FIRST, LAST - 1))
-        what = draw(st.sampled_from([LOAD] * 4 + [STORE] * 6 + [FORK] * 2 + [UNMAP, SHARE, "exit"]))
+        what = draw(st.sampled_from([LOAD] * 4 + [STORE] * 6 + [FORK] * 2 + [UNMAP, remaps, "exit"]))
         if what == "exit":
             events += exits(pid)
             alive -= {pid} if len(alive) > 1 else set()
+        elif what == MOVE:
+            pages = draw(st.integers(1, 3))
+            places = [to for to in range(FIRST + 1, LAST) if abs(to - vpn) >= pages]
+            events += move(pid, vpn, pages, draw(st.sampled_from(places))) if places else []
         elif what != FORK:
             events.append((what, pid, vpn, draw(st.integers(1, 3)) if what in (UNMAP, SHARE) else 1))
         elif free := [other for other in PIDS if other not in alive]:
@@ -363,3 +439,24 @@ def test_a_recorded_program_shares_what_it_forked(tmp_path, capfd):
     assert n + copies <= len(private) <= n + children * copies
     assert len(shared) == n
     assert trace.rows("forks") == children
+
+
+@gcc
+@qemu
+@pytest.mark.qemu
+def test_a_recorded_program_s_pages_are_moved_and_the_kernel_s_are(tmp_path, capfd):
+    n = 101
+    program = compiled(tmp_path, "moves")
+    *_, faults = subprocess.run([program, str(n)], capture_output=True, text=True, check=True).stdout.split()
+    assert int(faults) == 0  # Linux moves page table entries
+
+    request = Request((program, str(n)), tmp_path / "t.kdt", k=64)
+    w = load_workload(session.record(request, [References()]), files="none")
+
+    first, moved, _ = (int(word, 16) for word in capfd.readouterr().out.split()[-3:])
+    vpn = w.keys_of(np.arange(w.n_refs)) & (1 << VPN_BITS) - 1
+    before = {int(page) for page in w.page[(vpn >= first) & (vpn < first + n)]}
+    after = {int(page) for page in w.page[(vpn >= moved) & (vpn < moved + n)]}
+    assert len(after) == n
+    assert len(before) == n + 1  # the last store is to what is mapped there anew
+    assert after < before

@@ -1,5 +1,6 @@
 """How we speak to Linux: cgroups, limits, perf records and host facts."""
 
+import gzip
 import os
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from kdtool.kernel.fault_events import PerfFaults
 from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
 from kdtool.kernel.memcg import Charges, MemoryCgroup
 from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, split_records
-from kdtool.kernel.swap import swap_devices
+from kdtool.kernel.swap import notes_by_worker, swap_devices
 
 MIB = 1 << 20
 ROOT = [pytest.mark.root, needs.root]
@@ -310,6 +311,21 @@ def test_host_facts_are_those_of_proc() -> None:
     assert facts["page_cluster"] == int(PAGE_CLUSTER.read_text())
     assert facts["thp"] in (None, "always", "madvise", "never")
     assert [device["path"] for device in facts["swap"]] == [device.path for device in swap_devices()]
+
+
+@pytest.mark.skipif(not Path("/proc/config.gz").exists(), reason="the kernel does not show its configuration")
+def test_a_tick_is_that_of_the_kernels_configuration() -> None:
+    config = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+    (hz,) = (int(line.partition("=")[2]) for line in config.splitlines() if line.startswith("CONFIG_HZ="))
+
+    assert host.tick_ns() == 10**9 // hz
+
+
+def test_a_file_has_no_worker_that_notes_writes(tmp_path: Path) -> None:
+    file = tmp_path / "swaps"
+    file.write_text("Filename Type Size Used Priority\n/no/such/file file 1024 4 -2\n")
+
+    assert not notes_by_worker(swap_devices(file)[0])
 
 
 def test_swap_lines_are_read(tmp_path: Path) -> None:

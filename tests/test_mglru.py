@@ -1,11 +1,13 @@
 """The multi-generational LRU: cases worked by hand from mm/vmscan.c, v6.18, and a model written apart."""
 
 import numpy as np
-from builders import Plug, ssd, workload
+from builders import Plug, end_of_run, holding, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.replay import Device, load_policy, replay, run_shadow
+from kdtool.replay.generations import add_generation, set_back
+from kdtool.replay.memory import GEN_PAGES, WORKINGSET, WRITTEN, Flush, new_memory
 from kdtool.replay.run import replay_none
 
 
@@ -21,8 +23,11 @@ class Generations:
     """
 
     def __init__(self, capacity, pages):
-        self.capacity, self.pages = capacity, sorted(pages)
-        self.index = {page: i for i, page in enumerate(self.pages)}
+        self.capacity = capacity
+        self.tables = {}
+        for page in sorted(pages):
+            self.tables.setdefault(page // 512, []).append(page)
+        self.filters, self.aged, self.held = [set(), set()], False, set()
         self.max, self.min = 3, {"anon": 0, "file": 0}
         self.lists = {seq: [] for seq in range(4)}
         self.seq, self.shadow = {}, {}
@@ -30,9 +35,10 @@ class Generations:
         self.unmapped, self.queued, self.swapped, self.plug = set(), [], set(), Plug(max(pages) + 1)
         self.refaulted, self.evicted, self.protected = [0, 0], [0, 0], [0, 0]
         self.avg_refaulted, self.avg_total = [0, 0], [0, 0]
-        self.major = 0
+        self.major = self.written = 0
+        self.zeros = set()  # pages that hold nothing else
 
-    def access(self, page, store):
+    def access(self, page, store, zeros=False):
         if page not in self.seq:
             for _ in range(1000):
                 if len(self.seq) < self.capacity:
@@ -56,6 +62,9 @@ class Generations:
         if store:
             self.dirty.add(page)
             self.swapped.discard(page)
+        self.zeros.discard(page)
+        if zeros:
+            self.zeros.add(page)
 
     def add(self, page, seq):
         self.seq[page] = max(seq, self.min["anon"])
@@ -76,10 +85,39 @@ class Generations:
         self.once.add(page)
         return False
 
-    def walk(self, pages):
-        for page in pages:
-            if page in self.young and page not in self.unmapped and self.found_again(page):
-                self.seq[page] = self.max
+    def seen_young(self, pages):
+        """Those that a walk finds accessed: mapped, and on a list."""
+        return [p for p in pages if p in self.young and p in self.seq and p not in self.unmapped | self.held]
+
+    def walk(self):
+        looked_at, self.filters[1 - self.max % 2] = self.filters[self.max % 2], set()
+        for table, pages in self.tables.items():
+            if not self.aged or table in looked_at:
+                young = self.seen_young(pages)
+                for page in young:
+                    if self.found_again(page):
+                        self.seq[page] = self.max
+                if len(young) * 8 >= pages[-1] - pages[0] + 1:
+                    self.filters[1 - self.max % 2].add(table)
+        self.aged = True
+
+    def look_around(self, page):
+        self.young.discard(page)
+        pages = self.tables[page // 512]
+        start, end = pages[0], pages[-1] + 1
+        if end - start > 64:
+            start = min(max(page - 32, start), end - 64)
+            end = start + 64
+        young = self.seen_young([p for p in pages if start <= p < end])
+        for other in young:
+            if self.found_again(other) and self.seq[other] != self.max:
+                self.move(other, self.max)
+        if (len(young) + 1) * 8 >= end - start:
+            self.filters[self.max % 2].add(page // 512)
+
+    def increase(self, page):
+        self.once.discard(page)
+        self.seq[page] = self.min["anon"] + 1
 
     def carry(self):
         for tier in (0, 1):
@@ -89,11 +127,13 @@ class Generations:
         self.refaulted, self.evicted, self.protected = [0, 0], [0, 0], [0, 0]
 
     def age(self):
-        self.walk([page for page in self.pages if page in self.seq])
+        self.walk()
         if self.max - self.min["anon"] == 3:
             oldest = self.min["anon"]
             for page in self.lists.pop(oldest):
-                self.seq[page] = max(self.seq[page], oldest + 1)
+                self.protected[page in self.workingset] += 1
+                if self.seq[page] == oldest:
+                    self.increase(page)
                 self.lists[self.seq[page]].insert(0, page)
             self.carry()
             self.min["anon"] += 1
@@ -133,60 +173,89 @@ class Generations:
         self.queued = []
 
     def judge(self, page):
+        """Return the generation that a page which stays goes to, None for one that was freed."""
         if page in self.young:
-            again = self.found_again(page)
-            i = self.index[page]
-            self.walk([p for p in self.pages[max(i - 32, 0) : i + 32] if p in self.seq])
-            seq = self.max if again else self.max - (3 if page in self.swapped else 1)
-            if seq <= self.min["anon"]:
-                self.once.discard(page)
-                self.workingset.discard(page)
-                seq = self.max - 1
-            self.move(page, seq)
-            return 0
+            self.look_around(page)
+            if self.found_again(page):
+                return self.max
+            return self.max - (3 - (page in self.workingset) if page in self.swapped else 1)
         if page in self.dirty:
             self.dirty.discard(page)
-            self.unmapped.add(page)
-            self.swapped.add(page)
-            if self.plug.is_full_before(page):
-                self.queued, self.pending = self.queued + self.pending, []
-            self.pending.append(page)
-            self.move(page, self.max - 1)
-            return 0
+            if self.writes(page):
+                return self.max - 1
+        self.free(page)
+        return None
+
+    def free(self, page):
         was_working = page in self.workingset
-        self.lists[self.min["anon"]].remove(page)
         self.evicted[was_working] += 1
         self.shadow[page] = (self.min["anon"], was_working)
+        for pages in self.lists.values():
+            if page in pages:
+                pages.remove(page)
         del self.seq[page]
         self.swapped.add(page)
         for marks in (self.young, self.once, self.workingset, self.unmapped):
             marks.discard(page)
-        return 1
 
-    def scan(self, n):
+    def writes(self, page):
+        """Queue the write of a dirty page, and return True; a page full of zeros gets a slot, no more."""
+        if page in self.zeros:
+            self.plug.take(page)
+            return False
+        self.unmapped.add(page)
+        self.swapped.add(page)
+        if self.plug.is_full_before(page):
+            self.queued, self.pending = self.queued + self.pending, []
+        self.pending.append(page)
+        self.written += 1
+        return True
+
+    def isolate(self, n):
         oldest = self.min["anon"]
         if self.max - oldest == 1:
-            return 0, 0
-        limit, left, candidates, scanned, freed = self.protects(), min(n, 4096), 0, 0, 0
-        while left and candidates < 64 and self.lists[oldest]:
+            return 0, []
+        limit, left, candidates, scanned = self.protects(), min(n, 4096), [], 0
+        while left and len(candidates) < 64 and self.lists[oldest]:
             page = self.lists[oldest][0]
             left, scanned = left - 1, scanned + 1
             if self.seq[page] != oldest:
                 self.move(page, self.seq[page])
             elif page in self.workingset and limit:
                 self.protected[1] += 1
+                self.increase(page)
                 self.move(page, oldest + 1)
             elif page in self.queued or page in self.pending:
+                self.increase(page)
                 self.move(page, oldest + 1)
             else:
-                candidates += 1
-                freed += self.judge(page)
-        return (scanned if candidates or not left else 0), freed
+                candidates.append(self.lists[oldest].pop(0))
+        return (scanned if candidates or not left else 0), candidates
+
+    def judge_batch(self, candidates):
+        self.held = set(candidates)
+        verdicts = [(page, self.judge(page)) for page in candidates]
+        self.held = set()
+        written = set(self.queued)
+        self.complete()
+        freed = 0
+        for page, verdict in verdicts:
+            if verdict is None:
+                freed += 1
+            elif page in written:
+                self.free(page)
+                freed += 1
+            elif verdict > self.min["anon"] or verdict == self.max:
+                self.move(page, verdict)
+            else:
+                self.once.discard(page)
+                self.move(page, self.max - 1 + (page in self.workingset))
+        return freed
 
     def shrink(self, priority):
         scanned = freed = 0
         self.pending = []
-        while freed < 32:
+        while True:
             spare = self.max - 2 - min(self.min.values())
             if spare <= 0 and priority < 12:
                 self.age()
@@ -195,10 +264,11 @@ class Generations:
             if not n:
                 break
             self.complete()
-            looked_at, gone = self.scan(n)
+            looked_at, candidates = self.isolate(n)
             looked_at += self.drop_empty()
             if min(self.min.values()) + 2 > self.max:
                 looked_at = 0
+            gone = self.judge_batch(candidates)
             freed, scanned = freed + gone, scanned + looked_at
             if not looked_at or scanned >= n:
                 break
@@ -217,8 +287,10 @@ class Generations:
 @given(
     refs=st.lists(st.tuples(st.integers(0, 150), st.booleans()), min_size=1, max_size=1500),
     capacity=st.integers(2, 140),
+    apart=st.sampled_from([1, 2, 11]),
 )
-def test_major_faults_are_those_of_the_model(refs, capacity):
+def test_major_faults_are_those_of_the_model(refs, capacity, apart):
+    refs = [(vpn * apart, store) for vpn, store in refs]
     model = Generations(capacity, {vpn for vpn, _ in refs})
     for vpn, store in refs:
         model.access(vpn, store)
@@ -227,6 +299,24 @@ def test_major_faults_are_those_of_the_model(refs, capacity):
     shadow = run_shadow(workload(vpns, kinds=stores), capacity, instant(), "mglru")
 
     assert shadow.missed.sum() == model.major
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    refs=st.lists(st.tuples(st.integers(0, 150), st.booleans(), st.booleans()), min_size=1, max_size=1500),
+    capacity=st.integers(2, 140),
+)
+def test_pages_full_of_zeros_are_freed_without_a_write(refs, capacity):
+    """The third of a reference is what its store leaves in the page."""
+    model, content = Generations(capacity, {vpn for vpn, *_ in refs}), {}
+    for vpn, store, zeros in refs:
+        content[vpn] = zeros if store else content.get(vpn, False)
+        model.access(vpn, store, content[vpn])
+
+    state, missed = end_of_run(holding(refs), capacity, instant(), "mglru")
+
+    assert missed.sum() == model.major
+    assert state.counters[WRITTEN] == model.written
 
 
 def counts_after(*more):
@@ -267,3 +357,19 @@ def test_counts_balance_with_readahead_and_no_memory_beats_belady(refs, capacity
     assert result.prefetch_issued == used
     best = replay(w, load_policy("belady"), shadow, ssd())
     assert best.major_faults <= shadow.missed.sum()
+
+
+def test_what_an_agent_has_read_lies_in_an_old_generation():
+    """A fault's page comes to generation 2 of 0 to 3, of the working set to 3; madvise's to 0 and to 1."""
+    memory = new_memory(8, 8, "mglru", Flush())
+    arrays, generation, scalars = memory.arrays(), memory.pages["evicted_at"], memory.scalars
+    memory.pages["marks"][5] = WORKINGSET
+    for page in (4, 5):
+        add_generation(page, arrays)
+    assert generation[[4, 5]].tolist() == [2, 3]
+
+    for page in (4, 5):
+        set_back(page, arrays)
+
+    assert generation[[4, 5]].tolist() == [0, 1]
+    assert scalars[GEN_PAGES : GEN_PAGES + 4].tolist() == [1, 1, 0, 0]

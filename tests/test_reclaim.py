@@ -5,12 +5,12 @@ from statistics import median
 
 import numpy as np
 import pytest
-from builders import Plug, ssd, workload
+from builders import Plug, end_of_run, holding, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.replay import Device, Flush, load_policy, replay, run, run_shadow
-from kdtool.replay.memory import AGE, MOST_AGE, new_memory
+from kdtool.replay.memory import AGE, MOST_AGE, WRITTEN, new_memory
 
 
 class TwoLists:
@@ -25,7 +25,8 @@ class TwoLists:
         self.young, self.referenced, self.dirty, self.workingset = set(), set(), set(), set()
         self.unmapped, self.queued, self.sent, self.shadow = set(), [], [], {}
         self.age = self.refault_activations = self.seen = self.cost = 0
-        self.major = self.rescued = self.oom = 0
+        self.major = self.rescued = self.oom = self.written = 0
+        self.zeros = set()  # pages that hold nothing else
         self.frozen = (0, 0, 0)
 
     def stats(self):
@@ -35,7 +36,13 @@ class TwoLists:
     def now(self):
         return (len(self.inactive), len(self.active), self.refault_activations)
 
-    def access(self, page, store):
+    def access(self, page, store, zeros=False):
+        self.touch(page, store)
+        self.zeros.discard(page)
+        if zeros:
+            self.zeros.add(page)
+
+    def touch(self, page, store):
         if page not in self.active and page not in self.inactive:
             self.fault(page, store)
         self.rescued += page in self.unmapped
@@ -145,13 +152,10 @@ class TwoLists:
             self.referenced.discard(page)
             if page in self.dirty:
                 self.dirty.discard(page)
-                self.unmapped.add(page)
-                if self.plug.is_full_before(page):
-                    self.sent, self.queued = self.sent + self.queued, []
-                self.queued.append(page)
-                self.inactive[page] = True
                 written += 1
-                continue
+                if self.writes(page):
+                    self.inactive[page] = True
+                    continue
             self.unmapped.discard(page)
             self.shadow[page] = (self.age, page in self.workingset)
             self.workingset.discard(page)
@@ -160,6 +164,18 @@ class TwoLists:
         if written or scanned - freed:
             self.note_cost(32 * written + scanned - freed)
         return freed
+
+    def writes(self, page):
+        """Queue the write of a dirty page, and return True; a page full of zeros gets a slot, no more."""
+        if page in self.zeros:
+            self.plug.take(page)
+            return False
+        self.unmapped.add(page)
+        if self.plug.is_full_before(page):
+            self.sent, self.queued = self.sent + self.queued, []
+        self.queued.append(page)
+        self.written += 1
+        return True
 
     def shrink_active(self, n):
         for page in list(self.active)[:n]:
@@ -192,6 +208,25 @@ def test_major_faults_are_those_of_the_rules(flush, refs, capacity):
     shadow = run_shadow(workload(vpns, kinds=stores), capacity, instant(), "linux", flush)
 
     assert shadow.missed.sum() == model.major
+
+
+@pytest.mark.parametrize("flush", [CURRENT, NEVER], ids=["current", "never"])
+@settings(max_examples=200, deadline=None)
+@given(
+    refs=st.lists(st.tuples(st.integers(0, 150), st.booleans(), st.booleans()), min_size=1, max_size=1500),
+    capacity=st.integers(2, 140),
+)
+def test_pages_full_of_zeros_are_freed_without_a_write(flush, refs, capacity):
+    """The third of a reference is what its store leaves in the page."""
+    model, content = TwoLists(capacity, 151, current=flush is CURRENT), {}
+    for vpn, store, zeros in refs:
+        content[vpn] = zeros if store else content.get(vpn, False)
+        model.access(vpn, store, content[vpn])
+
+    state, missed = end_of_run(holding(refs), capacity, instant(), "linux", flush)
+
+    assert missed.sum() == model.major
+    assert state.counters[WRITTEN] == model.written
 
 
 def loop_beside_hot_pages():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.qemu
 
 PROGRAMS = Path(__file__).parent / "programs"
 CORE = Path(reftrace.__file__).resolve().parent
-REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK = range(5)
+REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK, MOVE = range(6)
 OPERATION = np.dtype(
     [("what", "i4"), ("pid", "i4"), ("kind", "i4"), ("spare", "i4"), ("vpn", "u8"), ("end", "u8")]
 )
@@ -42,6 +43,7 @@ class Op(NamedTuple):
     kind: int
     vpn: int
     end: int = 0
+    zeros: int = 0  # a store leaves nothing else in the page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,10 +86,29 @@ def threaded(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 # ------------------------------------------------------------------------------------ the reduction is exact
 
 
+def contents(ops: list[Op]) -> list[int]:
+    """Tell after each operation whether its page is full of zeros, as it is before it is stored to."""
+    stored: dict[tuple[int, int], int] = {}
+    after = []
+    for op in ops:
+        if op.what == UNMAP:
+            stored |= {(op.pid, vpn): 1 for vpn in range(op.vpn, op.end)}
+        elif op.what == REFER and op.kind == RefKind.STORE:
+            stored[op.pid, op.vpn] = op.zeros
+        after.append(stored.get((op.pid, op.vpn), 1))
+    return after
+
+
 def reduced_by_c(core: ctypes.CDLL, ops: list[Op], k: int) -> list[Row]:
+    return [row for row in recorded_by_c(core, ops, k) if row[3] != reftrace.ZEROS_KIND]
+
+
+def recorded_by_c(core: ctypes.CDLL, ops: list[Op], k: int) -> list[Row]:
+    """Return what is retained, and behind a reference that its page left the window full of zeros."""
     with tempfile.TemporaryDirectory() as folder:
         spool = reftrace.Spool.make(Path(folder) / "refs", k)
-        rows = np.array([(op.what, op.pid, op.kind, 0, op.vpn, op.end) for op in ops], OPERATION)
+        told = zip(ops, contents(ops), strict=True)
+        rows = np.array([(op.what, op.pid, op.kind, zeros, op.vpn, op.end) for op, zeros in told], OPERATION)
         core.drive(
             ctypes.c_void_p(spool.address),
             ctypes.c_void_p(rows.ctypes.data),
@@ -161,7 +182,13 @@ def with_unmaps(ops: list[Op], references: list[Row]) -> list[tuple[int, Row | O
 
 
 references = st.builds(
-    Op, st.just(REFER), st.integers(1, 2), st.integers(0, 3), st.integers(0, 30), st.just(0)
+    Op,
+    st.just(REFER),
+    st.integers(1, 2),
+    st.integers(0, 3),
+    st.integers(0, 30),
+    st.just(0),
+    st.integers(0, 1),
 )
 unmaps = st.builds(
     lambda pid, vpn, n: Op(UNMAP, pid, 0, vpn, vpn + n),
@@ -184,6 +211,66 @@ def test_the_reduction_is_that_of_the_paper_and_lru_misses_are_equal_from_k_on(
     assert reduced == reduced_by_definition(ops, k)
     for size in range(k, 64):
         assert lru_misses(with_unmaps(ops, reduced), size) == lru_misses(with_unmaps(ops, full), size)
+
+
+moves = st.builds(
+    lambda pid, n, vpn, gap, back: (
+        Op(MOVE, pid, vpn, vpn + n + gap, vpn + 2 * n + gap)
+        if back
+        else Op(MOVE, pid, vpn + n + gap, vpn, vpn + n)
+    ),
+    st.integers(1, 2),
+    st.integers(1, 5),
+    st.integers(0, 20),
+    st.integers(0, 5),
+    st.booleans(),
+)
+
+
+def moved_and_touched(ops: list[Op], rows: list[Row]) -> list[tuple[int, Row | Op]]:
+    """Put the moves and unmaps among the references of a stream, as with_unmaps() does."""
+    merged: list[tuple[int, Row | Op]] = [(2 * row[0], row) for row in rows]
+    seq = 0
+    for op in ops:
+        seq += op.what == REFER
+        if op.what in (UNMAP, MOVE):
+            merged.append((2 * seq + 1, op))
+    return sorted(merged, key=lambda pair: pair[0])
+
+
+def lru_misses_of_moved(stream: list[tuple[int, Row | Op]], size: int) -> int:
+    """Count the misses of an LRU memory of `size` pages, where pages that are moved stay what they are."""
+    memory: dict[tuple[int, int], None] = {}
+    misses = 0
+    for _, event in stream:
+        if not isinstance(event, Op):
+            _, pid, vpn, _ = event
+            misses += (pid, vpn) not in memory
+            memory.pop((pid, vpn), None)
+            memory[pid, vpn] = None
+            if len(memory) > size:
+                del memory[next(iter(memory))]
+            continue
+        n, to = event.end - event.vpn, event.kind
+        for vpn in range(event.vpn, event.end) if event.what == UNMAP else range(to, to + n):
+            memory.pop((event.pid, vpn), None)
+        if event.what == MOVE:
+            inside = {
+                (event.pid, vpn): (event.pid, vpn - event.vpn + to) for vpn in range(event.vpn, event.end)
+            }
+            memory = {inside.get(page, page): None for page in memory}
+    return misses
+
+
+@settings(max_examples=150, deadline=None)
+@given(ops=st.lists(st.one_of(*[references] * 12, unmaps, moves), max_size=300), k=st.integers(1, 24))
+def test_lru_misses_are_equal_where_pages_are_moved(core: ctypes.CDLL, ops: list[Op], k: int) -> None:
+    reduced = reduced_by_c(core, ops, k)
+    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+
+    for size in range(k, 64):
+        kept = lru_misses_of_moved(moved_and_touched(ops, reduced), size)
+        assert kept == lru_misses_of_moved(moved_and_touched(ops, full), size)
 
 
 def first_stores(
@@ -220,6 +307,42 @@ def test_after_a_fork_the_first_store_to_each_page_is_told_where_it_happened(
         assert lru_misses(with_unmaps(ops, reduced), size) == lru_misses(with_unmaps(ops, full), size)
 
 
+def left_full_of_zeros(ops: list[Op], k: int) -> list[int]:
+    """Return the last references to pages that were stored to, full of zeros, and then left the window."""
+    life: dict[tuple[int, int], int] = {}
+    window: dict[
+        tuple[int, int, int], tuple[int, bool, int]
+    ] = {}  # seq of the last, stored to, full of zeros
+    found, seq = [], 0
+    for op, zeros in zip(ops, contents(ops), strict=True):
+        if op.what == UNMAP:
+            for vpn in range(op.vpn, op.end):
+                was = (op.pid, vpn, life.get((op.pid, vpn), 0))
+                life[op.pid, vpn] = was[2] + 1
+                if was in window:
+                    window[was] = (0, False, 0)
+        if op.what != REFER:
+            continue
+        page, seq = (op.pid, op.vpn, life.get((op.pid, op.vpn), 0)), seq + 1
+        _, stored, _ = window.pop(page, (0, False, 0))
+        window[page] = (seq, stored or op.kind == RefKind.STORE, zeros)
+        if len(window) > k + 1:
+            found.append(window.pop(next(iter(window))))
+    return sorted(seq for seq, stored, zeros in found if stored and zeros)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ops=forking, k=st.integers(0, 24))
+def test_pages_that_leave_the_window_full_of_zeros_are_told_of_behind_their_last_reference(
+    core: ctypes.CDLL, ops: list[Op], k: int
+) -> None:
+    recorded = recorded_by_c(core, ops, k)
+
+    zeros = [row[0] for row in recorded if row[3] == reftrace.ZEROS_KIND]
+    assert zeros == left_full_of_zeros(ops, k)
+    assert all(before[0] == row[0] for before, row in pairwise(recorded) if row[3] == reftrace.ZEROS_KIND)
+
+
 @settings(max_examples=80, deadline=None)
 @given(ops=forking, k=st.integers(1, 24), data=st.data())
 def test_a_holder_killed_anywhere_changes_nothing(
@@ -232,9 +355,9 @@ def test_a_holder_killed_anywhere_changes_nothing(
     for at, what in deaths:
         hurt.insert(min(at, len(hurt)), Op(what, 1, 0, at))
 
-    reduced = reduced_by_c(core, hurt, k)
+    recorded = recorded_by_c(core, hurt, k)
 
-    assert reduced == reduced_by_c(core, ops, k)
+    assert recorded == recorded_by_c(core, ops, k)
 
 
 @numba.njit
@@ -471,6 +594,52 @@ def test_every_reference_lies_in_a_mapping(touch: str, tmp_path: Path) -> None:
     used = np.unique(refs["vpn"])
     outside = [vpn for vpn in used if not np.any((spans[:, 0] <= vpn) & (vpn < spans[:, 1]))]
     assert outside == []
+
+
+def full_of_zeros(trace: Trace, start: int, pages: int, pid: int = 0) -> np.ndarray:
+    """Tell of each page whether it was full of zeros when it last left the window, of one process."""
+    refs, rows = trace.columns("refs"), trace.columns("zeros")["row"]
+    full, zeros = np.zeros(pages, np.bool_), np.zeros(len(refs["vpn"]), np.bool_)
+    zeros[rows] = True
+    for row in np.flatnonzero((refs["vpn"] >= start) & (refs["vpn"] < start + pages)).tolist():
+        if pid in (0, refs["pid"][row]) and (zeros[row] or refs["kind"][row] == RefKind.STORE):
+            full[int(refs["vpn"][row]) - start] = zeros[row]
+    return full
+
+
+@pytest.mark.parametrize("k", [0, 16, 64])
+def test_what_pages_hold_is_told_where_they_leave_the_window(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], k: int
+) -> None:
+    """Stored zeros, 1 and nothing; of the first two the second half is then changed."""
+    trace = record(tmp_path, touch, "zeros", "100", k=k)
+
+    start = addresses(capfd)["base"][0]
+    stored, ones, loaded = (full_of_zeros(trace, start + 100 * part, 100) for part in range(3))
+    assert stored.tolist() == [True] * 50 + [False] * 50
+    assert ones.tolist() == [False] * 50 + [True] * 50
+    assert not loaded.any()
+    assert trace.manifest.collector["sources"]["refs"]["pages_not_looked_at"] == 0
+
+
+def test_what_a_forked_childs_pages_hold_is_seen_from_its_parent(
+    touch: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trace = record(tmp_path, touch, "zeros-forked", "100", k=16)
+
+    start, pids = addresses(capfd)["base"][0], np.unique(trace.columns("refs", ["pid"])["pid"]).tolist()
+    assert len(pids) == 2
+    parent, child = (full_of_zeros(trace, start, 100, pid) for pid in pids)
+    assert parent.all()
+    assert child.tolist() == [False] + [True] * 99
+
+
+@pytest.mark.parametrize("k", [0, 4, 64])
+def test_pages_that_another_thread_takes_away_are_not_read(touch: str, tmp_path: Path, k: int) -> None:
+    trace = record(tmp_path, touch, "taken-away", "100", k=k)
+
+    assert trace.manifest.workload["exit_code"] == 0
+    assert trace.rows("zeros") > 0
 
 
 def test_a_killed_child_loses_nothing_and_hangs_nobody(

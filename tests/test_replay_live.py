@@ -20,6 +20,8 @@ from kdtool.replay import (
     replay,
     run_shadow,
 )
+from kdtool.replay.liststats import SWAP_CLUSTER_MAX
+from kdtool.replay.mglru import MIN_LRU_BATCH
 from kdtool.rmt import stride_program
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE
 
@@ -188,11 +190,12 @@ def test_an_agent_that_acts_keeps_room_in_a_memory_that_has_some_to_spare(reclai
     assert times[LEAST_SHARE * FREE_PAGES - 1, 1000] > times[LEAST_SHARE * FREE_PAGES - 1, 0]
 
 
-@pytest.mark.parametrize("reclaim", ["linux", "lru", "mglru"])
-def test_the_workload_pays_for_what_the_agent_has_written_out(reclaim):
-    # New pages, for which the agent makes room; then they are only read, and what comes has its slot.
-    kinds = [1] * 6000 + [0] * 3000
-    w = workload([*range(6000), *range(3000)], kinds=kinds, step_insns=100 * STEP_INSNS)
+@pytest.mark.parametrize(("reclaim", "n_read"), [("linux", 3000), ("lru", 3000), ("mglru", 0)])
+def test_the_workload_pays_for_what_the_agent_has_written_out(reclaim, n_read):
+    # New pages, for which the agent makes room; then they are only read, and what comes has its slot. Under
+    # `mglru` what an agent has read is old already and goes first: some of the others would never be written.
+    kinds = [1] * 6000 + [0] * n_read
+    w = workload([*range(6000), *range(n_read)], kinds=kinds, step_insns=100 * STEP_INSNS)
     at = DEVICE_FIELDS.index("beside_write_ns")
     times = []
     for ns, agent_ns in ((0, AGENT_NS), (1000, AGENT_NS), (0, 0), (1000, 0)):
@@ -200,7 +203,9 @@ def test_the_workload_pays_for_what_the_agent_has_written_out(reclaim):
         device.values[at] = ns
         times.append(replay(w, stride(), run_shadow(w, 3000, device, reclaim), device).runtime_ns)
 
-    assert times[1] - times[0] == pytest.approx(6000 * 1000, rel=0.02)
+    # At the end as much of memory is free as the agent keeps, and a batch more; clean pages have flushes, too.
+    spare = FREE_PAGES + SWAP_CLUSTER_MAX + MIN_LRU_BATCH
+    assert (times[1] - times[0]) // 1000 == pytest.approx(3000 + n_read, abs=spare)
     assert times[3] == times[2]
 
 

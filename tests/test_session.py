@@ -157,3 +157,21 @@ def test_a_recorder_killed_at_any_moment_leaves_a_trace_that_info_reads(tmp_path
 def roots() -> list[Path]:
     layout = find_layout()
     return [hierarchy.root for hierarchy in (layout.memory, layout.events) if hierarchy is not None]
+
+
+def test_a_terminal_of_another_session_is_nobodys_to_lend() -> None:
+    """As a console's or a container's first process has it on standard input: isatty() says yes to it."""
+    ours, theirs = os.openpty()
+    lend = "import os; from kdtool.collect import terminal as t\nwith t.lend_terminal(1): print(os.isatty(0))"
+    done = subprocess.run(
+        [sys.executable, "-c", lend],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    for end in (ours, theirs):
+        os.close(end)
+
+    assert (done.stdout, done.stderr) == ("True\n", "")

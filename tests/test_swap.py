@@ -9,7 +9,7 @@ from pathlib import Path
 import needs
 import pytest
 
-from kdtool.kernel.swap import SwapDevice, free_swap_bytes, swap_devices
+from kdtool.kernel.swap import SwapDevice, free_swap_bytes, notes_by_worker, swap_devices
 
 FILE = Path(f"/var/tmp/kdtool-test-swap-{os.getpid()}.img")
 MIB = 1 << 20
@@ -51,6 +51,7 @@ def test_up_twice_and_down_twice(rotational: bool) -> None:
     assert first[0] == 0 and "64 MiB of swap" in first[1], first
     assert len(up) == 1
     assert (up[0].kind, up[0].rotational, up[0].synchronous) == ("loop", rotational, False)
+    assert notes_by_worker(up[0])
     assert up[0].size_bytes == 64 * MIB - 4096
     assert free_swap_bytes() >= up[0].size_bytes - up[0].used_bytes
     assert again[0] == 0 and "on already" in again[2] and ours() == up

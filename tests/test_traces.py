@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtool.errors import TraceError
+from kdtool.replay.columns import OneByOne
 from kdtool.traces import Manifest, Trace, TraceWriter
 from kdtool.traces.importers import import_trace
 from kdtool.traces.info import describe
@@ -227,6 +228,10 @@ def test_batches_are_the_columns_in_pieces(tmp_path_factory, rows, cuts):
         pieces = np.concatenate([batch[name] for batch in batches])
         assert pieces.dtype == values.dtype
         assert np.array_equal(pieces, values)
+    read = OneByOne(made, "refs")["vpn"]  # segments side by side
+    assert read.dtype == np.uint64 and np.array_equal(read, whole["vpn"]) and read.flags.writeable
+    for at, cut in enumerate(cuts):
+        assert sum(len(batch["vpn"]) for batch in made.batches("refs", ["vpn"], segment=at)) == cut
 
 
 def test_a_segment_that_holds_fewer_rows_than_promised_is_refused(trace):

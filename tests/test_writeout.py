@@ -9,6 +9,8 @@ from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     DEVICE_FREE_NS,
     DIRTY,
+    JIFFY_NS,
+    KEEPS_NS,
     LATENCY_NS,
     NOW_NS,
     SERVICE_NS,
@@ -20,12 +22,13 @@ from kdtool.replay.memory import (
     new_memory,
 )
 
-begin_write, complete_writes, drop_write, submit_writes, wait_for_write = map(
+begin_write, complete_writes, drop_write, sleep, submit_writes, wait_for_write = map(
     callable_part,
     (
         writeout.begin_write,
         writeout.complete_writes,
         writeout.drop_write,
+        writeout.sleep,
         writeout.submit_writes,
         writeout.wait_for_write,
     ),
@@ -136,3 +139,82 @@ def test_the_queue_goes_around(memory):
         complete_writes(memory)
         assert sorted(oldest_first(memory)) == list(range(N_PAGES)), round_
         assert np.all(memory[8] & WRITEBACK == 0)
+
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def by_worker(memory):
+    """The same with a worker that notes ends of writes; a slice is 1.4 ms, a tick 4."""
+    memory[6][KEEPS_NS], memory[6][JIFFY_NS] = 1_400_000, 4 * MS
+    return memory
+
+
+def noted(memory, now_ns, *pages):
+    """Tell whether what was written of `pages` is known at a time to have ended."""
+    memory[6][NOW_NS] = now_ns
+    complete_writes(memory)
+    return [not memory[8][page] & WRITEBACK for page in pages]
+
+
+def write_at(memory, now_ns, *pages):
+    memory[6][NOW_NS] = now_ns
+    write(memory, *pages)
+    submit_writes(memory, ssd().values)
+
+
+def test_a_worker_waits_for_a_tick_and_preempts_from_then_on(by_worker):
+    write_at(by_worker, 0, 0, 1)
+    assert noted(by_worker, MS, 0, 1) == [False, False], "the thread's slice"
+    assert noted(by_worker, 4 * MS - 1, 0, 1) == [False, False], "it is over, and nobody looks"
+    assert noted(by_worker, 4 * MS, 0, 1) == [True, True]
+
+    write_at(by_worker, 5 * MS, 2)
+    assert noted(by_worker, 5 * MS + ssd().values[LATENCY_NS] - 1, 2) == [False], "being written"
+    assert noted(by_worker, 5 * MS + ssd().values[LATENCY_NS], 2) == [True]
+
+
+def test_a_thread_that_has_slept_has_a_new_slice(by_worker):
+    sleep(0, 3 * MS, by_worker)
+    write_at(by_worker, 3 * MS, 0)
+    assert noted(by_worker, 8 * MS - 1, 0) == [False], "4 ms are within its slice"
+    assert noted(by_worker, 8 * MS, 0) == [True]
+
+
+def test_a_worker_that_waited_runs_as_the_thread_sleeps_and_preempts_then(by_worker):
+    write_at(by_worker, 0, 0)
+    sleep(MS, MS + 10, by_worker)
+    assert noted(by_worker, MS + 10, 0) == [True]
+    write_at(by_worker, MS + 10, 1)
+    assert noted(by_worker, MS + 10 + ssd().values[LATENCY_NS], 1) == [True]
+
+
+def test_a_worker_that_ran_while_the_thread_slept_has_no_credit(by_worker):
+    write_at(by_worker, 0, 0)
+    assert noted(by_worker, 4 * MS, 0) == [True]
+    write_at(by_worker, 5 * MS, 1)
+    sleep(5 * MS, 6 * MS, by_worker)
+    assert noted(by_worker, 6 * MS, 1) == [True]
+
+    write_at(by_worker, 6 * MS, 2)
+    assert noted(by_worker, 7 * MS, 2) == [False]
+    assert noted(by_worker, 8 * MS, 2) == [True], "the first tick after its slice, which ends at 7.4 ms"
+
+
+def test_who_waits_for_a_write_has_the_worker_run_at_once(by_worker):
+    write_at(by_worker, 0, 0)
+    by_worker[6][NOW_NS] = MS
+
+    wait_for_write(0, by_worker, ssd().values)
+
+    assert by_worker[6][NOW_NS] == MS + 1
+    assert by_worker[8][0] == 0
+
+
+def test_a_sleep_that_is_over_takes_no_time(memory):
+    sleep(10, 10, memory)
+    sleep(10, 7, memory)
+    assert memory[6][WAITED_NS] == 0
+    sleep(10, 17, memory)
+    assert memory[6][WAITED_NS] == 7

@@ -91,9 +91,15 @@ class Trace:
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
     def batches(
-        self, table: str, names: list[str] | None = None, rows: int = BATCH_ROWS
+        self,
+        table: str,
+        names: list[str] | None = None,
+        rows: int = BATCH_ROWS,
+        segment: int | None = None,
     ) -> Iterator[dict[str, "np.ndarray[Any, Any]"]]:
         """Yield columns of `table` in order, as `columns` has them, in arrays of 1 to `rows` rows.
+
+        `segment` : index of the only segment to read; several may be read at a time, each by a thread.
 
         Memory: two batches, and of each column what is read ahead and one page of its file, whatever the
         table's size. No batch spans two segments.
@@ -105,7 +111,8 @@ class Trace:
         """
         info, schema = self._info(table), schema_of(table)
         wanted = schema.names if names is None else names
-        return self._batches(table, info.segments, [schema.field(name) for name in wanted], rows)
+        segments = info.segments if segment is None else [info.segments[segment]]
+        return self._batches(table, segments, [schema.field(name) for name in wanted], rows)
 
     def names(self) -> dict[int, str]:
         """Return the side table: name_id to name."""

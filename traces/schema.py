@@ -27,7 +27,7 @@ __all__ = [
     "schema_of",
 ]
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
@@ -151,7 +151,8 @@ TABLES: dict[str, pa.Schema] = {
         insns=pa.uint64(),
     ),
     # `row`: the change came before this row of `refs` (NO_ROW in a trace without references).
-    # `offset_pages`: where in its file the mapping starts (NO_OFFSET: unknown).
+    # `offset_pages`: where in its file the mapping starts (NO_OFFSET: unknown); of UNMAPPED rows the page
+    # that mremap() moved the first one to (0 or NO_OFFSET: to none).
     "vmas": _schema(
         ts_ns=pa.int64(),
         pid=pa.int32(),
@@ -182,6 +183,10 @@ TABLES: dict[str, pa.Schema] = {
         by_row=pa.int64(),
         asked_ns=pa.int64(),
     ),
+    # After this row of `refs` its page left the reduction's window (without reduction: another page was
+    # referenced), had been stored to in it, and was full of zeros. A trace that lacks the table does not say
+    # what pages hold.
+    "zeros": _schema(row=pa.int64()),
     "sched": _schema(
         ts_ns=pa.int64(),
         cpu=pa.int16(),

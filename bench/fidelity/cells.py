@@ -10,7 +10,14 @@ from bench.fidelity.matrix import Plan, Say
 from bench.fidelity.store import Measured, Store
 from bench.fidelity.workloads import BenchProgram
 from kdtool.fidelity.footprint import Footprint, limit_bytes, replay_pages
-from kdtool.fidelity.predict import CURRENT, Prediction, at_own_speed, replay_moments, starting_moments
+from kdtool.fidelity.predict import (
+    Prediction,
+    at_own_speed,
+    current_moments,
+    on_loop_device,
+    replay_moments,
+    starting_moments,
+)
 from kdtool.fidelity.score import Cell
 from kdtool.fidelity.settings import Setting, find_setting
 from kdtool.replay import load_device, load_workload
@@ -55,7 +62,7 @@ def predict_program(
         return {}
     # The limit's pages of files are measured, and off the memory already: the replayed ones would be twice.
     workload = load_workload(Trace(trace), files="none")
-    profile = at_own_speed(workload, load_device(device), footprint.wall_ns)
+    profile = at_own_speed(workload, on_loop_device(load_device(device)), footprint.wall_ns)
     predicted: dict[Key, list[Prediction]] = {}
     by_run: dict[tuple[int, bool], list[Setting]] = {}
     for pages, name in sorted(keys):
@@ -63,7 +70,7 @@ def predict_program(
         by_run.setdefault((pages, setting.current), []).append(setting)
     for (pages, current), settings in by_run.items():
         policies = [policy for setting in settings for policy in setting.policies]
-        moments = CURRENT if current else starting_moments()
+        moments = current_moments() if current else starting_moments()
         replayed = iter(replay_moments(workload, policies, pages, profile, moments))
         for setting in settings:
             predicted[pages, setting.name] = [

@@ -8,6 +8,7 @@ from kdtool.calibrate.limited import PROBE, Calls, Limited, Pass, keeps_ahead
 from kdtool.calibrate.numbers import Number, summarize
 from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.rounds import Round
+from kdtool.kernel.host import base_slice_ns, tick_ns
 from kdtool.replay import DEVICE_FIELDS
 
 __all__ = ["numbers_of"]
@@ -18,19 +19,27 @@ memory."""
 NONE = "none: the faulting thread does the read itself"
 
 
-def numbers_of(rounds: list[Round], limited: Limited, place: str, queued: bool) -> dict[str, Number]:
+def numbers_of(
+    rounds: list[Round], limited: Limited, place: str, queued: bool, late: bool
+) -> dict[str, Number]:
     """Return each of DEVICE_FIELDS; `place` (device, CPU, kernel) ends each source.
 
-    queued : whether the disk has a queue of requests, see kernel/swap.py
+    queued : whether the disk has a queue of requests, late : whether a worker notes ends of writes; see
+        kernel/swap.py
     Raises CapabilityError when too few rounds measured one of them.
     """
     slept = sum(r.sleeps for r in rounds)
     synchronous = 2 * slept < sum(r.major_faults for r in rounds)
-    samples, sources = _samples(rounds, limited, synchronous), _sources(rounds, synchronous, queued)
+    samples, sources = (
+        _samples(rounds, limited, synchronous, late),
+        _sources(rounds, synchronous, queued, late),
+    )
     return {field: summarize(field, samples[field], f"{sources[field]}; {place}") for field in DEVICE_FIELDS}
 
 
-def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[str, list[int | None]]:
+def _samples(
+    rounds: list[Round], limited: Limited, synchronous: bool, late: bool
+) -> dict[str, list[int | None]]:
     """Return each number as each round found it, or each block or pass of the probe at its limit."""
     cold_ns, reclaim_ns, minor_ns, fault_ns = (
         _median(samples)
@@ -59,10 +68,12 @@ def _samples(rounds: list[Round], limited: Limited, synchronous: bool) -> dict[s
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
         "n_cpus": [len(os.sched_getaffinity(0))] * len(rounds),
+        "slice_ns": [base_slice_ns(os.cpu_count() or 1) * late] * len(rounds),
+        "tick_ns": [tick_ns()] * len(rounds),
     }
 
 
-def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, str]:
+def _sources(rounds: list[Round], synchronous: bool, queued: bool, late: bool) -> dict[str, str]:
     """Return how each number was measured, once a round."""
     layout = LAYOUT
     pair = "block_rq_issue to block_rq_complete" if queued else "block_bio_queue to block_bio_complete"
@@ -103,6 +114,10 @@ def _sources(rounds: list[Round], synchronous: bool, queued: bool) -> dict[str, 
         "insn_ps": "CPU time of a vertical float64 filter of counted instructions, half of them over 61 MiB "
         "and half over 0.2 MiB",
         "n_cpus": "CPUs that calibrate may run on",
+        "slice_ns": f"700 us * (1 + log2 of {os.cpu_count()} CPUs, 8 at most); a loop device with direct I/O"
+        if late
+        else "no loop device with direct I/O: interrupts note the ends of writes",
+        "tick_ns": "clock_getres(2) of CLOCK_MONOTONIC_COARSE",
     }
 
 

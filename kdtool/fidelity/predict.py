@@ -3,7 +3,7 @@
 Two things are chance, and decide how much is swapped:
 
     moment   the kernel brings a cgroup's statistics up to date every 2 s, whatever the program does, and
-             reclaims by them
+             reclaims by them; and it has a worker note the ends of writes at ticks, see replay/writeout.py
     place    mappings begin at any page (arch_pick_mmap_layout(), mmap_base()), and readahead by VMA never
              reaches beyond a page table, PMD_PAGES (swap_vma_ra_win())
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kdtool.kernel.host import base_slice_ns
 from kdtool.replay import (
     DEVICE_FIELDS,
     Device,
@@ -29,6 +30,8 @@ __all__ = [
     "MOMENTS",
     "Prediction",
     "at_own_speed",
+    "current_moments",
+    "on_loop_device",
     "placed_at",
     "replay_moments",
     "starting_moments",
@@ -38,9 +41,11 @@ MOMENTS = 9
 PMD_PAGES = 512
 PLACE_STEP = 317
 """Pages from one replay's place to the next, modulo PMD_PAGES: its golden section spreads any few."""
-INSN_AT = DEVICE_FIELDS.index("insn_ps")
+INSN_AT, CPUS_AT, SLICE_AT = (DEVICE_FIELDS.index(field) for field in ("insn_ps", "n_cpus", "slice_ns"))
 CURRENT = (Flush(0, 0),)
-"""The one moment there is when statistics are always up to date."""
+"""A moment at which statistics are always up to date."""
+LONG_TICK_NS = 10_000_000
+"""CONFIG_HZ=100, and whole ticks of 250 and 1000."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,24 @@ def at_own_speed(workload: Workload, device: Device, wall_ns: int) -> Device:
     return replace(device, values=values)
 
 
+def on_loop_device(device: Device) -> Device:
+    """Return `device` as it is behind a loop device with direct I/O: a worker notes the ends of writes.
+
+    The bench's swap is one, whatever the profile was measured on.
+    """
+    values = device.values.copy()
+    values[SLICE_AT] = base_slice_ns(int(values[CPUS_AT]) or 1)
+    return replace(device, values=values)
+
+
 def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
     """Return `n` moments spread evenly over the 2 s."""
     return tuple(Flush(phase_ns=Flush.period_ns * (2 * i + 1) // (2 * n)) for i in range(n))
+
+
+def current_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
+    """Return `n` moments spread evenly over a tick, for statistics that are always up to date."""
+    return tuple(Flush(0, LONG_TICK_NS * i // n) for i in range(n))
 
 
 def placed_at(workload: Workload, moments: Iterable[Flush]) -> Iterator[tuple[Workload, Flush]]:
@@ -98,8 +118,11 @@ def replay_moments(
     memory_pages: int,
     device: Device,
     moments: Iterable[Flush],
+    reclaim: str = "linux",
 ) -> list[list[Result]]:
     """Replay the whole program once for each moment, each time at another place.
+
+    reclaim : how memory gives pages up, see run_shadow()
 
     Returns for each policy one result a moment.
 
@@ -107,7 +130,7 @@ def replay_moments(
     """
     predicted: list[list[Result]] = [[] for _ in policies]
     for placed, moment in placed_at(workload, moments):
-        shadow = run_shadow(placed, memory_pages, device, "linux", moment)
+        shadow = run_shadow(placed, memory_pages, device, reclaim, moment)
         for results, policy in zip(predicted, policies, strict=True):
             results.append(replay(placed, policy, shadow, device))
     return predicted

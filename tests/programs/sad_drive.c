@@ -4,7 +4,16 @@
 
 static void sad_spill(sad_state *s) { (void)s; abort(); }    // the ring of the state is larger than any test
 
-enum { REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK };
+// The pages of which it was said last, by the `spare` of a reference, that they hold zeros now.
+static bool zeros[2][32];
+static bool *zeros_of(uint64_t pid, uint64_t vpn) { return &zeros[pid - 1][vpn]; }
+static bool sad_holds_zeros(sad_state *s, uint64_t key) {
+    (void)s;
+    uint64_t pid = key >> SAD_VPN_BITS, vpn = key & ((1ull << SAD_VPN_BITS) - 1);
+    return pid - 1 < 2 && vpn < 32 && *zeros_of(pid, vpn);
+}
+
+enum { REFER, UNMAP, TAKE_OVER, DIE_INSIDE, FORK, MOVE };
 
 typedef struct { int32_t what, pid, kind, spare; uint64_t vpn, end; } operation;
 
@@ -22,9 +31,14 @@ __attribute__((visibility("default"))) void drive(sad_state *s, const operation 
     for (const operation *end = op + n; op < end; op++) {
         uint32_t hint = 0;
         sad_record r = {.vpn = op->vpn, .ip = s->now, .pid = op->pid, .tid = op->pid, .kind = (uint32_t)op->kind};
+        if (op->what == REFER && op->pid <= 2 && op->vpn < 32) *zeros_of((uint64_t)op->pid, op->vpn) = op->spare;
         if (op->what == REFER) sad_reference(s, &r, &hint);
         if (op->what == UNMAP) sad_unmap(s, op->pid, op->vpn, op->end);
         if (op->what == FORK) s->forks++;
+        if (op->what == MOVE) {                              // `kind`: to where
+            sad_unmap(s, op->pid, (uint64_t)op->kind, (uint64_t)op->kind + op->end - op->vpn);
+            sad_move(s, op->pid, op->vpn, op->end, (uint64_t)op->kind);
+        }
         if (op->what == DIE_INSIDE && s->n) die_inside(s, op->vpn);
         if (op->what == TAKE_OVER || op->what == DIE_INSIDE) sad_recover(s);
     }

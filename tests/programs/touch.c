@@ -32,6 +32,27 @@ static void *thread(void *argument) {
     return p;
 }
 
+static void fill(char *p, size_t pages, int with) {          // the last byte of each page
+    for (size_t i = 0; i < pages; i++) ((volatile char *)p)[(i << 12) + 4095] = (char)with;
+}
+
+static volatile int ended;
+
+static void *take_away(void *unused) {                       // maps pages and takes them away, in every way
+    for (int round = 0; round < 40; round++) {
+        char *p = anonymous(64);
+        fill(p, 64, 0);
+        mprotect(p, 16 << 12, PROT_NONE);
+        p = mremap(p + (16 << 12), 48 << 12, 24 << 12, 0);
+        p = mremap(p, 24 << 12, 300 << 12, MREMAP_MAYMOVE);
+        fill(p, 300, 0);
+        mmap(p, 100 << 12, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        munmap(p, 300 << 12);
+    }
+    ended = 1;
+    return unused;
+}
+
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
     size_t pages = argc > 2 ? (size_t)atoi(argv[2]) : 1;
@@ -102,6 +123,39 @@ int main(int argc, char **argv) {
         kill(child, 9);
         wait(NULL);
         store(p, pages);
+    } else if (!strcmp(mode, "zeros")) {                     // stored: zeros, 1, nothing; then a half of each again
+        char *p = anonymous(3 * pages), *other = anonymous(pages);
+        say("base", p);
+        fill(p, pages, 0);
+        fill(p + (pages << 12), pages, 1);
+        load(p + 2 * (pages << 12), pages);
+        load(other, pages);
+        fill(p + ((pages / 2) << 12), pages - pages / 2, 1);
+        fill(p + ((pages + pages / 2) << 12), pages - pages / 2, 0);
+        load(other, pages);
+    } else if (!strcmp(mode, "zeros-forked")) {              // a child waits with zeros, and one page that is its own
+        char *p = anonymous(pages), *other = anonymous(pages), byte = 0;
+        int go[2], done[2];
+        fill(p, pages, 0);
+        say("base", p);
+        if (pipe(go) || pipe(done)) abort();
+        if (fork() == 0) {
+            fill(p, pages, 0);
+            p[0] = 1;
+            if (write(done[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1) _exit(1);
+            _exit(0);
+        }
+        if (read(done[0], &byte, 1) != 1) abort();
+        load(other, pages);
+        if (write(go[1], &byte, 1) != 1) abort();
+        wait(NULL);
+    } else if (!strcmp(mode, "taken-away")) {
+        pthread_t id;
+        char *p = anonymous(pages);
+        say("base", p);
+        pthread_create(&id, NULL, take_away, NULL);
+        while (!ended) load(p, pages);
+        pthread_join(id, NULL);
     } else if (!strcmp(mode, "forever")) {
         char *p = anonymous(pages);
         say("base", p);

@@ -17,7 +17,7 @@ from kdtool.traces.info.faults import FaultFigures
 from kdtool.traces.info.mappings import Mappings
 from kdtool.traces.info.refs import RefFigures
 from kdtool.traces.info.sched import SchedFigures
-from kdtool.traces.info.sides import ForkFigures, TaskFigures, VmaFigures, WaitFigures
+from kdtool.traces.info.sides import ForkFigures, TaskFigures, VmaFigures, WaitFigures, ZeroFigures
 from kdtool.traces.info.timeline import TIMES, Span, span_of
 from kdtool.traces.info.who import Who
 from kdtool.traces.io import BATCH_ROWS, Trace
@@ -31,6 +31,7 @@ FIGURES: tuple[tuple[str, Callable[[About], Figures]], ...] = (
     ("vmas", VmaFigures),
     ("forks", ForkFigures),
     ("waits", WaitFigures),
+    ("zeros", ZeroFigures),
     ("sched", SchedFigures),
     ("blockio", BlockFigures),
     ("accel", AccelFigures),

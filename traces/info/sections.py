@@ -145,6 +145,11 @@ def _waits(description: Figures, table: Figures) -> Iterator[Line]:
     yield "waits", join(parts, WIDTH)
 
 
+def _zeros(description: Figures, table: Figures) -> Iterator[Line]:
+    found = count(table["found"], "reference")
+    yield "zeros", f"after {found} of {table['references']:,} the page is full of zeros"
+
+
 def _tasks(description: Figures, table: Figures) -> Iterator[Line]:
     processes = count(table["processes"], "process", "processes")
     yield "tasks", f"{count(table['threads'], 'thread')} of {processes}"
@@ -159,6 +164,7 @@ SECTIONS: tuple[tuple[str, Callable[[Figures, Figures], Iterator[Line]]], ...] =
     ("vmas", _vmas),
     ("forks", _forks),
     ("waits", _waits),
+    ("zeros", _zeros),
     ("tasks", _tasks),
 )
 """In the order of the screen."""

@@ -1,4 +1,4 @@
-"""The figures of the tables that explain others: `vmas`, `forks`, `waits` and `tasks`."""
+"""The figures of the tables that explain others: `vmas`, `forks`, `waits`, `zeros` and `tasks`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from kdtool.traces.info.counts import Sums
 from kdtool.traces.io import Columns
 from kdtool.traces.schema import NO_TID, VmaFlag
 
-__all__ = ["ForkFigures", "TaskFigures", "VmaFigures", "WaitFigures"]
+__all__ = ["ForkFigures", "TaskFigures", "VmaFigures", "WaitFigures", "ZeroFigures"]
 
 
 class VmaFigures:
@@ -80,6 +80,23 @@ class WaitFigures:
             "asked_ns": self._asked_ns,
             "threads": len(self._tids),
         }
+
+
+class ZeroFigures:
+    """Figures of pages that were full of zeros."""
+
+    columns = ("row",)
+
+    def __init__(self, about: About) -> None:
+        self._rows, self._references = 0, about.trace.rows("refs")
+
+    def add(self, rows: Columns) -> None:
+        """Take in the next references after which a page was."""
+        self._rows += len(rows["row"])
+
+    def document(self) -> dict[str, Any]:
+        """Return the figures."""
+        return {"found": self._rows, "references": self._references}
 
 
 class TaskFigures:

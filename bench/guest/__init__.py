@@ -1,0 +1,1 @@
+"""Replay beside a kernel of a distribution's in an emulated machine: python -m bench.guest."""

@@ -1,0 +1,68 @@
+"""The programs of the guest bench, in C and linked statically: one file is recorded and run in the guest.
+
+They are smaller than those of bench/fidelity: the emulated machine makes some hundred million instructions a
+second.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.guest.machine import compile_static
+from kdtool.collect import collector
+from kdtool.collect.base import Request
+from kdtool.collect.session import record
+from kdtool.errors import CommandError, unknown_name
+
+__all__ = ["PROGRAMS", "GuestProgram", "choose", "record_program"]
+
+OWN = Path(__file__).parent / "programs"
+FIDELITY = Path(__file__).parent.parent / "fidelity" / "programs"
+
+
+@dataclass(frozen=True)
+class GuestProgram:
+    """A C source and its arguments."""
+
+    name: str
+    source: Path
+    arguments: tuple[str, ...]
+
+    def binary(self, work: Path) -> Path:
+        """Return the compiled program."""
+        return compile_static(self.source, work)
+
+
+def _program(name: str, source: Path, *arguments: int | float) -> GuestProgram:
+    return GuestProgram(name, source, tuple(str(argument) for argument in arguments))
+
+
+PROGRAMS = (
+    *(_program(f"stride-{n}", FIDELITY / "strided_loads.c", 12000, n, 4000) for n in (3, 64)),
+    _program("zipf", FIDELITY / "random_loads.c", 12000, 60000, 1.0, 0, 500),
+    _program("uniform", FIDELITY / "random_loads.c", 12000, 40000, 0.0, 0, 500),
+    _program("stencil", FIDELITY / "stencil.c", 1500, 3),
+    _program("bfs", FIDELITY / "bfs.c", 600000, 12, 5000, 2, 0),
+    _program("hot_scans", OWN / "hot_scans.c", 12000, 2000, 2, 3),
+)
+
+
+def choose(names: list[str] | None) -> list[GuestProgram]:
+    """Return the programs of these names, all when None; ParameterError for an unknown one."""
+    known = {program.name: program for program in PROGRAMS}
+    for name in names or []:
+        if name not in known:
+            raise unknown_name("program", name, known)
+    return [known[name] for name in (known if names is None else names)]
+
+
+def record_program(program: GuestProgram, work: Path, k: int) -> Path:
+    """Return the trace of every page that the program refers to, recorded unless it is there already."""
+    path = work / "traces" / f"{'-'.join((program.name, *program.arguments))}-k{k}.kdt"
+    if path.is_dir():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = (str(program.binary(work)), *program.arguments)
+    trace = record(Request(command, path, k=k, quiet_stdout=True), [collector("refs")])
+    if trace.manifest.workload["exit_code"]:
+        raise CommandError(f"{program.name}: ended with {trace.manifest.workload['exit_code']} under qemu")
+    return path
