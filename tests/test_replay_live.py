@@ -203,7 +203,7 @@ def test_the_workload_pays_for_what_the_agent_has_written_out(reclaim, n_read):
         device.values[at] = ns
         times.append(replay(w, stride(), run_shadow(w, 3000, device, reclaim), device).runtime_ns)
 
-    # At the end as much of memory is free as the agent keeps, and a batch more; clean pages have flushes, too.
+    # At the end as much of memory is free as the agent keeps, and a batch more; clean pages have flushes too.
     spare = FREE_PAGES + SWAP_CLUSTER_MAX + MIN_LRU_BATCH
     assert (times[1] - times[0]) // 1000 == pytest.approx(3000 + n_read, abs=spare)
     assert times[3] == times[2]
