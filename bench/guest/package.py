@@ -78,7 +78,8 @@ def _download(package: str, suite: str, apt: Path) -> Path:
     (apt / "none").mkdir(exist_ok=True)
     given = [word for name, value in options.items() for word in ("-o", f"{name}={value.resolve()}")]
     _run(["apt-get", *given, "update"], f"the list of {suite} cannot be fetched")
-    _run(["apt-get", *given, "download", package], f"{package} cannot be fetched from {suite}", apt)
+    problem = f"{package} is not to be had from {suite}: give --package and --suite of one that Debian has"
+    _run(["apt-get", *given, "download", package], problem, apt)
     return max(apt.glob(f"{package}_*.deb"), key=lambda path: path.stat().st_mtime)
 
 
@@ -87,4 +88,5 @@ def _run(command: list[str], problem: str, folder: Path | None = None) -> None:
         raise CapabilityError(f"{command[0]} is not installed: packages are Debian's, install it")
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
-        raise CapabilityError(f"{problem}: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip() or f"{command[0]} ended with {done.returncode}"
+        raise CapabilityError(f"{problem}: {said.splitlines()[-1]}")
