@@ -7,6 +7,7 @@ kernel's work is the same whatever device it waits for.
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,12 +67,31 @@ class Device:
     @property
     def synchronous(self) -> bool:
         """Tell whether reads are the faulting thread's own work: Linux then reads nothing ahead."""
-        return bool(self.values[DEVICE_FIELDS.index("synchronous")])
+        return bool(self.number("synchronous"))
 
     @property
     def agent_ns(self) -> int:
         """Return how long after a fault an idle agent looks, see agent.py; 0: the kernel decides."""
         return int(self.values[AGENT_NS])
+
+    def number(self, field: str) -> int:
+        """Return one of DEVICE_FIELDS.
+
+        >>> load_device("zram").number("synchronous")
+        1
+        """
+        return int(self.values[DEVICE_FIELDS.index(field)])
+
+    def having(self, numbers: Mapping[str, int]) -> "Device":
+        """Return this device with other numbers, each one of DEVICE_FIELDS.
+
+        >>> load_device("ssd").having({"latency_ns": 70_000}).number("latency_ns")
+        70000
+        """
+        values = self.values.copy()
+        for field, number in numbers.items():
+            values[DEVICE_FIELDS.index(field)] = number
+        return replace(self, values=values)
 
     def by_agent(self, agent_ns: int) -> "Device":
         """Return this device with an agent that asks so late; ParameterError for a time out of range."""

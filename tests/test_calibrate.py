@@ -17,7 +17,8 @@ from kdtool.calibrate.limited import Calls, Limited, Pass
 from kdtool.calibrate.model import numbers_of
 from kdtool.calibrate.numbers import summarize
 from kdtool.calibrate.plan import LAYOUT, Plan, choose_swap, make_plan
-from kdtool.calibrate.rounds import Round, come_together, device_ns, queue_ns
+from kdtool.calibrate.reads import ReadRound, come_together, device_ns, queue_ns
+from kdtool.calibrate.rounds import Round
 from kdtool.collect import pageprobe
 from kdtool.collect.base import Request
 from kdtool.collect.blockreads import Reads, pair_reads
@@ -38,11 +39,11 @@ from kdtool.rmt.steptime import DEGREE_PAGES, step_program, time_steps
 ROOT = [pytest.mark.root, needs.root, needs.tracefs, needs.gcc]
 INSTANCES = Path("/sys/kernel/tracing/instances")
 MIB = 1 << 20
-ROUND = Round(
+READS = ReadRound(
     latency_ns=40_000, fault_ns=61_000, major_faults=128, sleeps=128, service_ns=9_000, transfer_ns=2_000,
-    merged_pages=85, batched=1, minor_ns=1_500, cold_ns=1_700, batch_ns=2_400, range_ns=1_600,
-    reclaim_ns=3_000, step_ps=17_000, insn_ps=250,
+    merged_pages=85, batched=1, minor_ns=1_500, batch_ns=2_400, range_ns=1_600,
 )  # fmt: skip
+ROUND = Round(reads=READS, cold_ns=1_700, reclaim_ns=3_000, step_ps=17_000, insn_ps=250)
 LIMITED = Limited(
     [9_700, 8_700, 30_000],
     [
@@ -82,7 +83,7 @@ def test_too_few_repeats_are_an_error() -> None:
 
 
 def test_numbers_of_a_device_with_a_queue() -> None:
-    found = [replace(ROUND, fault_ns=61_000 + extra) for extra in (-500, 0, 9_000_000)]
+    found = [replace(ROUND, reads=replace(READS, fault_ns=61_000 + extra)) for extra in (-500, 0, 9_000_000)]
 
     numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True, late=True)
 
@@ -99,7 +100,8 @@ def test_numbers_of_a_device_with_a_queue() -> None:
 
 
 def test_numbers_of_a_device_that_the_faulting_thread_reads_itself() -> None:
-    found = [replace(ROUND, latency_ns=1_900, fault_ns=5_000, batch_ns=4_100, sleeps=0)] * 3
+    reads = replace(READS, latency_ns=1_900, fault_ns=5_000, batch_ns=4_100, sleeps=0)
+    found = [replace(ROUND, reads=reads)] * 3
 
     numbers = numbers_of(found, LIMITED, "zram", queued=False, late=False)
 

@@ -5,7 +5,7 @@ import pytest
 from builders import ssd
 from numba import njit
 
-from kdtool.replay import DEVICE_FIELDS, Flush
+from kdtool.replay import Flush
 from kdtool.replay.agent import CALL_RANGES, FREE_NS, LEAD_NS, QUEUE_COUNT, new_agent
 from kdtool.replay.agentloop import _begin_call, _go_on, come_second, meet_agent
 from kdtool.replay.claims import is_claimed, make_room_for, wait_for_place
@@ -73,10 +73,7 @@ def push(page, memory):
 
 
 def device_with(**costs):
-    device = ssd().by_agent(1000)
-    for name, value in ({"reclaim_ns": RECLAIM_NS} | costs).items():
-        device.values[DEVICE_FIELDS.index(name)] = value
-    return device.values
+    return ssd().by_agent(1000).having({"reclaim_ns": RECLAIM_NS} | costs).values
 
 
 def full_memory():

@@ -96,11 +96,10 @@ def test_pages_of_one_request_come_together():
 def test_requests_of_one_window_come_together_where_the_device_is_batched(batched):
     # No neighbours of the window, pages 2 to 9, have neighbouring slots; page 5 is the fourth of eight.
     w = workload([*(i * 5 % 12 for i in range(12)), *range(100, 112), 5])
-    values = ssd().values.copy()
-    values[DEVICE_FIELDS.index("batched")] = batched
-    latency_ns, service_ns = values[:2].tolist()
+    device = ssd().having({"batched": batched})
+    latency_ns, service_ns = device.number("latency_ns"), device.number("service_ns")
 
-    result = score(w, load_policy("linux-vma"), 12, replace(ssd(), values=values))
+    result = score(w, load_policy("linux-vma"), 12, device)
 
     assert (result.major_faults, result.prefetch_issued) == (1, 7)
     assert result.stall_ns == latency_ns + (7 if batched else 3) * service_ns
@@ -399,8 +398,6 @@ def test_bad_parameters_are_named(call, message):
 def test_a_device_with_a_bad_number_is_refused(tmp_path, change):
     import json
 
-    from kdtool.replay import DEVICE_FIELDS
-
     document = {name: {"value": 1, "source": "test"} for name in DEVICE_FIELDS}
     document["latency_ns"] = change
     path = tmp_path / "d.json"
@@ -435,9 +432,7 @@ def test_keys_are_numbered_as_numpy_does_it(keys, more):
 
 @pytest.mark.parametrize("field", ["insn_ps", "latency_ns"])
 def test_times_that_cannot_be_counted_are_refused(field):
-    numbers = ssd().values.copy()
-    numbers[DEVICE_FIELDS.index(field)] = 2**40 - 1
-    slow, w = replace(ssd(), values=numbers), workload([*range(100)] * 1500, step_insns=100)
+    slow, w = ssd().having({field: 2**40 - 1}), workload([*range(100)] * 1500, step_insns=100)
 
     score(w, load_policy("none"), 50)
     with pytest.raises(ParameterError, match="give a device with smaller ones"):

@@ -45,9 +45,7 @@ class NextFour:
 
 
 def score(w, policy, agent_ns, pages=20, **change):
-    device = ssd().by_agent(agent_ns)
-    for name, value in change.items():
-        device.values[DEVICE_FIELDS.index(name)] = value
+    device = ssd().by_agent(agent_ns).having(change)
     return replay(w, policy, run_shadow(w, pages, device, "lru"), device)
 
 
@@ -83,7 +81,7 @@ def test_the_agent_pays_for_what_it_asks_for():
     by_agent = score(w, NextFour(), 1000).runtime_ns, score(w, NextFour(), 1000, **dear).runtime_ns
 
     n_reclaimed_by_faults = 40 + MISSES + 2  # those of new pages, and of 5 and 6
-    cheap_ns = int(ssd().values[DEVICE_FIELDS.index("reclaim_ns")])
+    cheap_ns = ssd().number("reclaim_ns")
     assert by_agent[1] - by_agent[0] == n_reclaimed_by_faults * (50_000 - cheap_ns)
     assert by_kernel[1] - by_kernel[0] > by_agent[1] - by_agent[0] + 3 * 100_000
 

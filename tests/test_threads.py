@@ -13,14 +13,13 @@ from kdtool.replay import drive as drive_module
 from kdtool.replay import load_policy, replay, run_shadow
 from kdtool.replay import threads as threads_module
 from kdtool.replay.curve import miss_curve
-from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.memory import RECLAIMS
 from kdtool.replay.policies import POLICIES
 from kdtool.replay.waits import MOST_BEHIND_INSNS, find_wakes
 from kdtool.traces import VmaFlag
 
-LATENCY_NS = int(ssd().values[DEVICE_FIELDS.index("latency_ns")])
-INSN_PS = int(ssd().values[DEVICE_FIELDS.index("insn_ps")])
+LATENCY_NS = ssd().number("latency_ns")
+INSN_PS = ssd().number("insn_ps")
 
 
 def rows_of(*threads, step_insns=100, order=None):
@@ -201,9 +200,7 @@ def test_waits_differ_by_an_eighth_at_most_and_not_in_all():
 
 
 def with_cpus(n_cpus):
-    values = ssd().values.copy()
-    values[DEVICE_FIELDS.index("n_cpus")] = n_cpus
-    return replace(ssd(), values=values)
+    return ssd().having({"n_cpus": n_cpus})
 
 
 @pytest.mark.parametrize(("n_cpus", "times"), [(0, 1), (1, 4), (2, 2), (3, 4 / 3), (4, 1), (5, 1)])

@@ -12,12 +12,11 @@ from kdtool.collect.base import Request
 from kdtool.collect.refs import References
 from kdtool.errors import ParameterError, TraceError
 from kdtool.replay import load_workload, run_shadow
-from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.run import replay_none
 from kdtool.replay.waits import Wakes, after_conflicts, recorded_wakes
 from kdtool.traces import NO_TID, RefKind
 
-INSN_PS = int(ssd().values[DEVICE_FIELDS.index("insn_ps")])
+INSN_PS = ssd().number("insn_ps")
 MS = 1_000_000
 COLUMNS = {"tid": "i4", "row": "i8", "by_tid": "i4", "by_row": "i8", "asked_ns": "i8"}
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
 
+from bench.fidelity.looks import of_cell
 from bench.fidelity.matrix import Plan, Say
 from bench.fidelity.store import Measured, Store
 from bench.fidelity.workloads import BenchProgram
@@ -19,7 +20,7 @@ from kdtool.fidelity.predict import (
     starting_moments,
 )
 from kdtool.fidelity.score import Cell
-from kdtool.fidelity.settings import Setting, find_setting
+from kdtool.fidelity.settings import find_setting
 from kdtool.replay import load_device, load_workload
 from kdtool.traces import Trace
 
@@ -42,9 +43,9 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
             if not some:
                 say(f"{program.name}: was not measured yet")
             trace = store.trace(program) if store.recorded(program) is not None else None
-            keys = {(cell.memory_pages, cell.setting) for cell in some}
+            disks = {(cell.memory_pages, cell.setting): cell.disk for cell in some}
             footprint = store.footprint(program)
-            waiting.append((program, some, pool.submit(predict_program, trace, keys, device, footprint)))
+            waiting.append((program, some, pool.submit(predict_program, trace, disks, device, footprint)))
         for program, some, future in waiting:
             predicted = future.result()
             for cell in some:
@@ -55,29 +56,25 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
 
 
 def predict_program(
-    trace: Path | None, keys: set[Key], device: str, footprint: Footprint | None
+    trace: Path | None, disks: Mapping[Key, Mapping[str, int]], device: str, footprint: Footprint | None
 ) -> Mapping[Key, list[Prediction]]:
-    """Return the predictions for each memory and setting; a top-level function, for other processes."""
-    if trace is None or not keys or footprint is None:
+    """Return the predictions for each memory and setting; a top-level function, for other processes.
+
+    disks : what of `device` was otherwise while each was measured
+    """
+    if trace is None or not disks or footprint is None:
         return {}
     # The limit's pages of files are measured, and off the memory already: the replayed ones would be twice.
     workload = load_workload(Trace(trace), files="none")
     profile = at_own_speed(workload, on_loop_device(load_device(device)), footprint.wall_ns)
     predicted: dict[Key, list[Prediction]] = {}
-    by_run: dict[tuple[int, bool], list[Setting]] = {}
-    for pages, name in sorted(keys):
+    for (pages, name), disk in sorted(disks.items()):
         setting = find_setting(name)
-        by_run.setdefault((pages, setting.current), []).append(setting)
-    for (pages, current), settings in by_run.items():
-        policies = [policy for setting in settings for policy in setting.policies]
-        moments = current_moments() if current else starting_moments()
-        replayed = iter(replay_moments(workload, policies, pages, profile, moments))
-        for setting in settings:
-            predicted[pages, setting.name] = [
-                Prediction.of(result, state)
-                for state, _ in enumerate(setting.policies)
-                for result in next(replayed)
-            ]
+        moments = current_moments() if setting.current else starting_moments()
+        replayed = replay_moments(workload, setting.policies, pages, profile.having(disk), moments)
+        predicted[pages, name] = [
+            Prediction.of(result, state) for state, results in enumerate(replayed) for result in results
+        ]
     return predicted
 
 
@@ -103,6 +100,7 @@ def _measured_cells(plan: Plan, store: Store, program: BenchProgram) -> list[Cel
                 oom_kills=measured.oom_kills,
                 disturbed=measured.disturbed,
                 trouble=measured.trouble or _what_is_missing(plan, len(measured.runs)),
+                disk=of_cell(measured.looks),
             )
             cells.append(cell)
     return cells

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.fidelity.looks import Numbers
 from bench.fidelity.workloads import BenchProgram
 from kdtool.errors import ParameterError
 from kdtool.fidelity.footprint import Footprint
@@ -25,13 +26,14 @@ __all__ = ["Measured", "Store"]
 
 @dataclass
 class Measured:
-    """The runs of one cell so far, see Cell in kdtool/fidelity/score.py."""
+    """The runs of one cell so far, see Cell in kdtool/fidelity/score.py, and looks at the disk meanwhile."""
 
     limit_bytes: int
     runs: list[KernelRun] = field(default_factory=list)
     oom_kills: int = 0
     disturbed: int = 0
     trouble: str = ""
+    looks: list[Numbers] = field(default_factory=list)
     host: dict[str, Any] = field(default_factory=dict)
 
 

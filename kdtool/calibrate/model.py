@@ -7,6 +7,7 @@ from statistics import median
 from kdtool.calibrate.limited import PROBE, Calls, Limited, Pass, keeps_ahead
 from kdtool.calibrate.numbers import Number, summarize
 from kdtool.calibrate.plan import LAYOUT
+from kdtool.calibrate.reads import ReadRound, are_synchronous, less, read_samples
 from kdtool.calibrate.rounds import Round
 from kdtool.kernel.host import base_slice_ns, tick_ns
 from kdtool.replay import DEVICE_FIELDS
@@ -28,42 +29,26 @@ def numbers_of(
         kernel/swap.py
     Raises CapabilityError when too few rounds measured one of them.
     """
-    slept = sum(r.sleeps for r in rounds)
-    synchronous = 2 * slept < sum(r.major_faults for r in rounds)
-    samples, sources = (
-        _samples(rounds, limited, synchronous, late),
-        _sources(rounds, synchronous, queued, late),
-    )
+    reads = [each.reads for each in rounds]
+    samples = read_samples(reads) | _samples(rounds, limited, late)
+    sources = _sources(reads, queued, late)
     return {field: summarize(field, samples[field], f"{sources[field]}; {place}") for field in DEVICE_FIELDS}
 
 
-def _samples(
-    rounds: list[Round], limited: Limited, synchronous: bool, late: bool
-) -> dict[str, list[int | None]]:
-    """Return each number as each round found it, or each block or pass of the probe at its limit."""
-    cold_ns, reclaim_ns, minor_ns, fault_ns = (
-        _median(samples)
-        for samples in zip(*((r.cold_ns, r.reclaim_ns, r.minor_ns, r.fault_ns) for r in rounds), strict=True)
-    )
-    batch_ns, range_ns = _median([r.batch_ns for r in rounds]), _median([r.range_ns for r in rounds])
+def _samples(rounds: list[Round], limited: Limited, late: bool) -> dict[str, list[int | None]]:
+    """Return the numbers that reads say nothing of, as each round, block or pass at the limit found them."""
+    reads = [each.reads for each in rounds]
+    cold_ns, reclaim_ns = _median([r.cold_ns for r in rounds]), _median([r.reclaim_ns for r in rounds])
+    minor_ns, page_ns = _median([r.minor_ns for r in reads]), _median([r.batch_ns for r in reads])
+    range_ns, fault_ns = _median([r.range_ns for r in reads]), _median([r.fault_ns for r in reads])
     clean, dirty = _touches(limited.passes, fault_ns)
     clean_ns = _median(clean)
-    zeros: list[int | None] = [0] * len(rounds)
     return {
-        "latency_ns": [r.latency_ns for r in rounds],
-        "service_ns": zeros if synchronous else [r.service_ns for r in rounds],
-        "transfer_ns": zeros if synchronous else [r.transfer_ns for r in rounds],
-        "synchronous": [int(synchronous)] * len(rounds),
-        "batched": zeros if synchronous else [r.batched for r in rounds],
-        "major_ns": [_less(r.fault_ns, r.latency_ns) for r in rounds],
-        "minor_ns": [r.minor_ns for r in rounds],
         "cold_ns": [r.cold_ns for r in rounds],
-        "prefetch_ns": [_less(r.batch_ns, r.latency_ns) if synchronous else r.batch_ns for r in rounds],
-        "range_ns": [r.range_ns for r in rounds],
-        "call_ns": [_rest_ns(each, batch_ns + range_ns) for each in limited.calls],
+        "call_ns": [_rest_ns(each, page_ns + range_ns) for each in limited.calls],
         "reclaim_ns": [r.reclaim_ns for r in rounds],
-        "writeout_ns": [_less(ns, cold_ns + reclaim_ns) for ns in limited.cold_ns],
-        "beside_ns": [_less(touch_ns, minor_ns) for touch_ns in clean],
+        "writeout_ns": [less(ns, cold_ns + reclaim_ns) for ns in limited.cold_ns],
+        "beside_ns": [less(touch_ns, minor_ns) for touch_ns in clean],
         "beside_write_ns": [int((touch_ns - clean_ns) * share) for touch_ns, share in dirty],
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
@@ -73,9 +58,9 @@ def _samples(
     }
 
 
-def _sources(rounds: list[Round], synchronous: bool, queued: bool, late: bool) -> dict[str, str]:
+def _sources(rounds: list[ReadRound], queued: bool, late: bool) -> dict[str, str]:
     """Return how each number was measured, once a round."""
-    layout = LAYOUT
+    layout, synchronous = LAYOUT, are_synchronous(rounds)
     pair = "block_rq_issue to block_rq_complete" if queued else "block_bio_queue to block_bio_complete"
     major, slept = sum(r.major_faults for r in rounds), sum(r.sleeps for r in rounds)
     reads = sorted(r.merged_pages for r in rounds if r.merged_pages is not None)
@@ -154,7 +139,3 @@ def _median(samples: Sequence[int | None]) -> int:
     """Return the median of those that could be used, 0 of none: that is refused where they are summarized."""
     used = [sample for sample in samples if sample is not None]
     return int(median(used)) if used else 0
-
-
-def _less(whole: int | None, part: int | None) -> int | None:
-    return None if whole is None or part is None else whole - part

@@ -9,12 +9,11 @@ Two things are chance, and decide how much is swapped:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdtool.kernel.host import base_slice_ns
 from kdtool.replay import (
-    DEVICE_FIELDS,
     Device,
     Flush,
     Policy,
@@ -41,7 +40,6 @@ MOMENTS = 9
 PMD_PAGES = 512
 PLACE_STEP = 317
 """Pages from one replay's place to the next, modulo PMD_PAGES: its golden section spreads any few."""
-INSN_AT, CPUS_AT, SLICE_AT = (DEVICE_FIELDS.index(field) for field in ("insn_ps", "n_cpus", "slice_ns"))
 CURRENT = (Flush(0, 0),)
 """A moment at which statistics are always up to date."""
 LONG_TICK_NS = 10_000_000
@@ -74,16 +72,15 @@ def at_own_speed(workload: Workload, device: Device, wall_ns: int) -> Device:
     wall_ns : what the program took without a limit. How fast its instructions are is its own, and its system
         calls and page faults of files, which replay does not know, are there under a limit as well
     """
-    values, insn_ps = device.values.copy(), int(device.values[INSN_AT])
+    insn_ps = device.number("insn_ps")
     times_ns = []
     for tried_ps in (0, insn_ps):
-        values[INSN_AT] = tried_ps
-        tried = replace(device, values=values.copy())
+        tried = device.having({"insn_ps": tried_ps})
         [[unlimited]] = replay_moments(workload, [load_policy("none")], workload.n_pages, tried, CURRENT)
         times_ns.append(unlimited.runtime_ns)
     rest_ns, whole_ns = times_ns
-    values[INSN_AT] = max(wall_ns - rest_ns, 0) * insn_ps // max(whole_ns - rest_ns, 1)
-    return replace(device, values=values)
+    own_ps = max(wall_ns - rest_ns, 0) * insn_ps // max(whole_ns - rest_ns, 1)
+    return device.having({"insn_ps": own_ps})
 
 
 def on_loop_device(device: Device) -> Device:
@@ -91,9 +88,7 @@ def on_loop_device(device: Device) -> Device:
 
     The bench's swap is one, whatever the profile was measured on.
     """
-    values = device.values.copy()
-    values[SLICE_AT] = base_slice_ns(int(values[CPUS_AT]) or 1)
-    return replace(device, values=values)
+    return device.having({"slice_ns": base_slice_ns(device.number("n_cpus") or 1)})
 
 
 def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:

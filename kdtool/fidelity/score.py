@@ -4,8 +4,8 @@ A program's runs under one setting may differ much, for chance decides some of w
 held to what they have in common: it is right anywhere between the runs of one mode.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from statistics import median
 
@@ -64,6 +64,7 @@ class Cell:
     oom_kills, disturbed : runs that were made again since the kernel killed them, or since others changed
         the machine's settings meanwhile
     trouble : why there are not as many runs as were asked for, or ""
+    disk : numbers of the cost model as they were while it was measured, where that is known
     """
 
     program: str
@@ -76,6 +77,7 @@ class Cell:
     oom_kills: int = 0
     disturbed: int = 0
     trouble: str = ""
+    disk: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from kdtool.replay.devices import DEVICE_FIELDS
 from kdtool.replay.hook import CTX_NOW_NS
 from kdtool.replay.policies.base import Prepared, Setting
 from kdtool.rmt.jit import inner, jit
@@ -107,9 +106,7 @@ class BestOffset:
 
     def prepare(self, setting: Setting) -> Prepared:
         """Return the offsets and an empty table; it starts with offset 1."""
-        latency_ns = (
-            0 if setting.device.synchronous else setting.device.values[DEVICE_FIELDS.index("latency_ns")]
-        )
+        latency_ns = 0 if setting.device.synchronous else setting.device.number("latency_ns")
         state = np.zeros(QUEUE + 2 * IN_FLIGHT, np.int64)
         state[OFFSET] = 1
         return Prepared(np.array([latency_ns, *OFFSETS], np.int64), state)
