@@ -16,7 +16,8 @@
 // its name (key 0), because it was a distinct page.
 //
 // A fork has pages shared until they are stored to (`forks` counts them): the first store to a page after one is
-// retained where it happened, and a store before it is not told as of a later reference.
+// retained where it happened, and a store before it is not told as of a later reference. So is the first store to a
+// page that is full of zeros: it may be the kernel's one zero page until then.
 //
 // What a page holds changes only while it is in the window: as one leaves that was stored to there and is full of
 // zeros, this is told of its last retained reference (without reduction, the window is one page).
@@ -37,6 +38,7 @@
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
+#define SAD_AT_ONCE UINT32_MAX                 // the next store is to be retained at once
 #define SAD_WAKE_BITS 12                       // 4,096 places for what woke somebody last, by object
 
 enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK = 512, KIND_WAIT = 1024, KIND_ZEROS = 2048 };
@@ -59,7 +61,7 @@ typedef struct {
     uint64_t first;                            // seq of the last reference that was retained
     sad_record pending;                        // the last one since, not retained so far; none when seq is 0
     uint32_t prev, next, chain, slot;          // list, hash chain, 1 + place in the zone (0: in the list)
-    uint32_t forks;                            // how many there had been when a store was last retained at once
+    uint32_t forks;                            // so many when a store was last retained at once; or SAD_AT_ONCE
     uint32_t stored;                           // since the page came into the window
 } sad_node;
 
@@ -253,7 +255,7 @@ static uint32_t sad_new(sad_state *s, uint64_t key, const sad_record *r) {
     x->pending = *r;
     x->pending.seq = 0;
     x->stored = r->kind == KIND_STORE;
-    x->forks = x->stored ? s->forks : 0;
+    x->forks = x->stored ? s->forks : sad_holds_zeros(s, key) ? SAD_AT_ONCE : 0;
     uint32_t *bucket = sad_bucket(s, key);
     x->chain = *bucket;
     *bucket = i;

@@ -10,7 +10,7 @@ from kdtool.errors import TraceError
 from kdtool.replay.longarrays import COPY_ROWS, writable
 from kdtool.replay.numbering import number_own
 
-__all__ = ["ANONYMOUS", "FILE", "PRIVATE_FILE", "SHARED", "VPN_BITS", "VPN_MASK", "page_keys"]
+__all__ = ["ANONYMOUS", "FILE", "SHARED", "UNWRITTEN", "VPN_BITS", "VPN_MASK", "page_keys"]
 
 VPN_BITS = 52
 """A page's key is its process's index << VPN_BITS | vpn: 2**52 pages cover any 64-bit address."""
@@ -18,8 +18,9 @@ VPN_MASK = (1 << VPN_BITS) - 1
 MOST_PROCESSES = 1 << (63 - VPN_BITS)
 """A key has a sign."""
 
-ANONYMOUS, SHARED, FILE, PRIVATE_FILE = range(4)
-"""Anonymous pages, private or of a shared mapping; a file's; a file's that a store copies. See mapped.py."""
+ANONYMOUS, SHARED, FILE, UNWRITTEN = range(4)
+"""Anonymous pages, private or of a shared mapping; a file's; a private page until the first store to it: a
+file's, or the one zero page of the kernel. See mapped.py."""
 
 
 def page_keys(

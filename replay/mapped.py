@@ -5,8 +5,13 @@ A page that a process touches is one of:
     anonymous     its own, or shared with other processes since a fork (sharing.py); unmapped, it is gone
     a file's      of a file whose pages are in memory (filemaps.py): the reference is to the file's page,
                   which is unmapped when nobody is left who touched it by a mapping that is still there
-    left out      of another file, until a private page is written: it is copied, and anonymous from then on,
-                  also when the mapping is made read-only, as the dynamic linker does once it has relocated
+    left out      of another file, or of none: what was never stored to in a private mapping is the one page
+                  of zeros that the kernel has for all (do_anonymous_page() in mm/memory.c, v6.18)
+
+A private page that is stored to is anonymous from then on, also when its mapping is made read-only, as the
+dynamic linker does once it has relocated. Where a trace does not say how a page is mapped, it is anonymous.
+Differs from the kernel: the page faults of loads from the zero page cost nothing; the arguments and the
+environment that the kernel wrote to the stack count as never stored to.
 """
 
 from collections.abc import Mapping
@@ -18,7 +23,7 @@ import numpy.typing as npt
 from kdtool.errors import TraceError
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.filemaps import NOT_MAPPED, VPN_SHIFT, FileMaps
-from kdtool.replay.keys import ANONYMOUS, FILE, PRIVATE_FILE, SHARED, VPN_BITS, VPN_MASK
+from kdtool.replay.keys import ANONYMOUS, FILE, SHARED, UNWRITTEN, VPN_BITS, VPN_MASK
 from kdtool.replay.owners import (
     CHANGE,
     N_COPIES,
@@ -52,10 +57,12 @@ _SHARED_FLAG, _WRITE_FLAG = int(VmaFlag.SHARED), int(VmaFlag.WRITE)
 
 @inner
 def _kind(flags):  # type: ignore[no-untyped-def]
-    """Return what the pages of a mapping are until they are written."""
+    """Return what the pages of a mapping are until they are written; of none that is known, anonymous."""
+    if flags & _UNMAPPED_FLAG:
+        return ANONYMOUS
     if not flags & _FILE_FLAG:
-        return SHARED if flags & _SHARED_FLAG else ANONYMOUS
-    return PRIVATE_FILE if flags & _WRITE_FLAG and not flags & _SHARED_FLAG else FILE
+        return SHARED if flags & _SHARED_FLAG else UNWRITTEN
+    return UNWRITTEN if flags & _WRITE_FLAG and not flags & _SHARED_FLAG else FILE
 
 
 @inner
@@ -166,7 +173,7 @@ def _follow(  # type: ignore[no-untyped-def]
             prefetch_line(mapping, np.int64(page[i + AHEAD_ROWS]))
         if shares:
             key_of_row[i] = touched
-        if kind[touched] == PRIVATE_FILE and store[i]:
+        if kind[touched] == UNWRITTEN and store[i]:
             if live[touched]:
                 _leave(touched, n_kept, live, mapping, files, keys, freed, owners)
             kind[touched], mapping[touched] = ANONYMOUS, NOT_MAPPED  # copied on write

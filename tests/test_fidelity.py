@@ -17,6 +17,7 @@ from kdtool.replay import load_device, load_workload, run_shadow
 from kdtool.replay.memory import RECLAIMED, WRITTEN
 
 PAGES, LOADS, LIMIT_PAGES = 24_000, 16_000, 10_240
+SPARSE_LIMIT_PAGES = 5120
 KERNEL_PAGES = 60
 """What the kernel keeps of the limit besides page tables: stacks, task structures, per-CPU stock."""
 
@@ -38,6 +39,27 @@ def test_none_at_page_cluster_0_has_the_kernels_major_faults(stride, tmp_path):
     memory_pages = LIMIT_PAGES - PAGES // 512 - KERNEL_PAGES
     predicted = run_shadow(workload, memory_pages, load_device("ssd")).missed.sum()
     assert kernel > 10_000
+    assert abs(predicted / kernel - 1) < 0.05, (predicted, [run.major_faults for run in runs])
+
+
+@pytest.mark.root
+@needs.root
+@needs.qemu
+@pytest.mark.parametrize("k", [0, 64])
+def test_pages_that_were_never_stored_to_take_no_memory(k, tmp_path):
+    command = (needs.compiled(tmp_path, "sparse"), str(PAGES), "7", str(3 * PAGES))
+    trace = record(Request(command, tmp_path / "sparse.kdt", k=k), [collector("refs")])
+    workload = load_workload(trace)
+
+    with needs.swap_up(), page_cluster(0):
+        runs = [run_limited(command, SPARSE_LIMIT_PAGES * 4096) for _ in range(3)]
+
+    assert [run.exit_code for run in runs] == [0, 0, 0]
+    assert PAGES // 3 <= workload.footprint_pages < PAGES // 3 + 100
+    kernel = median(run.major_faults for run in runs)
+    memory_pages = SPARSE_LIMIT_PAGES - PAGES // 512 - KERNEL_PAGES
+    predicted = run_shadow(workload, memory_pages, load_device("ssd")).missed.sum()
+    assert kernel > PAGES // 3
     assert abs(predicted / kernel - 1) < 0.05, (predicted, [run.major_faults for run in runs])
 
 

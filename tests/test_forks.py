@@ -279,6 +279,7 @@ class Plain:
 
     def __init__(self):
         self.frame, self.owners, self.shared = {}, {}, {pid: set() for pid in PIDS}
+        self.unwritten = {pid: set() for pid in PIDS}  # private, never stored to: the kernel's zero page
         self.rows, self.freed, self.states = [], [], []
 
     def give(self, pid, vpn, frame):
@@ -310,12 +311,15 @@ class Plain:
                 self.take(pid, page)
             inside = {page for page in range(FIRST, LAST + 1) if vpn <= page < vpn + n}
             self.shared[pid] = self.shared[pid] | inside if what == SHARE else self.shared[pid] - inside
+            self.unwritten[pid] -= inside
         elif what == MOVE:
             pages, to = n
             for page in range(to, to + pages):
                 self.take(pid, page)
+            self.unwritten[pid] -= set(range(vpn, vpn + pages))
             for page in range(pages):
                 frame = self.frame.pop((pid, vpn + page), None)
+                self.unwritten[pid] |= {to + page}
                 if frame is not None:
                     self.owners[frame].discard((pid, vpn + page))
                     self.give(pid, to + page, frame)
@@ -324,6 +328,8 @@ class Plain:
 
     def touch(self, pid, vpn, store):
         frame = self.frame.get((pid, vpn))
+        if frame is None and not store and vpn in self.unwritten[pid]:
+            return
         if frame is not None and store and vpn not in self.shared[pid] and len(self.owners[frame]) > 1:
             self.states.append(dict(self.frame))
             self.row(pid, vpn, frame, 0)

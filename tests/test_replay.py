@@ -261,8 +261,34 @@ def test_an_unmapped_page_is_new_when_it_comes_back():
         "end_vpn": np.array([10, 2, 2], np.uint64),
         "flags": np.array([3, VmaFlag.UNMAPPED, 3], np.uint8),
     }
-    result = score(workload([1, 2, 1, 2], maps=maps), load_policy("none"), 2)
+    w = workload([1, 2, 1, 2], maps=maps, kinds=[RefKind.STORE] * 4)
+    result = score(w, load_policy("none"), 2)
     assert (result.cold_faults, result.hits) == (3, 1)
+
+
+def test_a_private_page_is_the_kernels_zero_page_until_it_is_stored_to():
+    # do_anonymous_page(): a load maps the zero page, which is nobody's. Pages 0 to 9 are private, 10 to 19
+    # are shared memory, 30 is in no mapping that is known; the kernel reads page 2, by a write(2) of it.
+    maps = {
+        "row": np.array([0, 0, 6, 6]),
+        "pid": np.ones(4, np.int32),
+        "start_vpn": np.array([0, 10, 1, 1], np.uint64),
+        "end_vpn": np.array([10, 20, 2, 2], np.uint64),
+        "flags": np.array([3, VmaFlag.SHARED | 3, VmaFlag.UNMAPPED, 3], np.uint8),
+    }
+    load, store, kernel = RefKind.LOAD, RefKind.STORE, RefKind.KERNEL
+    touched = [
+        *[(1, load), (11, load), (30, load), (1, store), (1, load), (2, kernel)],
+        *[(1, load), (2, store), (2, load), (1, store)],  # 1 was unmapped before
+    ]
+    vpns, kinds = zip(*touched, strict=True)
+
+    w = workload(vpns, maps=maps, kinds=kinds)
+
+    assert w.keys[w.page].tolist() == [11, 30, 1, 1, 2, 2, 1]
+    assert (w.free_row.tolist(), w.keys[w.free_page].tolist()) == ([4], [1])
+    result = score(w, load_policy("none"), 3)
+    assert (result.cold_faults, result.major_faults, result.hits) == (5, 0, 2)
 
 
 def test_file_pages_are_left_out_until_a_private_one_is_written():
@@ -273,7 +299,7 @@ def test_file_pages_are_left_out_until_a_private_one_is_written():
         "end_vpn": np.array([10, 20, 30], np.uint64),
         "flags": np.array([3, VmaFlag.FILE | 1, VmaFlag.FILE | 3], np.uint8),
     }
-    kinds = [0, 0, 0, RefKind.STORE, 0]
+    kinds = [RefKind.STORE, 0, 0, RefKind.STORE, 0]
     w = workload([1, 11, 21, 21, 21], maps=maps, kinds=kinds)
     assert w.n_refs == 3  # page 1, and page 21 from its first store on
 

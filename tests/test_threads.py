@@ -16,7 +16,7 @@ from kdtool.replay.curve import miss_curve
 from kdtool.replay.memory import RECLAIMS
 from kdtool.replay.policies import POLICIES
 from kdtool.replay.waits import MOST_BEHIND_INSNS, find_wakes
-from kdtool.traces import VmaFlag
+from kdtool.traces import RefKind, VmaFlag
 
 LATENCY_NS = ssd().number("latency_ns")
 INSN_PS = ssd().number("insn_ps")
@@ -129,7 +129,8 @@ def test_what_a_process_unmaps_is_gone_when_it_gets_there():
     tids = [1, 2] * 100
     vpns = [page for _ in range(2) for page in range(50) for _ in range(2)]
     insns = [100 * (i // 2 + 1) for i in range(200)]
-    w = workload(vpns, tids=tids, pids=tids, insns=insns, maps=maps)
+    kinds = [RefKind.STORE] * len(vpns)
+    w = workload(vpns, tids=tids, pids=tids, insns=insns, maps=maps, kinds=kinds)
     result = score(w, 110)
     assert (result.cold_faults, result.major_faults, result.hits) == (200, 0, 0)
 
@@ -147,7 +148,8 @@ def test_what_is_mapped_to_the_end_stays_until_the_last_thread_of_its_process_en
         "end_vpn": np.full(2, 1000, np.uint64),
         "flags": np.array([3, VmaFlag.UNMAPPED], np.uint8),
     }
-    w = workload(vpns, tids=tids, pids=[1] * (2 * n), insns=insns, maps=maps)
+    kinds = [RefKind.STORE] * len(vpns)
+    w = workload(vpns, tids=tids, pids=[1] * (2 * n), insns=insns, maps=maps, kinds=kinds)
     assert len(w.free_row) == 103
     assert score(w, 110).cold_faults == 103
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdtool.replay.vmas import follow_vmas
-from kdtool.traces import VmaFlag
+from kdtool.traces import RefKind, VmaFlag
 
 N_PAGES = 40
 RW, READ, FILE, GONE = 3, 1, VmaFlag.FILE | 3, VmaFlag.UNMAPPED
@@ -83,6 +83,6 @@ def test_a_vma_reaches_over_its_own_pages_and_no_others(drawn):
 
 def test_rows_count_the_references_that_are_kept():
     maps = mappings([(0, 10, RW), (10, 20, VmaFlag.FILE | 1), (20, 30, RW)])
-    w = workload([1, 11, 21], maps=maps)
+    w = workload([1, 11, 21], maps=maps, kinds=[RefKind.STORE] * 3)
     assert w.n_refs == 2
     assert w.vma_row.tolist() == [0, 1, 1]

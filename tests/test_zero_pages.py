@@ -140,8 +140,8 @@ def test_a_page_that_comes_after_an_unmapping_is_another_one():
     maps = {
         name: np.array(column)
         for name, column in {
-            "pid": [1, 1, 1], "start_vpn": [7, 7, 7], "end_vpn": [9, 8, 8], "flags": [3, 32, 3],
-            "row": [0, 2, 2], "offset_pages": [0, 0, 0], "name_id": [0, 0, 0], "ts_ns": [0, 0, 0],
+            "pid": [1, 1], "start_vpn": [7, 7], "end_vpn": [9, 8], "flags": [3, 32],
+            "row": [0, 2], "offset_pages": [0, 0], "name_id": [0, 0], "ts_ns": [0, 0],
         }.items()
     }  # fmt: skip
     w = workload([7, 8, 7, 8], kinds=[1, 1, 0, 0], maps=maps, zeros=np.array([0, 1]))
