@@ -124,12 +124,14 @@ def _judge(page, memory, device):  # type: ignore[no-untyped-def]
     if marks[page] & ACCESSED:
         look_around(page, memory)
         return ACTIVATED if set_refs(page, memory) else KEPT
-    if marks[page] & DIRTY and not device[SYNCHRONOUS] and not holds_zeros(page, memory):
-        status[page] = UNMAPPED
-        give_slot(page, memory)
-        work(device[RECLAIM_NS] + device[WRITEOUT_NS] + scalars[SHOOTDOWN_NS], scalars)
-        begin_write(page, memory, device)
-        return KEPT
+    if marks[page] & DIRTY and not device[SYNCHRONOUS]:
+        work(scalars[SHOOTDOWN_NS], scalars)
+        if not holds_zeros(page, memory):
+            status[page] = UNMAPPED
+            give_slot(page, memory)
+            work(device[RECLAIM_NS] + device[WRITEOUT_NS], scalars)
+            begin_write(page, memory, device)
+            return KEPT
     evict(page, memory, device)
     return FREED
 

@@ -139,6 +139,7 @@ def _shrink_inactive_list(n_pages, file, memory, device):  # type: ignore[no-unt
         elif marks[page] & DIRTY and (file or not device[SYNCHRONOUS]):
             written += 1 - file
             if holds_zeros(page, memory):
+                work(scalars[SHOOTDOWN_NS], scalars)  # as for any dirty page: try_to_unmap_flush_dirty()
                 evict(page, memory, device)
                 freed += 1
             else:

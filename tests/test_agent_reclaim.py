@@ -1,5 +1,6 @@
 """What an agent's reclaim waits for: the flush of the workload's TLB, on another CPU."""
 
+import numpy as np
 import pytest
 from builders import ssd
 from numba import njit
@@ -7,6 +8,7 @@ from numba import njit
 from kdtool.replay import DEVICE_FIELDS, Flush
 from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
+    AT_ROW,
     COUNT,
     DIRTY,
     RECLAIMED,
@@ -15,6 +17,7 @@ from kdtool.replay.memory import (
     UNMAPPED,
     WORKED_NS,
     WRITTEN,
+    ZeroPages,
     new_memory,
 )
 from kdtool.replay.reclaim import free_ahead
@@ -33,16 +36,16 @@ def free_all(memory, device):
     free_ahead(0, memory, device)
 
 
-def freed(marks, status=RESIDENT, flush_ns=FLUSH_NS):
+def freed(marks, status=RESIDENT, flush_ns=FLUSH_NS, zeros=None):
     """Free 20 pages of this status and these marks, each with its slot; return the scalars and counters."""
-    state, device = new_memory(PAGES, PAGES, "linux", Flush()), ssd().values
+    state, device = new_memory(PAGES, PAGES, "linux", Flush(), zero_pages=zeros), ssd().values
     for name, value in {"reclaim_ns": RECLAIM_NS, "writeout_ns": WRITEOUT_NS}.items():
         device[DEVICE_FIELDS.index(name)] = value
     state.pages["status"], state.pages["marks"], state.pages["slot"] = status, marks, range(PAGES)
     memory = state.arrays()
     for page in range(PAGES):
         push(page, memory)
-    memory[6][[COUNT, SHOOTDOWN_NS]] = PAGES, flush_ns
+    memory[6][[COUNT, SHOOTDOWN_NS, AT_ROW]] = PAGES, flush_ns, 1
     free_all(memory, device)
     assert memory[7][RECLAIMED] == PAGES
     return memory[6], memory[7]
@@ -60,6 +63,14 @@ def test_each_page_that_is_written_out_waits_for_one_and_none_when_it_is_freed()
 
     assert counters[WRITTEN] == PAGES
     assert scalars[WORKED_NS] == PAGES * (RECLAIM_NS + WRITEOUT_NS + FLUSH_NS)
+
+
+def test_each_page_full_of_zeros_waits_for_one_though_it_is_not_written():
+    noted = np.zeros(PAGES, np.int64)  # each after row 0, of thread 0
+    scalars, counters = freed(DIRTY, zeros=ZeroPages(np.arange(PAGES + 1), noted, noted))
+
+    assert counters[WRITTEN] == 0
+    assert scalars[WORKED_NS] == PAGES * (RECLAIM_NS + FLUSH_NS)
 
 
 def test_pages_that_are_not_mapped_need_none():
