@@ -3,7 +3,7 @@
     pgtrace.c + sad.h --compiled.py--> plugin --qemu-x86_64 -plugin--> spool (records, not in order)
                                                                        state (what was pending)
 
-The layouts here mirror `sad_record`, `sad_node` and `sad_state` in sad.h. The state file outlives every
+The layouts here mirror `sad_record`, `sad_node` and `sad_state` in sadstate.h. The state file outlives every
 traced process, a killed one too, so that pending references are read from it and nothing is lost.
 """
 
@@ -19,7 +19,7 @@ from kdtool.traces import NO_TID, TraceWriter
 
 __all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
-SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "pgwaits.h", "pgzeros.h", "sad.h")
+SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "pgwaits.h", "pgzeros.h", "sad.h", "sadstate.h")
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20
