@@ -151,8 +151,11 @@ static void sad_unmap(sad_state *s, int32_t pid, uint64_t start, uint64_t end) {
         if (nodes[i].key < from || nodes[i].key >= to) continue;
         sad_make_room(s);
         sad_begin(s, i);
-        if (nodes[i].pending.seq) sad_emit(s, &nodes[i].pending);
-        nodes[i].pending.seq = 0;
+        if (nodes[i].pending.seq) {
+            sad_emit(s, &nodes[i].pending);
+            nodes[i].first = nodes[i].pending.seq;           // its place in the window is by its last reference
+            nodes[i].pending.seq = 0;
+        }
         sad_forget_key(s, i);
         nodes[i].key = 0;
         sad_commit(s);
