@@ -10,9 +10,11 @@ from pathlib import Path
 
 import needs
 import pytest
-from builders import ssd, workload
+from builders import ssd, strided_trace, workload
 from rich.console import Console
 
+from bench.fidelity.cells import predict_program
+from bench.fidelity.looks import DRIFTING, of_cell
 from kdtool.errors import ParameterError
 from kdtool.fidelity import runs
 from kdtool.fidelity.footprint import Footprint, limit_bytes, replay_pages
@@ -330,6 +332,22 @@ def test_an_unknown_setting_names_the_nearest():
         find_setting("clusters")
 
 
+def test_a_cell_is_replayed_for_the_disk_that_its_runs_had(tmp_path):
+    trace, footprint = strided_trace(tmp_path / "t.kdt"), Footprint(12 << 20, 12 << 20, 0, 0, 50_000_000)
+    slow = of_cell([{"latency_ns": 90_000}, {"latency_ns": 100_000}, {}, {"latency_ns": 900_000}])
+    disks = {(1500, "none"): {}, (1500, "vma"): {}, (1600, "none"): slow, (1600, "vma"): {}}
+
+    known = predict_program(trace.path, disks, "ssd", footprint)
+    same = predict_program(trace.path, {key: {} for key in disks}, "ssd", footprint)
+
+    assert slow == {"latency_ns": 100_000}
+    assert {key for key in disks if known[key] != same[key]} == {(1600, "none")}
+    for on_slow, on_ssd in zip(known[1600, "none"], same[1600, "none"], strict=True):
+        longer_ns = (100_000 - ssd().number("latency_ns")) * on_ssd.major_faults
+        assert on_ssd.major_faults > 1000  # not the same number on both: statistics go by the clock
+        assert on_slow.wall_ns - on_ssd.wall_ns == pytest.approx(longer_ns, rel=0.2)
+
+
 # ----------------------------------------------------------------------------------------- for real
 
 
@@ -369,6 +387,7 @@ def test_a_small_program_is_measured_replayed_and_scored_again_without_the_kerne
     # One run beside whatever else runs; how near the kernel is over many is the bench's own table.
     assert abs(row["scores"]["major_faults"]["error"]) < 0.2
     assert row["memory_pages"] < row["limit_bytes"] // 4096
+    assert set(row["disk"]) == set(DRIFTING) and row["disk"]["latency_ns"] > 0
     assert json.loads(out_again)["rows"] == [row]
     assert not left_of(measured)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Self
 
+from kdtool.calibrate.plan import Layout
 from kdtool.calibrate.reads import ReadBench, read_samples
 from kdtool.errors import CapabilityError
 from kdtool.kernel.host import page_cluster
@@ -20,6 +21,8 @@ __all__ = ["DRIFTING", "Looker", "Numbers", "of_cell"]
 DRIFTING = ("latency_ns", "service_ns", "transfer_ns", "major_ns", "minor_ns", "prefetch_ns", "range_ns")
 """Of DEVICE_FIELDS; whether reads are synchronous or end together does not change."""
 ROUNDS = 3
+LAYOUT = Layout(scattered=8192, neighbours=1024)
+"""36 MiB of swap, and of memory while it is looked: `calibrate` has three times as much."""
 
 Numbers = dict[str, int]
 
@@ -35,7 +38,7 @@ class Looker:
         disk = swap_disk(device)
         if disk is None:
             raise CapabilityError(f"{path}: its disk is not in /sys/dev/block: use swap on a block device")
-        self._bench = ReadBench(disk)
+        self._bench = ReadBench(disk, LAYOUT)
         self._bench.prepare()
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from kdtool.calibrate.plan import LAYOUT
+from kdtool.calibrate.plan import LAYOUT, Layout
 from kdtool.collect.blockreads import Reads, ReadTracer
 from kdtool.collect.pageprobe import Pages, Touches
 from kdtool.kernel.swap import Disk
@@ -57,16 +57,17 @@ class ReadRound:
 
 
 class ReadBench:
-    """Pages in swap, and the disk's tracepoints.
+    """Pages in swap, as many as `layout` has, and the disk's tracepoints.
 
     Raises CapabilityError when something is missing.
     """
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, layout: Layout = LAYOUT) -> None:
+        self._layout = layout
         with ExitStack() as stack:
             self._tracer = stack.enter_context(ReadTracer(disk))
-            self._scattered = stack.enter_context(Pages(LAYOUT.scattered))
-            self._neighbours = stack.enter_context(Pages(LAYOUT.neighbours))
+            self._scattered = stack.enter_context(Pages(layout.scattered))
+            self._neighbours = stack.enter_context(Pages(layout.neighbours))
             self._opened = stack.pop_all()
         self._rng = np.random.default_rng(SEED)
 
@@ -89,14 +90,14 @@ class ReadBench:
         for pages in (self._scattered, self._neighbours):
             pages.first_touch()
             pages.fill(SEED)
-        self._scattered.page_out(self._rng.permutation(LAYOUT.scattered), 1)
+        self._scattered.page_out(self._rng.permutation(self._layout.scattered), 1)
         self._neighbours.page_out_all()
 
     def run(self) -> ReadRound:
         """Measure everything once; nothing is written meanwhile."""
         latency, fault, major, sleeps = self._faults()
-        service, _, minor = self._burst(self._scattered, LAYOUT.burst, latency)
-        transfer, merged, _ = self._burst(self._neighbours, LAYOUT.merged_burst, latency)
+        service, _, minor = self._burst(self._scattered, self._layout.burst, latency)
+        transfer, merged, _ = self._burst(self._neighbours, self._layout.merged_burst, latency)
         batch, ranges = self._batches()
         return ReadRound(
             latency_ns=latency,
@@ -119,8 +120,8 @@ class ReadBench:
         times, the faults that were major, and how often we slept.
         """
         self._scattered.swap_out()
-        first, n = LAYOUT.first_touches, LAYOUT.touches
-        chosen = self._rng.choice(LAYOUT.scattered, first + n, replace=False)
+        first, n = self._layout.first_touches, self._layout.touches
+        chosen = self._rng.choice(self._layout.scattered, first + n, replace=False)
         self._scattered.touch(chosen[:first])
         with self._tracer.record() as recorded:
             touched = self._scattered.time_touches(chosen[first:])
@@ -148,8 +149,8 @@ class ReadBench:
     def _window(self) -> int | None:
         """Return whether the reads of windows, each window read by one call, come together."""
         self._scattered.swap_out()
-        n, windows = LAYOUT.window, LAYOUT.batches
-        places = self._rng.permutation(LAYOUT.scattered // n)[:windows] * n
+        n, windows = self._layout.window, self._layout.batches
+        places = self._rng.permutation(self._layout.scattered // n)[:windows] * n
         with self._tracer.record() as recorded:
             for place in places.tolist():
                 self._scattered.read_ahead([place], n)
@@ -160,8 +161,8 @@ class ReadBench:
         """Return the thread's time for a page that one call reads ahead more than another, and what it takes
         beyond that where each page is a range of its own, which is submitted by itself."""
         self._scattered.swap_out()
-        n = LAYOUT.batch
-        places = self._rng.permutation(LAYOUT.scattered // n)[: (2 + n) * LAYOUT.batches] * n
+        n = self._layout.batch
+        places = self._rng.permutation(self._layout.scattered // n)[: (2 + n) * self._layout.batches] * n
         one = many = apart = 0
         for single, several, *ranges in places.reshape(-1, 2 + n).tolist():
             one += self._scattered.read_ahead([single], 1).cpu_ns
@@ -171,7 +172,7 @@ class ReadBench:
             apart += self._scattered.read_ahead(ranges, 1).cpu_ns
             for each in ranges:
                 self._scattered.wait_for(each, 1)
-        further = LAYOUT.batches * (n - 1)
+        further = self._layout.batches * (n - 1)
         return (many - one) // further, (apart - many) // further
 
 
