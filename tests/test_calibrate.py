@@ -99,6 +99,13 @@ def test_numbers_of_a_device_with_a_queue() -> None:
     assert all(number.source.endswith("; a disk, a CPU, Linux 9") for number in numbers.values())
 
 
+def test_an_agent_that_never_kept_ahead_is_said_not_to_have() -> None:
+    behind = replace(LIMITED, passes=[Pass(9_000, 6_000, 0)] * 8)
+
+    with pytest.raises(CapabilityError, match=r"beside_ns: only 0 of 0 .* did not keep ahead"):
+        numbers_of([ROUND] * 3, behind, "a disk", queued=True, late=True)
+
+
 def test_numbers_of_a_device_that_the_faulting_thread_reads_itself() -> None:
     reads = replace(READS, latency_ns=1_900, fault_ns=5_000, batch_ns=4_100, sleeps=0)
     found = [replace(ROUND, reads=reads)] * 3

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from kdtool.calibrate.limited import PROBE, Calls, Limited, Pass, keeps_ahead
-from kdtool.calibrate.numbers import Number, summarize
+from kdtool.calibrate.numbers import OTHERS, Number, summarize
 from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.reads import ReadRound, are_synchronous, less, read_samples
 from kdtool.calibrate.rounds import Round
@@ -17,6 +17,11 @@ __all__ = ["numbers_of"]
 FEW_SHARE, MANY_SHARE = 20, 4
 """A pass in which less than a 20th of the pages are written out, or more than a quarter; half of them are in
 memory."""
+BESIDE = ("call_ns", "beside_ns", "beside_write_ns")
+BEHIND = (
+    "in other passes the agent of kdtool deploy did not keep ahead of the program, or others wrote to swap: "
+    "end what else uses the CPUs and the disk, and try again"
+)
 NONE = "none: the faulting thread does the read itself"
 
 
@@ -32,7 +37,12 @@ def numbers_of(
     reads = [each.reads for each in rounds]
     samples = read_samples(reads) | _samples(rounds, limited, late)
     sources = _sources(reads, queued, late)
-    return {field: summarize(field, samples[field], f"{sources[field]}; {place}") for field in DEVICE_FIELDS}
+    return {
+        field: summarize(
+            field, samples[field], f"{sources[field]}; {place}", BEHIND if field in BESIDE else OTHERS
+        )
+        for field in DEVICE_FIELDS
+    }
 
 
 def _samples(rounds: list[Round], limited: Limited, late: bool) -> dict[str, list[int | None]]:

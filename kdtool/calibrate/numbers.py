@@ -6,7 +6,7 @@ from typing import Any
 
 from kdtool.errors import CapabilityError
 
-__all__ = ["MIN_REPEATS", "Number", "summarize"]
+__all__ = ["MIN_REPEATS", "OTHERS", "Number", "summarize"]
 
 MIN_REPEATS = 3
 """Fewer tell nothing of the spread."""
@@ -31,8 +31,13 @@ class Number:
         return {**vars(self), "quartiles": list(self.quartiles)}
 
 
-def summarize(field: str, samples: Sequence[int | None], source: str) -> Number:
+OTHERS = "others swapped or read the device meanwhile: end them and try again, or give a longer --duration"
+
+
+def summarize(field: str, samples: Sequence[int | None], source: str, else_why: str = OTHERS) -> Number:
     """Return the number that `samples`, one a repeat, stand for; None is a repeat that could not be used.
+
+    else_why : why so few could be, and what to do, if they are too few
 
     Raises CapabilityError when fewer than MIN_REPEATS can be used.
 
@@ -42,8 +47,7 @@ def summarize(field: str, samples: Sequence[int | None], source: str) -> Number:
     used = sorted(sample for sample in samples if sample is not None)
     if len(used) < MIN_REPEATS:
         raise CapabilityError(
-            f"{field}: only {len(used)} of {len(samples)} repeats could be used, others swapped or read "
-            f"the device meanwhile: end them and try again, or give a longer --duration"
+            f"{field}: only {len(used)} of {len(samples)} repeats could be used, {else_why}"
         )
     median, low, high = (_rank(used, quarters) for quarters in (2, 1, 3))
     return Number(max(median, 0), source, median, (low, high), len(used))
