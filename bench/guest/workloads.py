@@ -4,6 +4,7 @@ They are smaller than those of bench/fidelity: the emulated machine makes some h
 second.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,12 @@ class GuestProgram:
     name: str
     source: Path
     arguments: tuple[str, ...]
+
+    @property
+    def version(self) -> str:
+        """Return what tells its source and arguments from others."""
+        content = self.source.read_bytes() + "\0".join(self.arguments).encode()
+        return hashlib.sha256(content).hexdigest()[:12]
 
     def binary(self, work: Path) -> Path:
         """Return the compiled program."""
@@ -56,8 +63,8 @@ def choose(names: list[str] | None) -> list[GuestProgram]:
 
 
 def record_program(program: GuestProgram, work: Path, k: int) -> Path:
-    """Return the trace of every page that the program refers to, recorded unless it is there already."""
-    path = work / "traces" / f"{'-'.join((program.name, *program.arguments))}-k{k}.kdt"
+    """Return the trace of every page that it refers to, recorded unless this version's is there already."""
+    path = work / "traces" / f"{program.name}-{program.version}-k{k}.kdt"
     if path.is_dir():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
