@@ -81,6 +81,7 @@ class Mappings:
             "name_id": np.array([writer.name_id(row.name) for row in rows], np.uint32),
             "row": np.full(len(rows), NO_ROW, np.int64),
             "offset_pages": np.full(len(rows), NO_OFFSET, np.int64),
+            "advice": np.zeros(len(rows), np.uint8),
         }
         writer.append("vmas", columns)
         self.rows += len(rows)

@@ -71,15 +71,18 @@ PUBLIC int qemu_plugin_version = 1;
 #define LARGEST_ACCESS 64                      // bytes of one access at most
 #define ADDRESS_BITS 48                        // user data of a block: address, and its instructions above
 #define GUEST_END 0x550000000000ull            // qemu is a PIE above this; it puts the guest's image below
+#define ITERATIONS_AN_INSN 16                  // of a string instruction: what counts as one
 #define PATIENCE 100000                        // turns of the lock's loop before asking whether its holder lives
 
 enum { VMA_READ = 1, VMA_WRITE = 2, VMA_EXEC = 4, VMA_SHARED = 8, VMA_FILE = 16, VMA_UNMAPPED = 32,
-       VMA_RANDOM = 64, VMA_SEQUENTIAL = 128 };
+       VMA_RANDOM = 64, VMA_SEQUENTIAL = 128,
+       // What else has neighbours be one VMA or two (VmaAdvice), in the bits that tell of unmapped pages where they went.
+       VMA_HUGE = 1 << SAD_MOVED_SHIFT, VMA_NOT_HUGE = 2 << SAD_MOVED_SHIFT, VMA_NORESERVE = 4 << SAD_MOVED_SHIFT };
 
 typedef struct {
     uint64_t vpn, now;                         // of this thread's last reference
     bool dirty;                                // ... which was a store, or a repeat of one
-    uint64_t refs, insns;                      // of this thread so far
+    uint64_t refs, insns, iterations;          // of this thread so far
     uint64_t refs_told, insns_told;            // ... of which the shared totals know
     int32_t tid;
     uint64_t number, arg[6];                   // of the system call under way
@@ -335,6 +338,25 @@ static void on_code(unsigned vcpu, void *packed) {
     t->insns += (uint64_t)packed >> ADDRESS_BITS;
 }
 
+// An iteration of rep movs or rep stos but the first, which qemu runs as a block of its own. A CPU takes a vector at a
+// time: they count as vector code would, one in ITERATIONS_AN_INSN.
+static void on_iteration(unsigned vcpu, void *address) {
+    thread_t *t = threads[vcpu];
+    t->refs++;
+    if (!repeats(t, (uint64_t)address >> PAGE_SHIFT)) refer(t, (uint64_t)address >> PAGE_SHIFT, KIND_CODE, (uint64_t)address);
+    t->insns += ++t->iterations % ITERATIONS_AN_INSN == 0;
+}
+
+static bool moves_or_stores_strings(const uint8_t *code, size_t bytes) {
+    bool repeated = false;
+    for (size_t i = 0; i < bytes; i++) {
+        if (code[i] == 0xf3 || code[i] == 0xf2) repeated = true;
+        else if (code[i] != 0x66 && code[i] != 0x67 && (code[i] & 0xf0) != 0x40)      // prefixes, REX
+            return repeated && ((code[i] & 0xfe) == 0xa4 || (code[i] & 0xfe) == 0xaa);
+    }
+    return false;
+}
+
 static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     (void)id;
     size_t n = qemu_plugin_tb_n_insns(tb);
@@ -346,7 +368,9 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
         uint64_t last = (address + qemu_plugin_insn_size(insn) - 1) >> PAGE_SHIFT;
         if (i == 0) {
             if ((uint64_t)qemu_plugin_insn_haddr(insn) != address) die("guest base is not 0: unset QEMU_GUEST_BASE");
-            qemu_plugin_register_vcpu_tb_exec_cb(tb, on_code, NO_REGISTERS, (void *)(address | n << ADDRESS_BITS));
+            bool iterates = n == 1 && moves_or_stores_strings((const uint8_t *)address, qemu_plugin_insn_size(insn));
+            uint64_t packed = iterates ? address : address | n << ADDRESS_BITS;
+            qemu_plugin_register_vcpu_tb_exec_cb(tb, iterates ? on_iteration : on_code, NO_REGISTERS, (void *)packed);
             page = address >> PAGE_SHIFT;
         }
         if (last != page) {
@@ -417,6 +441,12 @@ static void record_touches(thread_t *t, int64_t result) {
 
 static uint64_t pages(uint64_t bytes) { return (bytes + PAGE_MASK) >> PAGE_SHIFT; }
 
+static bool huge_pages_known(void) {           // by this kernel: else madvise() refuses, and no flag is set
+    static int known = -1;
+    if (known < 0) known = !access("/sys/kernel/mm/transparent_hugepage", F_OK);
+    return known;
+}
+
 static void mapped(thread_t *t, uint64_t address) {
     char link[64], path[4096] = "";
     uint64_t protection = t->arg[2], flags = t->arg[3], start = address >> PAGE_SHIFT;
@@ -426,6 +456,9 @@ static void mapped(thread_t *t, uint64_t address) {
         snprintf(link, sizeof link, "/proc/self/fd/%d", (int)t->arg[4]);
         ssize_t length = readlink(link, path, sizeof path - 1);
         path[length < 0 ? 0 : length] = 0;
+    } else {
+        vma |= flags & MAP_STACK && huge_pages_known() ? VMA_NOT_HUGE : 0;     // since v6.7: calc_vm_flag_bits()
+        vma |= flags & MAP_NORESERVE ? VMA_NORESERVE : 0;
     }
     map((vma_t){start, start + pages(t->arg[1]), vma, name_offset(path),
                 vma & VMA_FILE ? (uint32_t)(t->arg[5] >> PAGE_SHIFT) : 0});
@@ -439,14 +472,24 @@ static void protect(uint64_t start, uint64_t end, uint32_t protection) {
     }
 }
 
-// MADV_NORMAL, MADV_RANDOM and MADV_SEQUENTIAL: how the pages of a file are to be read ahead.
-static void advise(uint64_t start, uint64_t end, uint64_t advice) {
-    uint32_t flag = advice == MADV_RANDOM ? VMA_RANDOM : advice == MADV_SEQUENTIAL ? VMA_SEQUENTIAL : 0;
+// Have the mappings of files, or those of none, `set` of these flags.
+static void set_flags(uint64_t start, uint64_t end, uint32_t of_file, uint32_t flags, uint32_t set) {
     size_t last = (vma_split(start), vma_split(end));
     for (size_t i = vma_split(start); i < last; i++) {
-        if (!(vmas[i].flags & VMA_FILE)) continue;
-        vmas[i].flags = (vmas[i].flags & ~(uint32_t)(VMA_RANDOM | VMA_SEQUENTIAL)) | flag;
+        if ((vmas[i].flags & VMA_FILE) != of_file) continue;
+        vmas[i].flags = (vmas[i].flags & ~flags) | set;
         emit_vma(vmas[i]);
+    }
+}
+
+// How the pages of a file are to be read ahead; and whether others are to be huge, which makes them a VMA of their own.
+static void advise(uint64_t start, uint64_t end, uint64_t advice) {
+    if (advice == MADV_HUGEPAGE || advice == MADV_NOHUGEPAGE) {
+        if (!huge_pages_known()) return;
+        set_flags(start, end, 0, VMA_HUGE | VMA_NOT_HUGE, advice == MADV_HUGEPAGE ? VMA_HUGE : VMA_NOT_HUGE);
+    } else if (advice <= MADV_SEQUENTIAL) {
+        uint32_t set = advice == MADV_RANDOM ? VMA_RANDOM : advice == MADV_SEQUENTIAL ? VMA_SEQUENTIAL : 0;
+        set_flags(start, end, VMA_FILE, VMA_RANDOM | VMA_SEQUENTIAL, set);
     }
 }
 
@@ -519,7 +562,7 @@ static void called(thread_t *t, int64_t number, int64_t result) {
     case SYS_wait4: reaped(result, t->arg[1]); break;
     case SYS_madvise:
         if (t->arg[2] == MADV_DONTNEED || t->arg[2] == MADV_FREE) give_back(start, end);
-        if (t->arg[2] <= MADV_SEQUENTIAL) advise(start, end, t->arg[2]);
+        advise(start, end, t->arg[2]);
         break;
     }
     unlock();

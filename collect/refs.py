@@ -25,6 +25,15 @@ from kdtool.traces import Reduction, TraceWriter
 __all__ = ["References"]
 
 QEMU = "qemu-x86_64"
+LINKER = "/lib64/ld-linux-x86-64.so.2"
+"""By its ABI's name. It lists what it would take for tunables since glibc 2.33."""
+COPYING = tuple(
+    f"glibc.cpu.x86_{name}"
+    for name in (
+        "rep_movsb_threshold", "rep_stosb_threshold", "non_temporal_threshold", "data_cache_size",
+        "shared_cache_size",
+    )
+)  # fmt: skip
 PACKAGES = "qemu-user gcc libc6-dev"
 MAX_K = 1 << 20
 ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
@@ -80,10 +89,16 @@ class Tracer:
     def emulate(
         self, command: Sequence[str], environment: dict[str, str]
     ) -> tuple[Sequence[str], dict[str, str]]:
-        """Return qemu's command line, and the environment without the LD_ variables of the program."""
+        """Return qemu's command line, and the environment without the LD_ variables of the program.
+
+        The program's C library is told how large the host's caches are, and from what size on it copies by
+        string instructions: it goes by the CPU that it is shown, qemu's otherwise. Others copy the end of a
+        block before its middle, and so come to pages in another order than without qemu.
+        """
         linker, rest = _linker_variables(environment)
+        own = [*linker, *_tunables(environment.get("GLIBC_TUNABLES", ""))]
         qemu = [shutil.which(QEMU) or QEMU, "-plugin", self._options, "-0", self._program[0]]
-        return [*qemu, *linker, *self._program[1:]], rest
+        return [*qemu, *own, *self._program[1:]], rest
 
     def start(self, pids: Sequence[int]) -> None:
         """Nothing: the plugin counts from the program's first instruction on."""
@@ -167,3 +182,15 @@ def _linker_variables(environment: Mapping[str, str]) -> tuple[list[str], dict[s
     moved = {name: environment[name] for name in own if "," not in environment.get(name, ",")}
     options = [word for name, value in moved.items() for word in ("-E", f"{name}={value}")]
     return options, {name: value for name, value in environment.items() if name not in moved}
+
+
+def _tunables(given: str) -> list[str]:
+    """Return qemu's options for the tunables of COPYING as this host has them, and those that are given."""
+    linker = Path(LINKER)
+    if not linker.exists() or "," in given:  # no option of qemu may have a comma
+        return []
+    listed = subprocess.run([linker, "--list-tunables"], capture_output=True, text=True, check=False)
+    own = dict(line.split(": ", 1) for line in listed.stdout.splitlines() if ": " in line)
+    known = [f"{name}={own[name].split()[0]}" for name in COPYING if name in own and f"{name}=" not in given]
+    both = ":".join([*known, *([given] if given else [])])
+    return ["-E", f"GLIBC_TUNABLES={both}"] if known else []

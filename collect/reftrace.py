@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from kdtool.errors import TraceError
-from kdtool.traces import NO_TID, TraceWriter
+from kdtool.traces import NO_TID, TraceWriter, VmaFlag
 
 __all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
@@ -194,6 +194,8 @@ def _append_vmas(
     """Append address-space changes; `rows[i]` references came before the i-th."""
     offsets, which = np.unique(changes["tid"], return_inverse=True)
     ids = np.array([writer.name_id(spool.name(int(offset))) for offset in offsets], np.uint32)
+    unmapped = changes["kind"] & VmaFlag.UNMAPPED > 0
+    above = changes["kind"].astype(np.int64) >> MOVED_SHIFT
     columns = {
         "ts_ns": changes["insns"].astype(np.int64),
         "pid": changes["pid"],
@@ -202,7 +204,8 @@ def _append_vmas(
         "flags": (changes["kind"] & (VMA_KIND - 1)).astype(np.uint8),
         "name_id": ids[which],
         "row": rows.astype(np.int64),
-        "offset_pages": (changes["kind"].astype(np.int64) >> MOVED_SHIFT << 32) | changes["offset"],
+        "offset_pages": np.where(unmapped, above << 32, 0) | changes["offset"],
+        "advice": np.where(unmapped, 0, above).astype(np.uint8),
     }
     writer.append("vmas", columns)
 

@@ -31,8 +31,8 @@ enum { KIND_LOAD, KIND_STORE, KIND_CODE, KIND_KERNEL, KIND_VMA = 256, KIND_FORK 
 // One reference; or, with KIND_VMA set in `kind`, one change of the address space: vpn = first page,
 // ip = page after the last, insns = CLOCK_MONOTONIC in ns, tid = offset of the name, low bits of kind = flags,
 // offset = where in its file a mapping starts, in pages; of pages that went away the one that they were moved to, its
-// upper bits in `kind` from SAD_MOVED_SHIFT on, 0: nowhere. Or, with KIND_FORK, a fork: pid the child's, tid the parent's
-// process, insns as above. Or, with KIND_WAIT, the end of a sleep: offset = tid of the waker (0: not known), vpn = seq
+// upper bits in `kind` from SAD_MOVED_SHIFT on, 0: nowhere; of a mapping, its advice is there. Or, with KIND_FORK, a
+// fork: pid the child's, tid the parent's process, insns as above. Or, with KIND_WAIT, the end of a sleep: offset = tid of the waker (0: not known), vpn = seq
 // before which it woke `tid`, ip = how long that had asked to sleep, in ns. Or, with KIND_ZEROS, behind the reference of
 // the same seq: its page was stored to in the window, and full of zeros when it left that.
 typedef struct {

@@ -1,8 +1,9 @@
 """Which VMA a page is in, and how far that reaches, at any time: readahead by address goes by it.
 
 Follows vma_merge_new_range() and __split_vma() in mm/vma.c, v6.18: a new anonymous mapping becomes part of
-its neighbours of the same protection; of the lower one alone where they are not two parts of one. A VMA that
-is cut in two is two from then on, and one again when the gap is filled. Mappings of files are never joined.
+its neighbours of the same protection and advice; of the lower one alone where they are not two parts of one.
+A VMA that is cut in two is two from then on, and one again when the gap is filled. Mappings of files are
+never joined.
 
 Differs from the kernel: the upper part of a VMA that was cut in two knows nothing of its readahead.
 """
@@ -23,6 +24,7 @@ __all__ = ["CHANGE_WORDS", "follow_vmas"]
 CHANGE_WORDS = 5
 """Of one change: first page id, last + 1, the VMA that those are in, and its first vpn and last + 1."""
 
+ADVICE_SHIFT = 8
 _FILE_FLAG, _UNMAPPED_FLAG = int(VmaFlag.FILE), int(VmaFlag.UNMAPPED)
 
 
@@ -102,9 +104,10 @@ def follow_vmas(
     rows: list[int] = []
     changes: list[tuple[int, ...]] = []
     if maps is not None:
+        advice = maps.get("advice", np.zeros(len(maps["row"]), np.uint8))
         process = {int(pid): (i << VPN_BITS, _Mapped(numbers)) for i, pid in enumerate(pids)}
         for i in np.argsort(maps["row"], kind="stable"):
-            flags, pid = int(maps["flags"][i]), int(maps["pid"][i])
+            flags, pid = int(maps["flags"][i]) | int(advice[i]) << ADVICE_SHIFT, int(maps["pid"][i])
             start, end = int(maps["start_vpn"][i]), int(maps["end_vpn"][i])
             if pid not in process or start == end:
                 continue

@@ -3,7 +3,6 @@
 import numpy as np
 
 from kdtool.traces import (
-    NO_OFFSET,
     NO_ROW,
     NO_TIME,
     PREEMPTED,
@@ -16,6 +15,7 @@ from kdtool.traces import (
     VmaFlag,
     schema_of,
 )
+from kdtool.traces.schema import ADDED_SINCE_1_0
 
 __all__ = ["HOST", "accel_trace", "blockio_trace", "faults_trace", "refs_trace", "sched_trace", "write_trace"]
 
@@ -40,7 +40,7 @@ HOST = {
 def write_trace(path, tables, *, names=(), lost=None, clock="monotonic", state="complete", **about):
     """Write tables of rows, tuples in the order of the schema with names as texts, as a sealed trace.
 
-    A mapping may leave its offset out.
+    A mapping may leave out what was not in schema 1.0.
     """
     with TraceWriter(path) as writer:
         for name in names:
@@ -49,7 +49,8 @@ def write_trace(path, tables, *, names=(), lost=None, clock="monotonic", state="
             fields = schema_of(table)
             columns = {}
             for i, field in enumerate(fields):
-                values = [row[i] if i < len(row) else NO_OFFSET for row in rows]
+                left_out = ADDED_SINCE_1_0.get((table, field.name))
+                values = [row[i] if i < len(row) else left_out for row in rows]
                 if field.name == "name_id":
                     values = [writer.name_id(value) if isinstance(value, str) else value for value in values]
                 columns[field.name] = np.array(values, field.type.to_pandas_dtype())

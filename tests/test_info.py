@@ -198,6 +198,7 @@ def test_mappings_of_several_segments_follow_each_other(tmp_path):
         "name_id": [0],
         "row": [NO_ROW],
         "offset_pages": [NO_OFFSET],
+        "advice": [0],
     }
     fault = {
         "pid": [1, 1],

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from needs import compiled, gcc, qemu
 
 from kdtool.collect import session
 from kdtool.collect.base import Request
-from kdtool.collect.refs import References
+from kdtool.collect.refs import References, _tunables
 from kdtool.errors import CommandError, ParameterError
+from kdtool.replay import load_workload
+from kdtool.replay.keys import VPN_MASK
 from kdtool.traces import RefKind, Trace, VmaFlag
 
 pytestmark = [gcc, qemu]
@@ -176,6 +179,58 @@ def test_mappings_lie_as_linux_puts_them_and_the_heap_may_grow(
     assert np.diff(found["mapped"]).tolist() == [-5000, -5000]
     assert found["gap"] == found["mapped"][1:2]
     assert np.diff(found["heap"]).tolist() == [4096, 4096]
+
+
+def copies_by_strings(least: int) -> bool:
+    """Tell whether this host's C library copies so many bytes by string instructions, from front to back."""
+    fast = {"erms", "fsrm"} <= set(Path("/proc/cpuinfo").read_text().split())
+    said = [word for word in _tunables("")[1].split(":") if "rep_movsb_threshold" in word]
+    return fast and int(said[0].partition("rep_movsb_threshold=")[2], 16) <= least
+
+
+def test_the_c_library_copies_as_on_the_host(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # A page and parts of two others, and 64 pages that are filled. By its own CPU qemu copies the end first.
+    copied, filled = 6000, 64 * 4096
+    if not copies_by_strings(copied):
+        pytest.skip("this host copies 6,000 bytes otherwise")
+    trace = record(tmp_path, compiled(tmp_path, "copies"), str(copied), str(filled), k=0)
+    named = addresses(capfd)
+
+    for name, pages in (("from", 3), ("to", 2), ("fill", 64)):
+        touched = touches(trace, named[name][0], pages)
+        assert list(dict.fromkeys(touched["vpn"].tolist())) == [named[name][0] + i for i in range(pages)]
+    insns = touched["insns"]
+    assert filled // 64 < insns[-1] - insns[0] <= filled // 8
+
+
+def test_neighbours_are_one_vma_where_the_kernel_has_them_be_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = compiled(tmp_path, "advised")
+    native = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split("\n")[1:-1]
+    workload = load_workload(record(tmp_path, program, k=0), files="none")
+    [first] = addresses(capfd)["region"]
+
+    vma_of = np.zeros(len(workload.keys), np.int64)
+    for start, end, vma, *_ in workload.vma_change[workload.vma_row < workload.n_refs]:
+        vma_of[start:end] = vma
+    pages = np.searchsorted(workload.keys & VPN_MASK, first + np.arange(10, 90))
+    begins = [10, *(11 + np.flatnonzero(np.diff(vma_of[pages]))).tolist()]
+    assert [f"vma {page}" for page in begins] == native
+    if Path("/sys/kernel/mm/transparent_hugepage").exists():
+        assert {10, 31, 40, 50, 60, 70, 80} == set(begins)
+
+
+def test_tunables_that_are_given_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    record(tmp_path, "sh", "-c", "echo $GLIBC_TUNABLES")
+    own = capfd.readouterr().out.strip().split(":")
+    movsb = next(word for word in own if "rep_movsb" in word)
+    given = "glibc.malloc.check=0:glibc.cpu.x86_rep_movsb_threshold=0x3000"
+
+    assert len(own) == 5 and movsb.startswith("glibc.cpu.x86_rep_movsb_threshold=0x")
+    told = _tunables(given)[1].removeprefix("GLIBC_TUNABLES=").split(":")
+    assert sorted(told) == sorted([word for word in own if word != movsb] + given.split(":"))
+    assert _tunables("glibc.malloc.check=0,1") == []
 
 
 def test_every_reference_lies_in_a_mapping(touch: str, tmp_path: Path) -> None:

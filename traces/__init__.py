@@ -15,6 +15,7 @@ from kdtool.traces.schema import (
     BlockOp,
     RefKind,
     SchedEvent,
+    VmaAdvice,
     VmaFlag,
     schema_of,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "TableInfo",
     "Trace",
     "TraceWriter",
+    "VmaAdvice",
     "VmaFlag",
     "canonical_json",
     "memory_pages",

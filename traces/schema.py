@@ -27,7 +27,7 @@ __all__ = [
     "schema_of",
 ]
 
-SCHEMA_VERSION = "1.5"
+SCHEMA_VERSION = "1.6"
 
 NO_ROW = -1
 """`vmas.row` of a mapping in a trace without references."""
@@ -75,6 +75,17 @@ class VmaFlag(IntFlag):
     UNMAPPED = 32
     RANDOM = 64
     SEQUENTIAL = 128
+
+
+class VmaAdvice(IntFlag):
+    """`vmas.advice` of a mapping: what, beside its flags, neighbours have in common where they are one VMA.
+
+    Its pages are to be huge (MADV_HUGEPAGE) or not (MADV_NOHUGEPAGE, MAP_STACK); no swap is reserved for it.
+    """
+
+    HUGEPAGE = 1
+    NOHUGEPAGE = 2
+    NORESERVE = 4
 
 
 class SchedEvent(IntEnum):
@@ -162,6 +173,7 @@ TABLES: dict[str, pa.Schema] = {
         name_id=pa.uint32(),
         row=pa.int64(),
         offset_pages=pa.int64(),
+        advice=pa.uint8(),
     ),
     # A process `pid` that begins with the address space of `parent`, after `row` rows of `refs` and `vma_row`
     # of `vmas`, its own among them. A child of vfork() is its parent until it execs.
@@ -231,7 +243,10 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
-ADDED_SINCE_1_0: dict[tuple[str, str], int] = {("vmas", "offset_pages"): NO_OFFSET}
+ADDED_SINCE_1_0: dict[tuple[str, str], int] = {
+    ("vmas", "offset_pages"): NO_OFFSET,
+    ("vmas", "advice"): 0,
+}
 """Columns that older traces of this major version lack, and what is read instead."""
 
 
