@@ -4,6 +4,7 @@ What is in the work folder already is kept, so that a bench that was ended goes 
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from bench.fidelity.looks import Looker
@@ -49,9 +50,17 @@ def measure_kernel(plan: Plan, store: Store, say: Say) -> None:
     for rotational in (False, True):
         places = [place for place in bench.places if place.setting.rotational == rotational]
         if places:
-            with own_swap(rotational, plan.swap_size) as device, Looker(device) as looker:
+            with own_swap(rotational, plan.swap_size) as device, _looker_at(device, rotational) as looker:
                 for place in places:
                     bench.measure(place, device, looker)
+
+
+def _looker_at(device: str, rotational: bool) -> AbstractContextManager[Looker | None]:
+    """Return who looks at a device between runs, if any does.
+
+    Readahead by cluster reads what lies beside a page on the device: pages of ours there would matter.
+    """
+    return nullcontext() if rotational else Looker(device)
 
 
 class _Bench:
@@ -83,16 +92,17 @@ class _Bench:
         found = self._so_far(place)
         return 0 if found.trouble else max(self._plan.runs - len(found.runs), 0)
 
-    def measure(self, place: Place, device: str, looker: Looker) -> None:
+    def measure(self, place: Place, device: str, looker: Looker | None) -> None:
         """Run a cell until it has its runs or is given up; each run is kept as soon as it is made."""
         measured, runs, disturbed = self._so_far(place), self._plan.runs, 0
         while len(measured.runs) < runs and not measured.trouble and disturbed < MAX_DISTURBED:
-            before = looker.look()
+            before = [looker.look()] if looker else []
             facts, run, changed = self._run(place, device, len(measured.runs))
             problem = self._judge(place, measured, facts, changed)
             if problem is None:
                 measured.runs.append(run)
-                measured.looks += [before, looker.look()] if len(measured.runs) == runs else [before]
+                ends = len(measured.runs) == runs
+                measured.looks += [*before, looker.look()] if looker and ends else before
                 self._ran(1, f"{place.name}: run {len(measured.runs)}: {_describe(run)}")
             else:
                 self._say(f"{place.name}: {problem}")

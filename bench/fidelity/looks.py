@@ -3,7 +3,7 @@
 A virtual disk read a page in 46 us and, minutes later, in 81. Each run under the kernel has a look before
 it, and each cell one behind its last run; what replay says of a cell is for the disk that its runs had. A
 look is a few rounds of `kdtool calibrate`, of those numbers that lie in reads; nothing is written, and no run
-is on meanwhile.
+is on meanwhile. Not done on a device that rotates, see kernelruns.py.
 """
 
 from collections.abc import Sequence
