@@ -85,6 +85,7 @@ class Tracer:
         self._spool = reftrace.Spool.make(folder, request.k)
         self.reduction = Reduction("sad", request.k)
         self.environment: Mapping[str, str] = {}
+        self._told: list[str] = []
 
     def emulate(
         self, command: Sequence[str], environment: dict[str, str]
@@ -96,9 +97,9 @@ class Tracer:
         block before its middle, and so come to pages in another order than without qemu.
         """
         linker, rest = _linker_variables(environment)
-        own = [*linker, *_tunables(environment.get("GLIBC_TUNABLES", ""))]
+        self._told = _tunables(environment.get("GLIBC_TUNABLES", ""))
         qemu = [shutil.which(QEMU) or QEMU, "-plugin", self._options, "-0", self._program[0]]
-        return [*qemu, *own, *self._program[1:]], rest
+        return [*qemu, *linker, *self._told, *self._program[1:]], rest
 
     def start(self, pids: Sequence[int]) -> None:
         """Nothing: the plugin counts from the program's first instruction on."""
@@ -124,6 +125,7 @@ class Tracer:
             "events": ["refs"],
             "qemu": version.stdout.splitlines()[0],
             "plugin_sha256": self._digest,
+            "glibc_tunables": "".join(self._told[1:]).removeprefix("GLIBC_TUNABLES="),
             "insns": self._spool.count("insns"),
             "refs_counted": self._spool.count("refs"),
             "processes": self._spool.count("processes"),

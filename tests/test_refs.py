@@ -206,6 +206,8 @@ def test_the_c_library_copies_as_on_the_host(tmp_path: Path, capfd: pytest.Captu
 def test_neighbours_are_one_vma_where_the_kernel_has_them_be_one(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 7):
+        pytest.skip("stacks are VMAs of their own since Linux 6.7, which replay follows")
     program = compiled(tmp_path, "advised")
     native = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split("\n")[1:-1]
     workload = load_workload(record(tmp_path, program, k=0), files="none")
@@ -222,11 +224,13 @@ def test_neighbours_are_one_vma_where_the_kernel_has_them_be_one(
 
 
 def test_tunables_that_are_given_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    record(tmp_path, "sh", "-c", "echo $GLIBC_TUNABLES")
-    own = capfd.readouterr().out.strip().split(":")
+    trace = record(tmp_path, "sh", "-c", "echo $GLIBC_TUNABLES")
+    seen = capfd.readouterr().out.strip()
+    own = seen.split(":")
     movsb = next(word for word in own if "rep_movsb" in word)
     given = "glibc.malloc.check=0:glibc.cpu.x86_rep_movsb_threshold=0x3000"
 
+    assert trace.manifest.collector["sources"]["refs"]["glibc_tunables"] == seen
     assert len(own) == 5 and movsb.startswith("glibc.cpu.x86_rep_movsb_threshold=0x")
     told = _tunables(given)[1].removeprefix("GLIBC_TUNABLES=").split(":")
     assert sorted(told) == sorted([word for word in own if word != movsb] + given.split(":"))

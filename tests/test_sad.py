@@ -76,6 +76,11 @@ def contents(ops: list[Op]) -> list[int]:
     return after
 
 
+def unreduced(ops: list[Op]) -> list[Row]:
+    """Return every reference as if it were retained."""
+    return [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+
+
 def reduced_by_c(core: ctypes.CDLL, ops: list[Op], k: int) -> list[Row]:
     return [row for row in recorded_by_c(core, ops, k) if row[3] != reftrace.ZEROS_KIND]
 
@@ -208,7 +213,7 @@ def test_the_reduction_is_that_of_the_paper_and_lru_misses_are_equal_from_k_on(
     core: ctypes.CDLL, ops: list[Op], k: int
 ) -> None:
     reduced = reduced_by_c(core, ops, k)
-    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+    full = unreduced(ops)
 
     assert reduced == reduced_by_definition(ops, k)
     streams = [with_unmaps(ops, rows) for rows in (reduced, full)]
@@ -279,7 +284,7 @@ def lru_misses_of_moved(stream: list[tuple[int, Row | Op]], size: int) -> int:
 @given(ops=st.lists(st.one_of(*[references] * 12, unmaps, moves), max_size=300), k=st.integers(1, 24))
 def test_lru_misses_are_equal_where_pages_are_moved(core: ctypes.CDLL, ops: list[Op], k: int) -> None:
     reduced = reduced_by_c(core, ops, k)
-    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+    full = unreduced(ops)
 
     for size in range(k, 64):
         kept = lru_misses_of_moved(moved_and_touched(ops, reduced), size)
@@ -308,7 +313,7 @@ def first_stores(
 def test_after_a_fork_the_first_store_to_each_page_is_told_where_it_happened(
     core: ctypes.CDLL, ops: list[Op], k: int
 ) -> None:
-    full = [(i + 1, op.pid, op.vpn, op.kind) for i, op in enumerate(op for op in ops if op.what == REFER)]
+    full = unreduced(ops)
     forks = [sum(op.what == REFER for op in ops[:i]) for i, op in enumerate(ops) if op.what == FORK]
 
     reduced = sorted(reduced_by_c(core, ops, k))
