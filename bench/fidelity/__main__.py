@@ -23,6 +23,7 @@ from kdtool.errors import KdtoolError
 from kdtool.fidelity.score import Cell
 from kdtool.fidelity.settings import SETTINGS, find_setting
 from kdtool.fidelity.show import PLAIN_COLUMNS, print_fidelity, to_document
+from kdtool.kernel.tracefs import find_tracefs
 from kdtool.replay import load_device
 
 
@@ -90,6 +91,7 @@ def _run(arguments: argparse.Namespace, say: Say) -> None:
     store = Store(arguments.work)
     load_device(arguments.device)  # an unknown one is said before anything is measured
     if not arguments.score_only:
+        find_tracefs()  # looks at the disk need it, after minutes of recording
         if arguments.fresh:
             _forget(plan, store)
         forbid_huge_pages()
