@@ -4,10 +4,9 @@ What is in the work folder already is kept, so that a bench that was ended goes 
 """
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from bench.fidelity.looks import Looker
+from bench.fidelity.looks import Looker, looker_at
 from bench.fidelity.machine import Watch, own_swap
 from bench.fidelity.matrix import Plan, Say
 from bench.fidelity.store import Measured, Store
@@ -50,17 +49,9 @@ def measure_kernel(plan: Plan, store: Store, say: Say) -> None:
     for rotational in (False, True):
         places = [place for place in bench.places if place.setting.rotational == rotational]
         if places:
-            with own_swap(rotational, plan.swap_size) as device, _looker_at(device, rotational) as looker:
+            with own_swap(rotational, plan.swap_size) as device, looker_at(device, rotational) as looker:
                 for place in places:
                     bench.measure(place, device, looker)
-
-
-def _looker_at(device: str, rotational: bool) -> AbstractContextManager[Looker | None]:
-    """Return who looks at a device between runs, if any does.
-
-    Readahead by cluster reads what lies beside a page on the device: pages of ours there would matter.
-    """
-    return nullcontext() if rotational else Looker(device)
 
 
 class _Bench:

@@ -3,10 +3,11 @@
 A virtual disk read a page in 46 us and, minutes later, in 81. Each run under the kernel has a look before
 it, and each cell one behind its last run; what replay says of a cell is for the disk that its runs had. A
 look is a few rounds of `kdtool calibrate`, of those numbers that lie in reads; nothing is written, and no run
-is on meanwhile. Not done on a device that rotates, see kernelruns.py.
+is on meanwhile.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from typing import Self
 
@@ -16,7 +17,7 @@ from kdtool.errors import CapabilityError
 from kdtool.kernel.host import page_cluster
 from kdtool.kernel.swap import swap_devices, swap_disk
 
-__all__ = ["DRIFTING", "Looker", "Numbers", "of_cell"]
+__all__ = ["DRIFTING", "Looker", "Numbers", "looker_at", "of_cell"]
 
 DRIFTING = ("latency_ns", "service_ns", "transfer_ns", "major_ns", "minor_ns", "prefetch_ns", "range_ns")
 """Of DEVICE_FIELDS; whether reads are synchronous or end together does not change."""
@@ -52,6 +53,14 @@ class Looker:
         with page_cluster(0):
             samples = read_samples([self._bench.run() for _ in range(ROUNDS)])
         return {field: found for field in DRIFTING if (found := _median(samples[field])) is not None}
+
+
+def looker_at(device: str, rotational: bool) -> AbstractContextManager[Looker | None]:
+    """Return who looks at a device between runs, if any does.
+
+    Readahead by cluster reads what lies beside a page on the device: pages of ours there would matter.
+    """
+    return nullcontext() if rotational else Looker(device)
 
 
 def of_cell(looks: Sequence[Numbers]) -> Numbers:

@@ -24,6 +24,7 @@ from bench.live.store import LiveStore
 from bench.live.workloads import PAIRS, choose_pairs
 from kdtool.deploy.bpfsource import SOURCES
 from kdtool.errors import KdtoolError
+from kdtool.kernel.tracefs import find_tracefs
 from kdtool.live.table import Cell, make_cells, print_cells
 from kdtool.replay import load_device
 
@@ -67,6 +68,7 @@ def _cells(arguments: argparse.Namespace, store: LiveStore, say: Say) -> list[Ce
     device = None if arguments.replay is None else load_device(arguments.replay)
     plan = Plan([pair.run for pair in pairs], [], [], 0, K, 600.0, arguments.swap_size)
     if not arguments.show_only:
+        find_tracefs()  # looks at the disk need it, after minutes of recording
         forbid_huge_pages()
         record_references(replace(plan, programs=[pair.learn for pair in pairs]), store, say)
         for pair in pairs:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from bench.fidelity.looks import Looker, Numbers, looker_at, of_cell
 from bench.fidelity.machine import Watch, own_swap
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
@@ -33,6 +34,7 @@ __all__ = [
     "choose_variants",
     "learn",
     "limit_of",
+    "looks_of",
     "measure",
     "unlimited_ns",
 ]
@@ -43,7 +45,8 @@ LEARNED_FOR = {"degree_pages": 32, "agent_ns": 300_000}
 TRIES = 5
 DISTURBED_PAUSE_S = 3.0
 """Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
-UNLIMITED = "unlimited"
+UNLIMITED, LOOKS = "unlimited", "looks"
+"""What is kept beside the variants' runs."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,13 @@ def measure(
             ]
             if not todo:
                 continue
-            with own_swap(rotational, swap_size, loop=store.loop) as device:
+            with (
+                own_swap(rotational, swap_size, loop=store.loop) as device,
+                looker_at(device, rotational) as looker,
+            ):
                 for pair, variant in todo:
+                    if looker is not None:
+                        _look(pair, looker, store, number)
                     limit = limit_of(pair, store, percent)
                     wait_for_moment(number, runs)
                     row = _run(pair, variant, store, limit, real_time, device, say)
@@ -147,6 +155,18 @@ def measure(
                     done = store.runs(pair, variant.name, limit)
                     store.keep_runs(pair, variant.name, limit, [*done, row])
                     say(f"{pair.name} {variant.name} {number + 1}: {_describe(row)}")
+
+
+def looks_of(pair: Pair, store: LiveStore) -> Numbers:
+    """Return what reads took on the swap device while the pair was measured; empty if nobody looked."""
+    return of_cell(store.runs(pair, LOOKS, 0))
+
+
+def _look(pair: Pair, looker: Looker, store: LiveStore, number: int) -> None:
+    """Look at the disk, once a round and pair: before the first of its runs."""
+    done = store.runs(pair, LOOKS, 0)
+    if len(done) <= number:
+        store.keep_runs(pair, LOOKS, 0, [*done, looker.look()])
 
 
 def _run_unlimited(pair: Pair, store: LiveStore, number: int, say: Say) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.live.measure import LEARNED_FOR, Variant, limit_of, unlimited_ns
+from bench.live.measure import LEARNED_FOR, Variant, limit_of, looks_of, unlimited_ns
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.fidelity.footprint import replay_pages
@@ -25,7 +25,7 @@ def predict_pair(
     return predict(
         load_workload(Trace(store.trace(pair.run))),
         replay_pages(limit, footprint.kernel_bytes, 0),
-        device,
+        device.having(looks_of(pair, store)),
         unlimited_ns(pair, store),
         alone={name: policy for name, policy in policies.items() if not acts[name]},
         acting={
