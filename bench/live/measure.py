@@ -27,7 +27,8 @@ from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.live.policies import load_decider
 
 __all__ = [
-    "LEARNED_FOR",
+    "AGENT_NS",
+    "DEGREE_PAGES",
     "VARIANTS",
     "Say",
     "Variant",
@@ -40,8 +41,10 @@ __all__ = [
 ]
 
 Say = Callable[[str], None]
-LEARNED_FOR = {"degree_pages": 32, "agent_ns": 300_000}
-"""Far enough ahead for an agent that asks so late: see `agent_ns` of the results of kdtool deploy."""
+DEGREE_PAGES = 32
+"""How far ahead programs are learned to look, unless --degree says otherwise."""
+AGENT_NS = 300_000
+"""How late the agent is that they are learned for: see `median_lag_ns` of the results of kdtool deploy."""
 TRIES = 5
 DISTURBED_PAUSE_S = 3.0
 """Runs that others disturbed, or that the kernel killed for the limit, are made again so often."""
@@ -89,14 +92,15 @@ def choose_variants(names: Sequence[str] | None) -> list[Variant]:
     return [known[name] for name in (known if names is None else names)]
 
 
-def learn(pair: Pair, store: LiveStore, say: Say) -> None:
+def learn(pair: Pair, store: LiveStore, degree_pages: int, say: Say) -> None:
     """Learn the pair's program from its recording, unless that was done: from all of it but 1 %."""
-    if store.learned(pair, LEARNED_FOR):
+    wanted = {"degree_pages": degree_pages, "agent_ns": AGENT_NS}
+    if store.learned(pair, wanted):
         return
     say(f"{pair.name}: learning from {pair.learn.name}")
-    request = TrainingRequest(part="99%", **LEARNED_FOR)
+    request = TrainingRequest(part="99%", **wanted)
     summary = train_traces([store.trace(pair.learn)], store.program(pair), request, lambda *_: None)
-    store.keep_learned(pair, summary | LEARNED_FOR)
+    store.keep_learned(pair, summary | wanted)
 
 
 def limit_of(pair: Pair, store: LiveStore, percent: int) -> int:

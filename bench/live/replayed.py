@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.live.measure import LEARNED_FOR, Variant, limit_of, looks_of, unlimited_ns
+from bench.live.measure import AGENT_NS, Variant, limit_of, looks_of, unlimited_ns
 from bench.live.store import LiveStore
 from bench.live.workloads import Pair
 from kdtool.fidelity.footprint import replay_pages
@@ -31,7 +31,7 @@ def predict_pair(
         acting={
             v.name: ByAgent(
                 policies[v.name],
-                lateness_ns(store.runs(pair, v.name, limit), LEARNED_FOR["agent_ns"]),
+                lateness_ns(store.runs(pair, v.name, limit), AGENT_NS),
                 v.kernel.policies[0],
             )
             for v in variants

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.fidelity.store import Store
 from bench.live.workloads import Pair
+from kdtool.errors import ParameterError
 
 __all__ = ["LiveStore"]
 
@@ -29,10 +30,18 @@ class LiveStore(Store):
         return self._made("programs") / f"{pair.name}.rmt.json"
 
     def learned(self, pair: Pair, wanted: Mapping[str, int]) -> bool:
-        """Tell whether it was learned from the present version of its input, with these facts."""
+        """Tell whether it was learned from the present version of its input.
+
+        Raises ParameterError when that was with other facts than these: runs of that program may be kept.
+        """
         file = self.program(pair)
         found = self._read(file.with_name(f"{pair.name}.json"), pair.learn)
-        return file.exists() and found is not None and found.items() >= wanted.items()
+        if not file.exists() or found is None:
+            return False
+        had = {key: found.get(key) for key in wanted}
+        if had != dict(wanted):
+            raise ParameterError(f"{file}: was learned with {had}, not {wanted}: give another --work")
+        return True
 
     def keep_learned(self, pair: Pair, facts: dict[str, Any]) -> None:
         """Note what learning it took."""
