@@ -57,7 +57,7 @@ def zeros(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if n_bytes < HUGE_BYTES:
         return np.zeros(n, dtype)
     room = _spare.take(n_bytes)
-    array = np.frombuffer(room, np.uint8)
+    array = np.frombuffer(room, np.uint8, n_bytes)
     weakref.finalize(array, _spare.give, room).atexit = False
     return array.view(dtype)
 
@@ -74,13 +74,14 @@ class _Spare:
         self._n_bytes = 0
 
     def take(self, n_bytes: int) -> mmap.mmap:
-        """Return a mapping full of zeros."""
-        if rooms := self._rooms.get(n_bytes):
+        """Return a mapping that begins with so many zeros, in whole huge pages."""
+        size = -(-n_bytes // HUGE_BYTES) * HUGE_BYTES
+        if rooms := self._rooms.get(size):
             room = rooms.pop()
-            self._n_bytes -= n_bytes
-            np.frombuffer(room, np.uint8).fill(0)
+            self._n_bytes -= size
+            np.frombuffer(room, np.uint8, n_bytes).fill(0)
             return room
-        room = mmap.mmap(-1, n_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        room = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without huge pages
             room.madvise(mmap.MADV_HUGEPAGE)
         return room

@@ -14,13 +14,12 @@ that lie anywhere, of which one stays in a cache, and neither waits for the othe
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import extending as untyped_extending
 from numba import types
 
+from kdtool.replay.bits import first_set
 from kdtool.replay.cacheline import prefetch_line
 from kdtool.replay.longarrays import zeros
 from kdtool.replay.workload import Workload
@@ -30,25 +29,12 @@ __all__ = ["MOST_REFS", "LruPass"]
 
 MOST_REFS = (1 << 31) - 2
 """Rows are 32-bit numbers here."""
-extending: Any = untyped_extending
 
 TAIL, HELD, FREED = range(3)
 AHEAD_ROWS = 48
 """How many rows ahead `last` is asked for."""
 
 _I4, _I8, _U8 = (types.Array(dtype, 1, "C") for dtype in (types.int32, types.int64, types.uint64))
-
-
-def _first_set(typing_context: Any, word: Any) -> Any:
-    """Return the index of the lowest bit that is set in a word that has one."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
-
-    return types.int64(types.uint64), generate
-
-
-first_set: Any = extending.intrinsic(_first_set)
 
 
 @dataclass(frozen=True)

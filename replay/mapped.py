@@ -148,7 +148,7 @@ def _remap(p, flags, map_of, n_kept, keys, files, key_state, freed, owners):  # 
     kind[p], mapping[p] = _kind(flags), map_of
 
 
-@jit()
+@jit(nogil=True)
 def _follow(  # type: ignore[no-untyped-def]
     stop_row, stop_change, page, store, changes, keys, files, keep, key_state, freed, key_of_row, owners
 ):
@@ -239,7 +239,7 @@ def holds_code(
     return np.asarray(before[last] > before[first])
 
 
-@jit()
+@jit(nogil=True)
 def note_kinds(kind, page, store, code):  # type: ignore[no-untyped-def]
     """Set `store` of the references that write, and `code` of the pages that were run."""
     for i in range(len(page)):

@@ -4,12 +4,10 @@
        this process          workers of the trace
 
 A shadow is run before its cell's policies, which see it in memory that all of them share. Of what can start,
-what is expected to take longest does, so that no worker is left with a long one at the end: a policy that was
-not run yet, and then by how many times the shadow's time it took in another cell. The next trace is read
-while workers are busy with the one before.
+what is expected to take longest does, so that no worker is left with a long one at the end. The next trace is
+read while workers are busy with the one before.
 """
 
-import math
 import os
 from collections import deque
 from dataclasses import dataclass, replace
@@ -126,12 +124,18 @@ class Task:
 
 
 class LongestFirst:
-    """Tasks that can start. Shadows, and policies that were not run yet, are taken to be endless."""
+    """Tasks that can start, in order of what they are expected to take.
+
+    A shadow comes before all others, which it keeps waiting. Then what nobody knows: policies that were not
+    started before those that were and are not done, and each where its cell's shadow took longest. How much
+    longer than that it takes, the first run of a policy says for the others.
+    """
 
     def __init__(self) -> None:
         self._tasks: list[Task] = []
         self._shadow_s: dict[int, float] = {}
         self._times_shadow: dict[int, float] = {}
+        self._started: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -141,10 +145,11 @@ class LongestFirst:
         self._tasks.append(task)
 
     def take(self) -> Task:
-        """Take out the task that is expected to take longest, the first of several."""
-        longest = max(self._tasks, key=self._expected_s)
-        self._tasks.remove(longest)
-        return longest
+        """Take out the task that is to start now, the first of several."""
+        first = max(self._tasks, key=self._urgency)
+        self._tasks.remove(first)
+        self._started.add(first.policy)
+        return first
 
     def learn(self, task: Task, took_s: float) -> None:
         """Note how long a task took; a policy's time is counted in times of its cell's shadow."""
@@ -153,10 +158,13 @@ class LongestFirst:
         else:
             self._times_shadow[task.policy] = took_s / self._shadow_s[task.index]
 
-    def _expected_s(self, task: Task) -> float:
-        if task.policy not in self._times_shadow:
-            return math.inf
-        return self._times_shadow[task.policy] * self._shadow_s[task.index]
+    def _urgency(self, task: Task) -> tuple[int, float]:
+        if task.policy == SHADOW:
+            return 3, 0.0
+        shadow_s, times = self._shadow_s[task.index], self._times_shadow.get(task.policy)
+        if times is not None:
+            return 0, times * shadow_s
+        return (1 if task.policy in self._started else 2), shadow_s
 
 
 class _Parallel:

@@ -25,7 +25,7 @@ def own_clocks(insns: npt.NDArray[np.int64], thread: npt.NDArray[np.int32], n_th
     return bool(_go_on(insns, thread, np.zeros((n_threads, 2), np.int64)))
 
 
-@jit()
+@jit(nogil=True)
 def _go_on(insns, thread, clocks):  # type: ignore[no-untyped-def]
     """clocks : where each thread is, and where its program began."""
     total = np.int64(0)

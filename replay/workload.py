@@ -30,7 +30,7 @@ from kdtool.replay.mapped import (
     spans,
 )
 from kdtool.replay.memory import ZeroPages, no_zeros
-from kdtool.replay.numbering import add_keys, number_keys, number_own
+from kdtool.replay.numbering import add_keys, count_distinct, number_keys, number_own
 from kdtool.replay.policies.linux_file import RA_PAGES
 from kdtool.replay.sharing import SharedPages, Sharing
 from kdtool.replay.streams import Streams, last_insns, own_clocks, split
@@ -40,6 +40,9 @@ from kdtool.replay.zeropages import find_zero_pages, replayed_rows
 from kdtool.traces import Trace
 
 __all__ = ["Workload", "load_workload", "workload_from_arrays"]
+
+READ_IN_ORDER = ("pid", "vpn", "kind", "tid", "insns", "ip")
+"""The order in which workload_from_arrays() asks for the columns of `refs`."""
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,10 @@ class Workload:
             (self.vma_row, self.vma_change, changed),
         )
 
-    @property
+    @cached_property
     def footprint_pages(self) -> int:
         """Return the number of distinct pages referenced."""
-        touched = np.zeros(self.n_pages, np.bool_)
-        touched[self.page] = True
-        return int(np.count_nonzero(touched))
+        return count_distinct(self.page, self.n_pages)
 
 
 def load_workload(
@@ -186,21 +187,21 @@ def load_workload(
             f"{trace.path}: has no page references: faults say what one memory and one policy missed, not "
             f"what others would have missed: record it with `kdtool collect --events refs`"
         )
-    refs = OneByOne(trace, "refs")
     maps = trace.columns("vmas") if trace.rows("vmas") else None
     reduction = trace.manifest.reduction
-    return workload_from_arrays(
-        trace.path.name,
-        trace.sha256,
-        refs,
-        maps,
-        reduction.k if reduction is not None else 0,
-        files,
-        ra_pages,
-        trace.columns("forks") if trace.rows("forks") else None,
-        trace.columns("waits") if trace.rows("waits") else None,
-        trace.columns("zeros")["row"] if trace.rows("zeros") else None,
-    )
+    with OneByOne(trace, "refs", READ_IN_ORDER) as refs:
+        return workload_from_arrays(
+            trace.path.name,
+            trace.sha256,
+            refs,
+            maps,
+            reduction.k if reduction is not None else 0,
+            files,
+            ra_pages,
+            trace.columns("forks") if trace.rows("forks") else None,
+            trace.columns("waits") if trace.rows("waits") else None,
+            trace.columns("zeros")["row"] if trace.rows("zeros") else None,
+        )
 
 
 def workload_from_arrays(

@@ -32,6 +32,11 @@ def test_an_array_that_is_gone_leaves_its_room_and_nothing_in_it():
     assert again.dtype == np.int32
     assert not again.any()
     again[0] = 1  # it can be written
+    again[:] = 7
+    del again
+    longer = zeros(N + 5, np.int64)  # as many huge pages
+    assert address(longer) == where
+    assert not longer.any()
 
 
 def is_mapped(where):

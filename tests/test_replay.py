@@ -21,6 +21,7 @@ from kdtool.replay import (
     load_policy,
     load_workload,
     longarrays,
+    numbering,
     replay,
     run_shadow,
 )
@@ -37,7 +38,7 @@ from kdtool.replay.memory import (
     RESIDENT,
     UNMAPPED,
 )
-from kdtool.replay.numbering import number_keys
+from kdtool.replay.numbering import count_distinct, number_keys
 from kdtool.replay.policies.base import Prepared
 from kdtool.rmt import stride_program
 from kdtool.traces import NO_ROW, RefKind, VmaFlag
@@ -454,6 +455,15 @@ def test_keys_are_numbered_as_numpy_does_it(keys, more):
         found, given_numbers = number_keys(column)
         assert found.tolist() == distinct.tolist()
         assert given_numbers.tolist() == numbers.tolist()
+        assert count_distinct(given_numbers, len(found) + 1) == len(found)
+
+
+def test_more_places_than_can_be_told_apart_are_refused(monkeypatch):
+    monkeypatch.setattr(numbering, "_MOST_WORDS", 2048)  # the table's first size
+    keys = np.arange(2048) << 6
+    assert number_keys(keys)[1].tolist() == list(range(2048))
+    with pytest.raises(CapabilityError, match="pages in more than 2,048 places"):
+        number_keys(np.append(keys, -1))
 
 
 @pytest.mark.parametrize("field", ["insn_ps", "latency_ns"])

@@ -89,13 +89,17 @@ def test_what_is_not_known_starts_first_and_then_the_longest():
     for task in (large(vma), small(vma), large(leap), small(leap)):
         waiting.add(task)
 
-    waiting.learn(large(vma), 6.0)
     unknown = [waiting.take() for _ in range(2)]
-    waiting.learn(unknown[0], 9.0)
+    waiting.learn(small(vma), 8.0)
+    waiting.add(small(vma))
+    waiting.add(small())
+    running = [waiting.take() for _ in range(2)]
+    waiting.learn(small(leap), 12.0)
     waiting.add(small(leap))
     known = [waiting.take() for _ in range(3)]
 
-    assert unknown == [large(leap), small(leap)]
+    assert unknown == [small(vma), small(leap)]  # each policy once, where it takes longest
+    assert running == [small(), large(leap)]
     assert known == [small(leap), small(vma), large(vma)]
     assert len(waiting) == 0
 
@@ -235,6 +239,23 @@ def test_a_worker_that_was_killed_while_it_waited_is_one_line():
         assert gone([rows[0]["pid"]], within_s=10)
         with pytest.raises(CapabilityError, match="second: its process was killed by SIGKILL"):
             workers.start("second", serve, (0, 0), rows.append, Display().line("second"))
+
+
+def test_a_worker_tells_of_all_rows_now_and_then(monkeypatch):
+    def serve(call, report):
+        for _ in range(100):
+            report(3)
+        return {}
+
+    told = []
+    line = Display().line("work")
+    monkeypatch.setattr(line, "advance", told.append)
+    with Workers(1) as workers:
+        workers.start("work", serve, (0, 0), lambda row: None, line)
+        while workers.n_running:
+            workers.wait()
+    assert sum(told) == 300
+    assert len(told) < 10
 
 
 SWEEP = """

@@ -230,8 +230,21 @@ def test_batches_are_the_columns_in_pieces(tmp_path_factory, rows, cuts):
         assert np.array_equal(pieces, values)
     read = OneByOne(made, "refs")["vpn"]  # segments side by side
     assert read.dtype == np.uint64 and np.array_equal(read, whole["vpn"]) and read.flags.writeable
+    with OneByOne(made, "refs", ["tid", "kind", "insns", "vpn", "ip"]) as ahead:
+        for name in ("tid", "ip", "vpn", "kind", "vpn"):  # in another order, one of them twice
+            assert np.array_equal(ahead[name], made.columns("refs", [name])[name])
     for at, cut in enumerate(cuts):
         assert sum(len(batch["vpn"]) for batch in made.batches("refs", ["vpn"], segment=at)) == cut
+
+
+def test_a_column_that_cannot_be_read_is_refused_when_it_is_asked_for(trace):
+    opened = Trace(trace.path)
+    next((trace.path / "refs").iterdir()).unlink()
+    with (
+        OneByOne(opened, "refs", ["vpn", "ip"]) as refs,
+        pytest.raises(TraceError, match="cannot be decoded"),
+    ):
+        refs["vpn"]
 
 
 def test_a_segment_that_holds_fewer_rows_than_promised_is_refused(trace):

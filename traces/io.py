@@ -8,6 +8,7 @@ Unit of work: a table's columns as arrays, whole or a batch at a time. How it co
 
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,11 @@ class Trace:
                 f"says which and seals what was left"
             )
         self.manifest = Manifest.read(self.path / MANIFEST)
-        for table, info in self.manifest.tables.items():
-            for segment in info.segments:
-                self._check(table, segment)
+        tables = self.manifest.tables.items()
+        checked = [(table, segment) for table, info in tables for segment in info.segments]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing holds no GIL
+            for _ in threads.map(self._check, *zip(*checked, strict=True)):
+                pass
 
     @property
     def sha256(self) -> str:
