@@ -6,6 +6,7 @@
 //
 // A reference is one access to one page: every load and store (both pages of a crossing one), the page of the
 // code at each translation block, and what the kernel reads or writes in user buffers for a system call.
+// An instruction that reads and writes one operand stores from the start, as on a CPU (pgmodify.h).
 // A kernel write is a STORE with ip 0, since it dirties the page; a kernel read is KERNEL with ip 0.
 //
 // Order: every reference takes the lock of the shared state (sad.h) and the next seq. The one exception is a
@@ -312,8 +313,7 @@ static void __attribute__((noinline)) refer(thread_t *t, uint64_t vpn, uint32_t 
 static inline bool repeats(const thread_t *t, uint64_t vpn) { return vpn == t->vpn && S->now == t->now; }
 
 static void __attribute__((noinline)) refer_data(thread_t *t, qemu_plugin_meminfo_t info, uint64_t address,
-                                                 uint64_t ip) {
-    bool store = qemu_plugin_mem_is_store(info);
+                                                 uint64_t ip, bool store) {
     uint32_t kind = store ? KIND_STORE : KIND_LOAD;
     uint64_t vpn = address >> PAGE_SHIFT;
     if (!repeats(t, vpn) || (store && !t->dirty)) refer(t, vpn, kind, ip);
@@ -322,12 +322,21 @@ static void __attribute__((noinline)) refer_data(thread_t *t, qemu_plugin_meminf
     if (last != vpn) refer(t, last, kind, ip);
 }
 
-static void on_data(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void *ip) {
-    thread_t *t = threads[vcpu];
+static inline bool seen(thread_t *t, uint64_t address) {
     t->refs++;
     bool may_cross = (address & PAGE_MASK) + LARGEST_ACCESS > PAGE_MASK + 1;
-    if (t->dirty && repeats(t, address >> PAGE_SHIFT) && !may_cross) return;   // a load or a store, it is all the same
-    refer_data(t, info, address, (uint64_t)ip);
+    return t->dirty && repeats(t, address >> PAGE_SHIFT) && !may_cross;        // a load or a store, it is all the same
+}
+
+static void on_data(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void *ip) {
+    thread_t *t = threads[vcpu];
+    if (!seen(t, address)) refer_data(t, info, address, (uint64_t)ip, qemu_plugin_mem_is_store(info));
+}
+
+// The load or the store of an instruction that does both to one operand, see pgmodify.h.
+static void on_modified(unsigned vcpu, qemu_plugin_meminfo_t info, uint64_t address, void *ip) {
+    thread_t *t = threads[vcpu];
+    if (!seen(t, address)) refer_data(t, info, address, (uint64_t)ip, true);
 }
 
 static void on_code(unsigned vcpu, void *packed) {
@@ -346,6 +355,8 @@ static void on_iteration(unsigned vcpu, void *address) {
     if (!repeats(t, (uint64_t)address >> PAGE_SHIFT)) refer(t, (uint64_t)address >> PAGE_SHIFT, KIND_CODE, (uint64_t)address);
     t->insns += ++t->iterations % ITERATIONS_AN_INSN == 0;
 }
+
+#include "pgmodify.h"
 
 static bool moves_or_stores_strings(const uint8_t *code, size_t bytes) {
     bool repeated = false;
@@ -377,7 +388,9 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
             page = last;
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_code, NO_REGISTERS, (void *)(page << PAGE_SHIFT));
         }
-        qemu_plugin_register_vcpu_mem_cb(insn, on_data, NO_REGISTERS, MEM_READ_WRITE, (void *)address);
+        bool modifies = modifies_memory((const uint8_t *)address, qemu_plugin_insn_size(insn));
+        mem_callback callback = modifies ? on_modified : on_data;
+        qemu_plugin_register_vcpu_mem_cb(insn, callback, NO_REGISTERS, MEM_READ_WRITE, (void *)address);
     }
 }
 

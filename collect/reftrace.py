@@ -19,7 +19,16 @@ from kdtool.traces import NO_TID, TraceWriter, VmaFlag
 
 __all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
 
-SOURCES = ("pgtrace.c", "pgexec.h", "pglayout.h", "pgwaits.h", "pgzeros.h", "sad.h", "sadstate.h")
+SOURCES = (
+    "pgtrace.c",
+    "pgexec.h",
+    "pglayout.h",
+    "pgmodify.h",
+    "pgwaits.h",
+    "pgzeros.h",
+    "sad.h",
+    "sadstate.h",
+)
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20

@@ -181,6 +181,26 @@ def test_mappings_lie_as_linux_puts_them_and_the_heap_may_grow(
     assert np.diff(found["heap"]).tolist() == [4096, 4096]
 
 
+@pytest.mark.parametrize("k", [0, 64])
+def test_what_modifies_memory_stores_from_the_start_as_on_the_cpu(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], k: int
+) -> None:
+    program = compiled(tmp_path, "modifies")
+    native = subprocess.run([program, "faults"], capture_output=True, text=True, check=True).stdout
+    trace = record(tmp_path, program, "touch", k=k)
+
+    writes, names = zip(*(line.split(" ", 1) for line in native.splitlines()), strict=True)
+    [start] = addresses(capfd)["base"]
+    seen = touches(trace, start, len(names))
+    vpns, first = np.unique(seen["vpn"], return_index=True)
+    stores = seen["kind"][first] == RefKind.STORE
+    assert vpns.tolist() == list(range(start, start + len(names)))
+    assert dict(zip(names, stores.tolist(), strict=True)) == {
+        name: write == "1" for name, write in zip(names, writes, strict=True)
+    }
+    assert 0 < stores.sum() < len(names)
+
+
 def copies_by_strings(least: int) -> bool:
     """Tell whether this host's C library copies so many bytes by string instructions, from front to back."""
     fast = {"erms", "fsrm"} <= set(Path("/proc/cpuinfo").read_text().split())
