@@ -110,7 +110,10 @@ def _place_all(
     words, held = np.empty(0, np.int64), np.empty(0, np.uint64)
     while at < len(keys):
         if n >= _MOST_WORDS:
-            raise CapabilityError(f"pages in more than {n:,} places: this many cannot be told apart")
+            raise CapabilityError(
+                f"pages in more than {n:,} places of {_PLACES + 1} pages: more cannot be told apart: record "
+                f"a shorter run"
+            )
         bits += 1
         words, held = _longer(words, 1 << (bits - 1)), _longer(held, 1 << (bits - 1))
         at, n = _place(keys, at, places, np.full(1 << bits, -1, np.int32), words, held, n, bits)

@@ -6,6 +6,10 @@ import pytest
 from builders import ssd, strided_trace
 from rich.console import Console
 
+from bench.fidelity.looks import DRIFTING
+from bench.live.measure import _look, looks_of
+from bench.live.store import LiveStore
+from bench.live.workloads import PAIRS
 from kdtool.errors import ParameterError
 from kdtool.live.predict import ByAgent, Predicted, lateness_ns, predict
 from kdtool.live.table import make_cells, print_cells
@@ -79,3 +83,34 @@ def printed(cells):
     out = StringIO()
     print_cells(cells, Console(file=out, width=140))
     return out.getvalue()
+
+
+def test_a_program_that_looks_otherwise_far_ahead_is_not_mixed_with_runs_of_another(tmp_path):
+    store, pair, wanted = LiveStore(tmp_path, loop=False), PAIRS[0], {"degree_pages": 32, "agent_ns": 1}
+    assert not store.learned(pair, wanted)
+    store.program(pair).write_text("{}")
+    store.keep_learned(pair, {"leaves": 3, **wanted})
+
+    assert store.learned(pair, wanted)
+    with pytest.raises(ParameterError, match=r"was learned with .*32.* not .*48.*: give another --work"):
+        store.learned(pair, wanted | {"degree_pages": 48})
+
+
+def test_the_disk_is_looked_at_once_a_round_and_pair(tmp_path):
+    class Counting:
+        n_looks = 0
+
+        def look(self):
+            self.n_looks += 1
+            return dict.fromkeys(DRIFTING, 10 * self.n_looks)
+
+    store, looker = LiveStore(tmp_path, loop=False), Counting()
+    assert looks_of(PAIRS[0], store) == {}
+    for number in range(3):
+        for pair in PAIRS[:2]:
+            for _variant in range(4):
+                _look(pair, looker, store, number)
+
+    assert looker.n_looks == 6
+    assert looks_of(PAIRS[0], store) == dict.fromkeys(DRIFTING, 30)  # of 10, 30 and 50
+    assert looks_of(PAIRS[1], store) == dict.fromkeys(DRIFTING, 40)

@@ -52,10 +52,10 @@ class Trace:
             )
         self.manifest = Manifest.read(self.path / MANIFEST)
         tables = self.manifest.tables.items()
-        checked = [(table, segment) for table, info in tables for segment in info.segments]
+        segments = [(table, segment) for table, info in tables for segment in info.segments]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # hashing holds no GIL
-            for _ in threads.map(self._check, *zip(*checked, strict=True)):
-                pass
+            for checked in [threads.submit(self._check, *segment) for segment in segments]:
+                checked.result()
 
     @property
     def sha256(self) -> str:

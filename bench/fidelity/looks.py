@@ -1,9 +1,8 @@
 """Looks at the swap device while the matrix is measured: how long reads take there drifts.
 
-A virtual disk read a page in 46 us and, minutes later, in 81. Each run under the kernel has a look before
-it, and each cell one behind its last run; what replay says of a cell is for the disk that its runs had. A
-look is a few rounds of `kdtool calibrate`, of those numbers that lie in reads; nothing is written, and no run
-is on meanwhile.
+A virtual disk read a page in 46 us and, minutes later, in 81. What replay says of runs is for the disk that
+they had: looks lie before them, and behind a cell's last in bench/fidelity. A look is a few rounds of
+`kdtool calibrate`, of those numbers that lie in reads; nothing is written, and no run is on meanwhile.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Does a learned prefetcher make real programs faster? python -m bench.live, from the root of the project.
 
 Learns from each program with one input, and runs it with another in half its memory: under Linux's own
-readahead, and with the agent of `kdtool deploy`. As root, with qemu-user and gcc; see docs/deploy.md.
-What it measures is kept in the work folder: started again, it goes on.
+readahead, and with the agent of `kdtool deploy`. As root, with qemu-user, gcc and tracefs; see
+docs/deploy.md. What it measures is kept in the work folder: started again, it goes on.
 """
 
 import argparse
