@@ -20,9 +20,9 @@ from kdtool.collect import reftrace
 from kdtool.collect.base import Problem, Progress, Request, Scope
 from kdtool.collect.compiled import build
 from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
-from kdtool.traces import Reduction, TraceWriter
+from kdtool.traces import Reduction, Trace, TraceWriter
 
-__all__ = ["References"]
+__all__ = ["References", "recorded_by_this_version"]
 
 QEMU = "qemu-x86_64"
 LINKER = "/lib64/ld-linux-x86-64.so.2"
@@ -37,6 +37,15 @@ COPYING = tuple(
 PACKAGES = "qemu-user gcc libc6-dev"
 MAX_K = 1 << 20
 ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
+
+
+def recorded_by_this_version(trace: Trace) -> bool:
+    """Tell whether the plugin that would record now recorded `trace`: what another saw may differ.
+
+    Raises CapabilityError or CommandError where the plugin cannot be compiled.
+    """
+    recorded = trace.manifest.collector["sources"].get(References.name, {})
+    return bool(recorded.get("plugin_sha256") == build(reftrace.SOURCES, PACKAGES)[1])
 
 
 class References:

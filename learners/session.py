@@ -9,6 +9,7 @@ from kdtool.errors import ParameterError, ProgramError, unknown_name
 from kdtool.features import Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
+from kdtool.learners.training import usual_degree
 from kdtool.replay import compile_ahead, load_device, load_workload
 from kdtool.replay.files import check_target, whole_file
 from kdtool.rmt import Network, Program, program_sha256, write_program
@@ -25,6 +26,7 @@ MAX_SEED = 2**31 - 1
 class TrainingRequest:
     """What `kdtool train` was asked for; texts as on the command line.
 
+    degree_pages : None: as train() says
     agent_ns : how late the agent is that will run it, see replay/agent.py; 0: the kernel will
     """
 
@@ -33,7 +35,7 @@ class TrainingRequest:
     memory: str = "50%"
     device: str = "ssd"
     part: str = "60%"
-    degree_pages: int = 16
+    degree_pages: int | None = None
     seed: int = 0
     dataset: Path | None = None
     allow_loss: bool = False
@@ -62,7 +64,9 @@ def train_traces(
     compile_ahead()
     workloads = (load_workload(Trace(path), allow_loss=request.allow_loss) for path in traces)
     parts = [
-        training_part(workload, request.memory, device, fraction, request.degree_pages)
+        training_part(
+            workload, request.memory, device, fraction, request.degree_pages or usual_degree(device)
+        )
         for workload in workloads
     ]
     program, best = train(
@@ -78,6 +82,7 @@ def train_traces(
         "sha256": program_sha256(program),
         "features": best.features.name,
         **best.setting,
+        "degree_pages": program.guards.degree_pages,
         "samples": len(samples.y),
         **_size(program),
         **_loss(program),

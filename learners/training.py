@@ -17,20 +17,21 @@ import numpy as np
 
 from kdtool.features import FEATURE_SETS, Dataset, FeatureSet
 from kdtool.learners.base import Learner
+from kdtool.learners.degree import choose_degree
+from kdtool.learners.judging import judged_ns
 from kdtool.learners.parts import TrainingPart, part_dataset
-from kdtool.replay import Device, Flush, LiveSetting, Policy, ProgramPolicy, load_policy, replay
+from kdtool.replay import Device, ProgramPolicy, load_policy
 from kdtool.rmt import Model, Network, Program
-from kdtool.rmt.agentrules import FRESH_NS
 
-__all__ = ["Candidate", "best_candidate", "train"]
+__all__ = ["Candidate", "best_candidate", "train", "usual_degree"]
 
 EQUAL_PERMILLE = 50
 """Candidates are equal that lack no more than this of what the best saves: the moment of the kernel's
 statistics period at which a program starts changes what a candidate saves by up to 8 % (convolution)."""
 MAX_FIT_SAMPLES, MAX_FINAL_SAMPLES = 100_000, 400_000
 """More swap-ins than this are thinned evenly before a fit: they repeat what the others say and take time."""
-
-FRESH = Flush(FRESH_NS, 0)
+DEGREE_PAGES, AGENT_DEGREE_PAGES = 16, 32
+"""How far ahead a program predicts for the kernel; candidates for an agent, whose degree is chosen then."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +53,61 @@ def train(
     learner: Learner,
     device: Device,
     *,
-    degree_pages: int,
+    degree_pages: int | None = None,
     seed: int,
     progress: Callable[[Candidate, int], None] | None = None,
 ) -> tuple[Program, Candidate]:
     """Return the best program, fitted on all of the training parts, and the candidate it came from.
 
-    `progress` gets each candidate and how many there are.
+    degree_pages : how many pages it predicts at once; None: DEGREE_PAGES, for an agent what
+        choose_degree() says. Then `degree_ms` of the program's provenance has what each took
+    progress : gets each candidate and how many there are
+
     Deterministic: the same parts, learner, device, degree and seed give the same program.
     """
-    none_ns = _choosing_ns(parts, load_policy("none"), device)
+    usual_pages = usual_degree(device)
+    best, sample = _best_candidate(parts, learner, device, degree_pages or usual_pages, seed, progress)
+    facts = _provenance(parts, learner, best, device, seed)
+
+    def fit(dataset: Dataset, pages: int) -> Program:
+        return learner.fit(dataset, best.features, best.setting, degree_pages=pages, seed=seed)
+
+    if degree_pages is None and device.agent_ns:
+        degree_pages, runtime_ns = choose_degree(parts, lambda pages: fit(sample, pages), device)
+        facts["degree_ms"] = [f"{pages}: {ns // 1_000_000}" for pages, ns in runtime_ns.items()]
+    whole = _thinned(part_dataset(parts, best.features, whole=True), MAX_FINAL_SAMPLES)
+    program = fit(whole, degree_pages or usual_pages)
+    return replace(program, provenance={**program.provenance, **facts}), best
+
+
+def usual_degree(device: Device) -> int:
+    """Return how many pages ahead programs predict until a degree is chosen."""
+    return AGENT_DEGREE_PAGES if device.agent_ns else DEGREE_PAGES
+
+
+def _best_candidate(
+    parts: list[TrainingPart],
+    learner: Learner,
+    device: Device,
+    degree_pages: int,
+    seed: int,
+    progress: Callable[[Candidate, int], None] | None,
+) -> tuple[Candidate, Dataset]:
+    """Fit and judge every candidate; return the best, and the samples that it was fitted on."""
+    none_ns = judged_ns(parts, load_policy("none"), device)
     samples = _samples(parts)
     n_candidates = len(samples) * len(learner.candidates())
     candidates = []
     for features, dataset in samples:
         for setting in learner.candidates():
             program = learner.fit(dataset, features, setting, degree_pages=degree_pages, seed=seed)
-            runtime_ns = _choosing_ns(parts, ProgramPolicy(program), device)
+            runtime_ns = judged_ns(parts, ProgramPolicy(program), device)
             size = sum(map(_size, program.models))
             candidates.append(Candidate(features, setting, runtime_ns, size))
             if progress is not None:
                 progress(candidates[-1], n_candidates)
     best = best_candidate(candidates, none_ns)
-    whole = _thinned(part_dataset(parts, best.features, whole=True), MAX_FINAL_SAMPLES)
-    program = learner.fit(whole, best.features, best.setting, degree_pages=degree_pages, seed=seed)
-    return replace(
-        program, provenance={**program.provenance, **_provenance(parts, learner, best, device, seed)}
-    ), best
+    return best, next(dataset for features, dataset in samples if features is best.features)
 
 
 def best_candidate(candidates: Sequence[Candidate], none_ns: int) -> Candidate:
@@ -118,22 +147,6 @@ def _thinned(dataset: Dataset, max_samples: int) -> Dataset:
 
 def _size(model: Model) -> int:
     return model.n_weights if isinstance(model, Network) else model.n_leaves
-
-
-def _choosing_ns(parts: list[TrainingPart], policy: Policy, device: Device) -> int:
-    """Replay every part at every judged memory; return the run time on `choose`.
-
-    An agent's policy is judged as it will run: beside the kernel's own readahead, with statistics that are
-    kept up to date.
-    """
-    live, judged = LiveSetting(), [(part, shadow) for part in parts for shadow in part.judged]
-    if device.agent_ns:
-        live = LiveSetting(load_policy("linux-vma"))
-        judged = [(part, replace(shadow, flush=FRESH)) for part, shadow in judged]
-    return sum(
-        replay(part.workload, policy, shadow, device, from_row=part.choose_row, live=live).runtime_ns
-        for part, shadow in judged
-    )
 
 
 def _provenance(

@@ -11,6 +11,7 @@ from builders import ssd, strided_trace, workload, write_refs
 from kdtool.errors import KdtoolError, TraceError
 from kdtool.features import FEATURE_SETS
 from kdtool.learners import LEARNERS, Candidate, find_learner, train, training_part
+from kdtool.learners.degree import DEGREES_PAGES
 from kdtool.learners.parts import part_dataset
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.learners.training import best_candidate
@@ -185,3 +186,43 @@ def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
     trace = write_refs(tmp_path / "t.kdt", range(500))
     with pytest.raises(TraceError, match="64 are needed"):
         train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), lambda *_: None)
+
+
+def test_for_an_agent_the_degree_is_the_smallest_that_is_as_fast_as_any_however_late_it_is():
+    w = workload(rows_program(), step_insns=100_000)
+    device, tree = ssd().by_agent(300_000), find_learner("tree")
+    training = training_part(w, "40%", device, Fraction(1, 2), 32)
+
+    program, best = train([training], tree, device, seed=0)
+
+    found = dict(map(int, text.split(": ")) for text in program.provenance["degree_ms"])
+    assert tuple(found) == DEGREES_PAGES
+    assert found[8] > found[64]  # 8 pages are over before an agent that is late has the next ones
+    degree = program.guards.degree_pages
+    assert found[degree] <= 1.021 * min(found.values())
+    assert all(ms > 1.019 * min(found.values()) for pages, ms in found.items() if pages < degree)
+
+    samples = part_dataset([training], best.features, whole=False)
+    at_that = tree.fit(samples, best.features, best.setting, degree_pages=degree, seed=0)
+    beside, by_hand_ns = LiveSetting(load_policy("linux-vma")), 0
+    for later, phase_sixths in ((1, 1), (2, 3), (4, 5)):
+        flush = Flush(FRESH_NS, FRESH_NS * phase_sixths // 6)
+        for shadow in training.judged:
+            run = replay(
+                training.workload,
+                ProgramPolicy(at_that),
+                replace(shadow, flush=flush),
+                device.by_agent(300_000 * later),
+                live=beside,
+            )
+            by_hand_ns += run.runtime_ns
+    assert found[degree] == by_hand_ns // 1_000_000
+
+
+def test_a_degree_that_was_asked_for_is_kept(part):
+    _, training = part
+    agent = ssd().by_agent(300_000)
+    for device, asked, is_now in ((agent, 24, 24), (ssd(), 24, 24), (ssd(), None, 16)):
+        program, _ = train([training], find_learner("tree"), device, degree_pages=asked, seed=0)
+        assert program.guards.degree_pages == is_now
+        assert "degree_ms" not in program.provenance

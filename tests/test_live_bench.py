@@ -1,19 +1,25 @@
 """Replay beside live: what it says of a strided program, and the table of both."""
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 from builders import ssd, strided_trace
+from needs import gcc, qemu
 from rich.console import Console
 
+from bench.fidelity import matrix
 from bench.fidelity.looks import DRIFTING
+from bench.fidelity.matrix import Plan, record_references
 from bench.live.measure import _look, looks_of
 from bench.live.store import LiveStore
-from bench.live.workloads import PAIRS
+from bench.live.workloads import PAIRS, choose_pairs
+from kdtool.collect import refs
 from kdtool.errors import ParameterError
 from kdtool.live.predict import ByAgent, Predicted, lateness_ns, predict
 from kdtool.live.table import make_cells, print_cells
 from kdtool.replay import load_policy, load_workload
+from kdtool.traces import Trace
 
 PAGES = 3000
 
@@ -114,3 +120,25 @@ def test_the_disk_is_looked_at_once_a_round_and_pair(tmp_path):
     assert looker.n_looks == 6
     assert looks_of(PAIRS[0], store) == dict.fromkeys(DRIFTING, 30)  # of 10, 30 and 50
     assert looks_of(PAIRS[1], store) == dict.fromkeys(DRIFTING, 40)
+
+
+@gcc
+@qemu
+def test_what_another_recorder_recorded_is_recorded_anew(tmp_path, monkeypatch):
+    store, said = LiveStore(tmp_path, loop=False), []
+    [pair] = choose_pairs(["stride-7"])
+    small = replace(pair.learn, arguments=("500", "7", "100"))
+    plan = Plan([small], [], [], 0, 64, 60.0, "1G")
+
+    def recorded():
+        record_references(plan, store, said.append)
+        return Trace(store.trace(small)).sha256
+
+    first = recorded()
+    assert recorded() == first
+    with monkeypatch.context() as later:
+        later.setattr(refs, "build", lambda *_: (None, "of a later version"))
+        assert not refs.recorded_by_this_version(Trace(store.trace(small)))
+    monkeypatch.setattr(matrix, "recorded_by_this_version", lambda _: False)
+    assert recorded() != first
+    assert sum("recording" in line for line in said) == 2

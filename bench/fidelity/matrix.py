@@ -9,10 +9,12 @@ from bench.fidelity.store import Store
 from bench.fidelity.workloads import BenchProgram
 from kdtool.collect import collector
 from kdtool.collect.base import Request
+from kdtool.collect.refs import recorded_by_this_version
 from kdtool.collect.session import record
 from kdtool.errors import CommandError
 from kdtool.fidelity.footprint import measure_footprint
 from kdtool.fidelity.settings import Setting
+from kdtool.traces import Trace
 
 __all__ = ["Plan", "Say", "measure_footprints", "record_references"]
 
@@ -39,16 +41,16 @@ class Plan:
 
 
 def record_references(plan: Plan, store: Store, say: Say) -> None:
-    """Record every page reference of each program that was not recorded yet.
+    """Record every page reference of each program that was not recorded yet, or by another recorder.
 
     Raises a KdtoolError when a program fails.
     """
     for program in plan.programs:
         found = store.recorded(program)
-        if found is not None and found["k"] == plan.k:
+        path = store.trace(program)
+        if found is not None and found["k"] == plan.k and recorded_by_this_version(Trace(path)):
             continue
         say(f"{program.name}: recording every page reference")
-        path = store.trace(program)
         shutil.rmtree(path, ignore_errors=True)  # of another version
         begin_s = time.monotonic()
         request = Request(program.command(store.binaries), path, k=plan.k, quiet_stdout=True)

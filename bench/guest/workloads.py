@@ -5,14 +5,17 @@ second.
 """
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.guest.machine import compile_static
 from kdtool.collect import collector
 from kdtool.collect.base import Request
+from kdtool.collect.refs import recorded_by_this_version
 from kdtool.collect.session import record
 from kdtool.errors import CommandError, unknown_name
+from kdtool.traces import Trace
 
 __all__ = ["PROGRAMS", "GuestProgram", "choose", "record_program"]
 
@@ -63,10 +66,15 @@ def choose(names: list[str] | None) -> list[GuestProgram]:
 
 
 def record_program(program: GuestProgram, work: Path, k: int) -> Path:
-    """Return the trace of every page that it refers to, recorded unless this version's is there already."""
+    """Return the trace of every page that it refers to, recorded unless this version's is there already.
+
+    This version of the program, and of what records it.
+    """
     path = work / "traces" / f"{program.name}-{program.version}-k{k}.kdt"
     if path.is_dir():
-        return path
+        if recorded_by_this_version(Trace(path)):
+            return path
+        shutil.rmtree(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     command = (str(program.binary(work)), *program.arguments)
     trace = record(Request(command, path, k=k, quiet_stdout=True), [collector("refs")])

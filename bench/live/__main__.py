@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench.fidelity.machine import forbid_huge_pages
 from bench.fidelity.matrix import Plan, measure_footprints, record_references
-from bench.live.measure import DEGREE_PAGES, VARIANTS, Say, choose_variants, learn, limit_of, measure
+from bench.live.measure import VARIANTS, Say, choose_variants, learn, limit_of, measure
 from bench.live.picture import plot_cells
 from bench.live.replayed import predict_pair
 from bench.live.soak import soak
@@ -108,7 +108,12 @@ def _parse_arguments() -> argparse.Namespace:
     add("--variants", nargs="*", metavar="NAME", help=f"which of {variants}; all when not given")
     add("--limit", type=int, default=50, metavar="PERCENT", help="memory, of the footprint (50)")
     add("--runs", type=int, default=7, help="of each program and variant (7)")
-    add("--degree", type=int, default=DEGREE_PAGES, metavar="PAGES", help="how far ahead programs look (32)")
+    add(
+        "--degree",
+        type=int,
+        metavar="PAGES",
+        help="how far ahead programs look; what train finds, when not given",
+    )
     add("--real-time", action="store_true", help="give the agent real-time priority: for a busy machine")
     add("--swap-size", default="1G", help="of the swap (1G)")
     add(

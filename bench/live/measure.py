@@ -25,10 +25,10 @@ from kdtool.fidelity.settings import Setting, find_setting
 from kdtool.kernel.host import page_cluster
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.live.policies import load_decider
+from kdtool.traces import Trace
 
 __all__ = [
     "AGENT_NS",
-    "DEGREE_PAGES",
     "VARIANTS",
     "Say",
     "Variant",
@@ -41,8 +41,6 @@ __all__ = [
 ]
 
 Say = Callable[[str], None]
-DEGREE_PAGES = 32
-"""How far ahead programs are learned to look, unless --degree says otherwise."""
 AGENT_NS = 300_000
 """How late the agent is that they are learned for: see `median_lag_ns` of the results of kdtool deploy."""
 TRIES = 5
@@ -92,14 +90,19 @@ def choose_variants(names: Sequence[str] | None) -> list[Variant]:
     return [known[name] for name in (known if names is None else names)]
 
 
-def learn(pair: Pair, store: LiveStore, degree_pages: int, say: Say) -> None:
+def learn(pair: Pair, store: LiveStore, degree_pages: int | None, say: Say) -> None:
     """Learn the pair's program from its recording, unless that was done: from all of it but 1 %."""
-    wanted = {"degree_pages": degree_pages, "agent_ns": AGENT_NS}
+    trace = store.trace(pair.learn)
+    wanted = {
+        "trace_sha256": Trace(trace).sha256,
+        "asked_degree_pages": degree_pages,
+        "agent_ns": AGENT_NS,
+    }
     if store.learned(pair, wanted):
         return
     say(f"{pair.name}: learning from {pair.learn.name}")
-    request = TrainingRequest(part="99%", **wanted)
-    summary = train_traces([store.trace(pair.learn)], store.program(pair), request, lambda *_: None)
+    request = TrainingRequest(part="99%", degree_pages=degree_pages, agent_ns=AGENT_NS)
+    summary = train_traces([trace], store.program(pair), request, lambda *_: None)
     store.keep_learned(pair, summary | wanted)
 
 

@@ -29,7 +29,7 @@ class LiveStore(Store):
         """Return where the learned program is or will be."""
         return self._made("programs") / f"{pair.name}.rmt.json"
 
-    def learned(self, pair: Pair, wanted: Mapping[str, int]) -> bool:
+    def learned(self, pair: Pair, wanted: Mapping[str, Any]) -> bool:
         """Tell whether it was learned from the present version of its input.
 
         Raises ParameterError when that was with other facts than these: runs of that program may be kept.

@@ -35,7 +35,14 @@ def register(app: typer.Typer) -> None:
         part: str = typer.Option(
             "60%", "--train", help="Share of the swap-ins to learn from; the rest is held out."
         ),
-        degree: int = typer.Option(16, "--degree", min=1, max=64, help="Most pages to prefetch at once."),
+        degree: int | None = typer.Option(
+            None,
+            "--degree",
+            min=1,
+            max=64,
+            help="Most pages to prefetch at once: 16, for an agent what replay finds best.",
+            show_default=False,
+        ),
         seed: int = typer.Option(0, "--seed", help="Seed of everything random."),
         dataset: Path | None = typer.Option(None, "--dataset", help="Also write the dataset: FILE.parquet."),
         allow_loss: bool = typer.Option(
