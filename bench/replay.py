@@ -211,26 +211,37 @@ def seconds_in_a_fork(work: Callable[[], object]) -> float:
 
 
 def bench_sweep(folder: Path, console: Console, rounds: int) -> None:
-    """Eight replays in one process and in two, with and without reading the trace; beside it two C loops."""
+    """Eight replays one after the other, as a sweep in one process, and in two; beside it two C loops.
+
+    One after the other each reads the trace and runs its shadow; a sweep does that once for all.
+    """
     trace = write_trace(folder / "zipf.kdt", zipf(N_REFS))
     command = c_loop(folder, load_workload(Trace(trace)))
     policies = tuple(load_policy(name) for name in ("none", "linux-vma", "linux-cluster", "leap-paper"))
     sweep = Sweep(policies, ("10%", "20%"), (load_device("ssd"),))
+    singles = [replace(sweep, policies=(p,), memories=(m,)) for p in policies for m in sweep.memories]
     assert len(score_traces([trace], sweep)) == 8  # compiles what a fork would have to compile each time
-    read_s, took, at_most = [], {1: [], 2: []}, []
+    read_s, took, at_most, apart_s = [], {1: [], 2: []}, [], []
     for _ in range(rounds):
         at_most.append(gain_of_two(command))
         read_s.append(seconds_in_a_fork(lambda: load_workload(Trace(trace))))
+        apart_s.append(seconds_in_a_fork(lambda: [score_traces([trace], single) for single in singles]))
         for jobs, seconds in took.items():
             seconds.append(seconds_in_a_fork(partial(score_traces, [trace], sweep, jobs)))
-    gains = [one / two for one, two in zip(took[1], took[2], strict=True)]
     bare = [(one - read) / (two - read) for one, two, read in zip(took[1], took[2], read_s, strict=True)]
     console.print(
-        f"8 replays of {N_REFS:,} accesses: {median(took[1]):.1f} s in one process, "
-        f"{median(took[2]):.1f} s in two: {median(gains):.2f} × ({min(gains):.2f} to {max(gains):.2f}); "
-        f"without the {median(read_s):.1f} s to read the trace {median(bare):.2f} ×; two C loops at once "
-        f"{median(at_most):.2f} × ({min(at_most):.2f} to {max(at_most):.2f})"
+        f"8 replays of {N_REFS:,} accesses, a sweep in two processes: {median(took[2]):.1f} s. One after the "
+        f"other: {median(apart_s):.1f} s, {spread(apart_s, took[2])}. A sweep in one process: "
+        f"{median(took[1]):.1f} s, {spread(took[1], took[2])}; without the {median(read_s):.1f} s to read "
+        f"the trace {median(bare):.2f} ×. Two C loops at once {median(at_most):.2f} × "
+        f"({min(at_most):.2f} to {max(at_most):.2f})"
     )
+
+
+def spread(slow_s: list[float], fast_s: list[float]) -> str:
+    """Return the median and range of each round's ratio."""
+    ratios = [slow / fast for slow, fast in zip(slow_s, fast_s, strict=True)]
+    return f"{median(ratios):.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 COMMAND = """

@@ -332,6 +332,11 @@ def test_an_unknown_setting_names_the_nearest():
         find_setting("clusters")
 
 
+def test_what_writes_take_is_a_mean_and_what_reads_take_a_median():
+    looks = [{"latency_ns": ns, "writeout_ns": ns} for ns in (2500, 2500, 2500, 14_500)]
+    assert of_cell([*looks, {}]) == {"latency_ns": 2500, "writeout_ns": 5500}
+
+
 def test_a_cell_is_replayed_for_the_disk_that_its_runs_had(tmp_path):
     trace, footprint = strided_trace(tmp_path / "t.kdt"), Footprint(12 << 20, 12 << 20, 0, 0, 50_000_000)
     slow = of_cell([{"latency_ns": 90_000}, {"latency_ns": 100_000}, {}, {"latency_ns": 900_000}])

@@ -29,7 +29,16 @@ from kdtool.rmt import Budget
 from kdtool.rmt.examples import stride_program
 from kdtool.traces import PAGE_BYTES
 
-__all__ = ["PROBE", "Calls", "Limited", "Pass", "keeps_ahead", "measure_limited", "read_report"]
+__all__ = [
+    "PROBE",
+    "Calls",
+    "Limited",
+    "Pass",
+    "keeps_ahead",
+    "measure_fills",
+    "measure_limited",
+    "read_report",
+]
 
 TRIES = 3
 """A run that the kernel kills for the limit is made again."""
@@ -95,19 +104,15 @@ def measure_limited() -> Limited:
 
     Raises CapabilityError when something is missing, or the kernel kills it again and again.
     """
-    path, _ = build(("limitprobe.c",), PACKAGES, program=True)
+    path = _probe()
     program = replace(stride_program(PROBE.degree_pages), budget=Budget(steps=256, state_bytes=2048))
     decider = of_program(program)
     limit_bytes = PROBE.limit_pages * PAGE_BYTES
-    cold: list[int] = []
+    cold = measure_fills(PROBE.fills)
     with tempfile.TemporaryDirectory(prefix="kdtool-") as folder:
         file = Path(folder) / "report"
-        for _ in range(PROBE.fills):
-            command = (str(path), *PROBE.arguments(file, 0))
-            _until_it_ends(partial(_alone, command, limit_bytes))
-            cold += read_report(file.read_text()).cold_ns
         request = DeployRequest(
-            command=(str(path), *PROBE.arguments(file, PROBE.passes)),
+            command=(path, *PROBE.arguments(file, PROBE.passes)),
             memory_bytes=limit_bytes,
             step_back=False,
         )
@@ -120,6 +125,24 @@ def measure_limited() -> Limited:
             if sum(keeps_ahead(each.majors) for each in passes) >= 2 * MIN_REPEATS:
                 break
         return Limited(cold, passes, calls)
+
+
+def measure_fills(runs: int) -> list[int]:
+    """Return what a store to a new page takes at the limit, in ns: the mean of each of `runs` runs alone.
+
+    Raises as measure_limited().
+    """
+    path, limit_bytes, cold = _probe(), PROBE.limit_pages * PAGE_BYTES, []
+    with tempfile.TemporaryDirectory(prefix="kdtool-") as folder:
+        file = Path(folder) / "report"
+        for _ in range(runs):
+            _until_it_ends(partial(_alone, (path, *PROBE.arguments(file, 0)), limit_bytes))
+            cold += read_report(file.read_text()).cold_ns
+    return cold
+
+
+def _probe() -> str:
+    return str(build(("limitprobe.c",), PACKAGES, program=True)[0])
 
 
 def keeps_ahead(majors: int) -> bool:

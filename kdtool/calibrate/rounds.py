@@ -16,7 +16,7 @@ from kdtool.kernel.swap import Disk
 from kdtool.rmt.packed import pack
 from kdtool.rmt.steptime import step_program, time_steps
 
-__all__ = ["Bench", "Round"]
+__all__ = ["Bench", "Round", "measure_fresh"]
 
 MATRIX_ROWS, MATRIX_COLUMNS, BLOCK_COLUMNS, TAPS = 1600, 5000, 500, 5
 CACHED_ROWS = 24
@@ -37,6 +37,18 @@ class Round:
     reclaim_ns: int | None
     step_ps: int
     insn_ps: int
+
+
+def measure_fresh(seed: int) -> tuple[int, int]:
+    """Return the CPU time of a first store to a new page, and of reclaiming one that was written before."""
+    with Pages(LAYOUT.fresh) as pages:
+        cold = pages.first_touch()
+        pages.fill(seed)
+        pages.swap_out()  # all written
+        pages.touch(np.arange(LAYOUT.fresh))
+        reclaim = pages.page_out_all()
+        pages.swap_out()  # so that nothing is in flight when the next part begins
+    return cold.cpu_ns // LAYOUT.fresh, reclaim.cpu_ns // LAYOUT.fresh
 
 
 class Bench:
@@ -79,14 +91,7 @@ class Bench:
         """
         if self._rounds > MIN_REPEATS and self._rounds % FRESH_EVERY:
             return None, None
-        with Pages(LAYOUT.fresh) as pages:
-            cold = pages.first_touch()
-            pages.fill(self._rounds)
-            pages.swap_out()  # all written
-            pages.touch(np.arange(LAYOUT.fresh))
-            reclaim = pages.page_out_all()
-            pages.swap_out()  # so that nothing is in flight when the next part begins
-        return cold.cpu_ns // LAYOUT.fresh, reclaim.cpu_ns // LAYOUT.fresh
+        return measure_fresh(self._rounds)
 
     def _step(self) -> int:
         steps, cpu_ns = time_steps(self._program, DECISIONS, self._rounds)
