@@ -15,7 +15,7 @@ from kdtool.learners.parts import TrainingPart
 from kdtool.replay import Device, ProgramPolicy
 from kdtool.rmt import Program
 
-__all__ = ["DEGREES_PAGES", "choose_degree", "smallest_equal"]
+__all__ = ["DEGREES_PAGES", "choose_degree", "fitting_degrees", "smallest_equal"]
 
 DEGREES_PAGES = (8, 16, 24, 32, 48, 64)
 """The last is the most that a program may have."""
@@ -27,19 +27,30 @@ says: a convolution took a fifth longer with 64 pages ahead than with 48, where 
 
 
 def choose_degree(
-    parts: Sequence[TrainingPart], fit: Callable[[int], Program], device: Device
+    parts: Sequence[TrainingPart],
+    fit: Callable[[int], Program],
+    device: Device,
+    judged: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, dict[int, int]]:
     """Return the smallest degree that is as good as the best, and each one's run time.
 
     fit : gives the program of a degree
     device : with the agent's lateness in `agent_ns`
+    judged : gets each degree's run time
     Whole training parts are replayed, since a degree learns nothing by heart. Degrees that do not fit in the
     smallest memory are left out.
     """
-    least_pages = min(shadow.memory_pages for part in parts for shadow in part.judged)
-    fitting = [degree for degree in DEGREES_PAGES if degree + 2 <= least_pages]
-    runtime_ns = {degree: _runtime_ns(parts, fit(degree), device) for degree in fitting}
+    runtime_ns = {}
+    for degree in fitting_degrees(parts):
+        runtime_ns[degree] = _runtime_ns(parts, fit(degree), device)
+        judged(runtime_ns[degree])
     return smallest_equal(runtime_ns), runtime_ns
+
+
+def fitting_degrees(parts: Sequence[TrainingPart]) -> list[int]:
+    """Return the degrees that fit in the smallest memory of `parts` that is judged."""
+    least_pages = min(shadow.memory_pages for part in parts for shadow in part.judged)
+    return [degree for degree in DEGREES_PAGES if degree + 2 <= least_pages]
 
 
 def smallest_equal(runtime_ns: dict[int, int]) -> int:

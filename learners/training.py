@@ -12,12 +12,13 @@ of the training part. What comes after `train_rows` is for judging: `kdtool repl
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from kdtool.features import FEATURE_SETS, Dataset, FeatureSet
 from kdtool.learners.base import Learner
-from kdtool.learners.degree import choose_degree
+from kdtool.learners.degree import choose_degree, fitting_degrees
 from kdtool.learners.judging import judged_ns
 from kdtool.learners.parts import TrainingPart, part_dataset
 from kdtool.replay import Device, ProgramPolicy, load_policy
@@ -61,19 +62,28 @@ def train(
 
     degree_pages : how many pages it predicts at once; None: DEGREE_PAGES, for an agent what
         choose_degree() says. Then `degree_ms` of the program's provenance has what each took
-    progress : gets each candidate and how many there are
+    progress : gets each candidate and how many there are; each degree counts as one, when it is chosen
 
     Deterministic: the same parts, learner, device, degree and seed give the same program.
     """
-    usual_pages = usual_degree(device)
-    best, sample = _best_candidate(parts, learner, device, degree_pages or usual_pages, seed, progress)
+    usual_pages, chooses = usual_degree(device), degree_pages is None and device.agent_ns > 0
+    samples = _samples(parts)
+    n_steps = len(samples) * len(learner.candidates()) + len(fitting_degrees(parts)) * chooses
+
+    def report(candidate: Candidate) -> None:
+        if progress is not None:
+            progress(candidate, n_steps)
+
+    best, sample = _best_candidate(parts, samples, learner, device, degree_pages or usual_pages, seed, report)
     facts = _provenance(parts, learner, best, device, seed)
 
     def fit(dataset: Dataset, pages: int) -> Program:
         return learner.fit(dataset, best.features, best.setting, degree_pages=pages, seed=seed)
 
-    if degree_pages is None and device.agent_ns:
-        degree_pages, runtime_ns = choose_degree(parts, lambda pages: fit(sample, pages), device)
+    if chooses:
+        degree_pages, runtime_ns = choose_degree(
+            parts, partial(fit, sample), device, lambda ns: report(replace(best, runtime_ns=ns))
+        )
         facts["degree_ms"] = [f"{pages}: {ns // 1_000_000}" for pages, ns in runtime_ns.items()]
     whole = _thinned(part_dataset(parts, best.features, whole=True), MAX_FINAL_SAMPLES)
     program = fit(whole, degree_pages or usual_pages)
@@ -87,16 +97,15 @@ def usual_degree(device: Device) -> int:
 
 def _best_candidate(
     parts: list[TrainingPart],
+    samples: list[tuple[FeatureSet, Dataset]],
     learner: Learner,
     device: Device,
     degree_pages: int,
     seed: int,
-    progress: Callable[[Candidate, int], None] | None,
+    report: Callable[[Candidate], None],
 ) -> tuple[Candidate, Dataset]:
     """Fit and judge every candidate; return the best, and the samples that it was fitted on."""
     none_ns = judged_ns(parts, load_policy("none"), device)
-    samples = _samples(parts)
-    n_candidates = len(samples) * len(learner.candidates())
     candidates = []
     for features, dataset in samples:
         for setting in learner.candidates():
@@ -104,8 +113,7 @@ def _best_candidate(
             runtime_ns = judged_ns(parts, ProgramPolicy(program), device)
             size = sum(map(_size, program.models))
             candidates.append(Candidate(features, setting, runtime_ns, size))
-            if progress is not None:
-                progress(candidates[-1], n_candidates)
+            report(candidates[-1])
     best = best_candidate(candidates, none_ns)
     return best, next(dataset for features, dataset in samples if features is best.features)
 

@@ -193,8 +193,11 @@ def test_for_an_agent_the_degree_is_the_smallest_that_is_as_fast_as_any_however_
     device, tree = ssd().by_agent(300_000), find_learner("tree")
     training = training_part(w, "40%", device, Fraction(1, 2), 32)
 
-    program, best = train([training], tree, device, seed=0)
+    steps = []
 
+    program, best = train([training], tree, device, seed=0, progress=lambda _, total: steps.append(total))
+
+    assert set(steps) == {len(steps)}
     found = dict(map(int, text.split(": ")) for text in program.provenance["degree_ms"])
     assert tuple(found) == DEGREES_PAGES
     assert found[8] > found[64]  # 8 pages are over before an agent that is late has the next ones
