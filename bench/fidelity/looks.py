@@ -13,6 +13,7 @@ from statistics import mean, median
 from typing import Self
 
 from kdtool.calibrate.limited import measure_fills
+from kdtool.calibrate.numbers import IN_SPELLS
 from kdtool.calibrate.plan import Layout
 from kdtool.calibrate.reads import ReadBench, less, read_samples
 from kdtool.calibrate.rounds import measure_fresh
@@ -84,10 +85,7 @@ def of_cell(looks: Sequence[Numbers]) -> Numbers:
 
 
 def _middles(samples: Mapping[str, Sequence[int | None]]) -> Numbers:
-    """Return the median of each number that was found, but the mean of what a write takes.
-
-    Spells in which writes take long last some 50 ms: a run goes through many, and pays for their mean.
-    """
+    """Return the median of each number, of what comes in spells the mean; without those that nobody found."""
     used = {field: [each for each in samples[field] if each is not None] for field in DRIFTING}
-    middle = {field: mean if field == "writeout_ns" else median for field in DRIFTING}
+    middle = {field: mean if field in IN_SPELLS else median for field in DRIFTING}
     return {field: max(int(middle[field](found)), 0) for field, found in used.items() if found}

@@ -60,7 +60,7 @@ class Probe:
     work: int = 20_000
     passes: int = 5
     runs: int = 4
-    fills: int = 8
+    fills: int = 16
     degree_pages: int = 32
 
     def arguments(self, file: Path, passes: int) -> tuple[str, ...]:
