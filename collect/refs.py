@@ -44,7 +44,7 @@ def recorded_by_this_version(trace: Trace) -> bool:
 
     Raises CapabilityError or CommandError where the plugin cannot be compiled.
     """
-    recorded = trace.manifest.collector["sources"].get(References.name, {})
+    recorded = trace.manifest.collector.get("sources", {}).get(References.name, {})
     return bool(recorded.get("plugin_sha256") == build(reftrace.SOURCES, PACKAGES)[1])
 
 
