@@ -37,6 +37,7 @@ __all__ = [
     "limit_of",
     "looks_of",
     "measure",
+    "moment_of",
     "unlimited_ns",
 ]
 
@@ -154,7 +155,7 @@ def measure(
                     if looker is not None:
                         _look(pair, looker, store, number)
                     limit = limit_of(pair, store, percent)
-                    wait_for_moment(number, runs)
+                    wait_for_moment(*moment_of(number))
                     row = _run(pair, variant, store, limit, real_time, device, say)
                     if row is None:
                         say(f"{pair.name} {variant.name}: given up for this round")
@@ -162,6 +163,18 @@ def measure(
                     done = store.runs(pair, variant.name, limit)
                     store.keep_runs(pair, variant.name, limit, [*done, row])
                     say(f"{pair.name} {variant.name} {number + 1}: {_describe(row)}")
+
+
+def moment_of(number: int) -> tuple[int, int]:
+    """Return which of how many moments of the kernel's statistics period the runs of a round start at.
+
+    Any rounds are spread over the period (van der Corput), also if one command makes the first and another
+    the rest: of `runs` even parts, the last round of 1, 2, 3 ... would always be in the last one.
+
+    >>> [moment_of(number) for number in range(5)]
+    [(0, 16), (8, 16), (4, 16), (12, 16), (2, 16)]
+    """
+    return int(f"{number % 16:04b}"[::-1], 2), 16
 
 
 def looks_of(pair: Pair, store: LiveStore) -> Numbers:
