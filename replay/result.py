@@ -96,9 +96,9 @@ def exact_pages(workload: Workload, degree_pages: int, agent_ns: int = 0) -> int
 
     A reference that reduction dropped never left the k most recent pages. Between two of its
     neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
-    so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_replay.py). What
-    an agent may still ask for, and what it keeps free, may come on top. `belady` is no LRU: its faults are
-    the same, but it may evict other pages, and what those cost to write is part of its run time.
+    so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_reduction.py).
+    What an agent may still ask for, and what it keeps free, may come on top. `belady` is no LRU: its faults
+    are the same, but it may evict other pages, and what those cost to write is part of its run time.
     """
     return max(workload.k, 1) * (1 + degree_pages) + 1 + (MOST_WAITING + FREE_PAGES if agent_ns else 0)
 

@@ -1,7 +1,9 @@
 """Replay beside live: what it says of a strided program, and the table of both."""
 
 from dataclasses import replace
+from fractions import Fraction
 from io import StringIO
+from itertools import pairwise
 
 import pytest
 from builders import ssd, strided_trace
@@ -11,7 +13,7 @@ from rich.console import Console
 from bench.fidelity import matrix
 from bench.fidelity.looks import DRIFTING
 from bench.fidelity.matrix import Plan, record_references
-from bench.live.measure import _look, looks_of
+from bench.live.measure import _look, looks_of, moment_of
 from bench.live.store import LiveStore
 from bench.live.workloads import PAIRS, choose_pairs
 from kdtool.collect import refs
@@ -120,6 +122,14 @@ def test_the_disk_is_looked_at_once_a_round_and_pair(tmp_path):
     assert looker.n_looks == 6
     assert looks_of(PAIRS[0], store) == dict.fromkeys(DRIFTING, 30)  # of 10, 30 and 50
     assert looks_of(PAIRS[1], store) == dict.fromkeys(DRIFTING, 40)
+
+
+@pytest.mark.parametrize("rounds", [2, 4, 7, 16])
+def test_rounds_meet_the_whole_statistics_period_however_many_are_asked_for_at_a_time(rounds):
+    parts = [Fraction(*moment_of(number)) for number in range(rounds)]
+    ends = [*sorted(parts), 1 + min(parts)]
+    assert max(then - one for one, then in pairwise(ends)) <= Fraction(2, rounds)
+    assert len(set(parts)) == rounds
 
 
 @gcc

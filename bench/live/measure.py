@@ -170,15 +170,12 @@ def moment_of(number: int) -> tuple[int, int]:
 
     Any rounds are spread over the period (van der Corput), also if one command makes the first and another
     the rest: of `runs` even parts, the last round of 1, 2, 3 ... would always be in the last one.
-
-    >>> [moment_of(number) for number in range(5)]
-    [(0, 16), (8, 16), (4, 16), (12, 16), (2, 16)]
     """
     return int(f"{number % 16:04b}"[::-1], 2), 16
 
 
 def looks_of(pair: Pair, store: LiveStore) -> Numbers:
-    """Return what reads took on the swap device while the pair was measured; empty if nobody looked."""
+    """Return what the swap device took while the pair was measured; empty if nobody looked."""
     return of_cell(store.runs(pair, LOOKS, 0))
 
 
