@@ -8,7 +8,7 @@ import pytest
 from builders import ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_replay import sad, workload_rows
+from test_reduction import sad, workload_rows
 
 from kdtool.errors import ParameterError
 from kdtool.replay import load_workload
