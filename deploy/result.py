@@ -6,7 +6,7 @@ from typing import Any
 from kdtool.deploy import layout
 from kdtool.deploy.agent import Agent
 from kdtool.deploy.governor import Governor, Progress
-from kdtool.deploy.lags import median_lag_ns
+from kdtool.deploy.lags import lag_quantile_ns
 
 __all__ = ["Run", "progress_of", "to_row"]
 
@@ -83,6 +83,7 @@ def to_row(agent: Agent, governor: Governor, run: Run) -> dict[str, Any]:
 
 def _own_figures(agent: Agent, governor: Governor, run: Run, count: list[int]) -> dict[str, Any]:
     counted, stall = agent.source.counted(), agent.stall
+    lags = agent.arrays.counters[layout.LAG_COUNTS :]
     return {
         "ended_by": run.ended_by,
         "exit_code": run.exit_code,
@@ -105,7 +106,9 @@ def _own_figures(agent: Agent, governor: Governor, run: Run, count: list[int]) -
         "rate_limited": count[layout.LIMITED],
         "calls": count[layout.CALLS],
         "longest_lag_ns": count[layout.LAG_NS],
-        "median_lag_ns": median_lag_ns(agent.arrays.counters[layout.LAG_COUNTS :]),
+        "median_lag_ns": lag_quantile_ns(lags, 0.5),
+        "p90_lag_ns": lag_quantile_ns(lags, 0.9),
+        "p99_lag_ns": lag_quantile_ns(lags, 0.99),
         "mean_call_ns": count[layout.CALL_NS] // max(count[layout.CALLS], 1),
         "rooms": count[layout.ROOMS],
         "mean_room_ns": count[layout.ROOM_NS] // max(count[layout.ROOMS], 1),

@@ -37,6 +37,7 @@ __all__ = [
     "FREE_NS",
     "LEAD_NS",
     "LOOK_NS",
+    "MAKES_ROOM",
     "MOST_WAITING",
     "NO_TURN",
     "Agent",
@@ -57,12 +58,12 @@ MOST_WAITING = UNREAD_WORDS + QUEUE_PAGES
 NO_TURN = 1 << 62
 
 (FREE_NS, LOOK_NS, BUSY_NS, LEAD_NS, READ_AT, WRITTEN_AT, QUEUE_FIRST, QUEUE_COUNT, CALLED_NS, CALL_RANGES,
- CALL_NEXT, CALL_END, CALL_READS, N_WORDS) = range(14)  # fmt: skip
+ CALL_NEXT, CALL_END, CALL_READS, MAKES_ROOM, N_WORDS) = range(15)  # fmt: skip
 """FREE_NS: when it has done what it has done so far · LOOK_NS: when it next looks whether there is room ·
 BUSY_NS: of the last event · LEAD_NS: see agentrules.py · READ_AT, WRITTEN_AT: how many words of `unread` were
 read and written · of a call that is not over CALLED_NS: when it began, CALL_RANGES: how many are left,
 CALL_NEXT and CALL_END: which page of the last of these is next, and where it ends, CALL_READS: how many of
-its reads wait to be sent together."""
+its reads wait to be sent together · MAKES_ROOM: whether it makes room."""
 
 
 class Agent(NamedTuple):

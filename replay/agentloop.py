@@ -1,10 +1,11 @@
 """What an agent does in its own time: calls that read pages from swap, and room that it makes for them.
 
     idle ─AGENT_NS after a decision─► read decisions ─► a call, range by range ─► read again ... ─► idle
-      └──every AGENT_NS or more: little room? reclaim ──┘
+      └──every AGENT_NS or more: little room? reclaim, until there is enough ──┘
 
 A call is the agent's work, page by page: room is made, and the page's read submitted, range by range. It
-takes the agent's time, not the workload's; so do decisions by a Linux that is asked for room ahead. The
+takes the agent's time, not the workload's; so do decisions by a Linux that is asked for room ahead. That goes
+on for as long as the workload fills it as fast: mem_cgroup_resize_max() of mm/memcontrol-v1.c, v6.18. The
 workload is interrupted for each page that the agent's reclaim writes out. What was decided meanwhile waits.
 Turns are caught up with at the workload's next fault: between two faults nothing looks at what they change,
 but for accessed bits.
@@ -22,12 +23,14 @@ from kdtool.replay.agent import (
     FREE_NS,
     LEAD_NS,
     LOOK_NS,
+    MAKES_ROOM,
     collect,
     leave_to_agent,
     next_turn,
     read_decisions,
 )
 from kdtool.replay.blockqueue import read_pages
+from kdtool.replay.charges import change_cpu, drain_stocks, used_pages
 from kdtool.replay.claims import is_claimed, wait_for_place
 from kdtool.replay.evict import work
 from kdtool.replay.hook import VPN_BITS, VPN_MASK, bring_in, find_pages, key_at, name_pages
@@ -35,7 +38,6 @@ from kdtool.replay.memory import (
     AGENT_NS,
     BESIDE_WRITE_NS,
     CALL_NS,
-    COUNT,
     DECISIONS,
     DEGREE,
     ISSUED,
@@ -53,7 +55,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
     WRITTEN,
 )
-from kdtool.replay.reclaim import free_ahead, touch
+from kdtool.replay.reclaim import free_batch, touch
 from kdtool.replay.slots import free_slot
 from kdtool.replay.zeropages import major_ns
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE, LOW_PAGES, after_call, nap
@@ -83,26 +85,29 @@ def tell_agent(decide, row, page, major, compute_ns, trace, memory, policy, devi
 
 
 @inner
-def _make_room(at_ns, capacity, memory, device):  # type: ignore[no-untyped-def]
-    """Reclaim from `at_ns` on if there is little room; return when that is done."""
-    scalars = memory[6]
-    if capacity < LEAST_SHARE * FREE_PAGES or scalars[COUNT] <= capacity - LOW_PAGES:
-        return at_ns
+def _make_room(capacity, memory, words, device):  # type: ignore[no-untyped-def]
+    """Reclaim once more for the agent's room, or be done: there is enough, or no more to be had."""
+    scalars, at_ns = memory[6], words[FREE_NS]
+    words[LOOK_NS] = at_ns
+    if used_pages(scalars) <= capacity - FREE_PAGES:
+        words[MAKES_ROOM] = 0
+        return
     worked_ns, waited_ns, now_ns = scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS]
     scalars[NOW_NS], scalars[SHOOTDOWN_NS] = at_ns, device[BESIDE_WRITE_NS]
-    free_ahead(capacity - FREE_PAGES, memory, device)
-    took_ns = scalars[WORKED_NS] - worked_ns + scalars[WAITED_NS] - waited_ns
+    if not free_batch(memory, device):
+        words[MAKES_ROOM] = 0
+        words[LOOK_NS] += device[AGENT_NS]
+    words[FREE_NS] += scalars[WORKED_NS] - worked_ns + scalars[WAITED_NS] - waited_ns
     scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
     scalars[SHOOTDOWN_NS] = 0
-    return at_ns + took_ns
 
 
 @inner
 def _look(look_ns, capacity, memory, words, device):  # type: ignore[no-untyped-def]
-    """Let the idle agent look at `look_ns` whether there is room; it naps, or looks again at once."""
-    free_ns = _make_room(look_ns, capacity, memory, device)
-    if free_ns > look_ns:
-        words[FREE_NS] = words[LOOK_NS] = free_ns
+    """Let the idle agent look at `look_ns` whether there is room: it begins to make some, or naps."""
+    if capacity >= LEAST_SHARE * FREE_PAGES and used_pages(memory[6]) > capacity - LOW_PAGES:
+        words[FREE_NS], words[MAKES_ROOM] = look_ns, 1
+        drain_stocks(memory[6])
     else:
         words[LOOK_NS] = look_ns + nap(look_ns - words[BUSY_NS], device[AGENT_NS])
 
@@ -136,9 +141,11 @@ def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
     out[0] = call[at, 0]
     if is_claimed(out[0], scalars[NOW_NS], memory):
         _send(before_ns, memory, words, reads, device)
+    change_cpu(scalars)
     if bring_in(1, np.int64(-1), True, capacity, out, memory, device):
         reads[words[CALL_READS]] = out[0]
         words[CALL_READS] += 1
+    change_cpu(scalars)
     words[CALL_NEXT] += 1
     if words[CALL_NEXT] == words[CALL_END]:
         _send(before_ns, memory, words, reads, device)
@@ -168,6 +175,11 @@ def _serve(now_ns, capacity, memory, policy, device):  # type: ignore[no-untyped
             if words[FREE_NS] > now_ns and not words[CALL_READS]:
                 break
             _go_on(capacity, memory, policy, device)
+            continue
+        if words[MAKES_ROOM]:
+            if words[FREE_NS] > now_ns:
+                break
+            _make_room(capacity, memory, words, device)
             continue
         turn_ns, look_ns = next_turn(words, unread, device), max(words[LOOK_NS], words[FREE_NS])
         if look_ns < min(turn_ns, now_ns):

@@ -12,13 +12,14 @@ lru_gen) for one memory cgroup of version 1 at its limit:
                     are up to date only every 2 s (liststats.py)
 
 Differs from the kernel: up to 31 pages that just came wait in a CPU's batch before they are on a list, up to
-63 pages of the limit may lie in a CPU's stock; the kernel's own memory is not there, nor file pages that the
-trace does not have, so give replay the limit without them. Where the kernel would call its OOM killer, the
-run waits for the device.
+63 pages of the limit may lie in the stock of a CPU on which nothing runs (charges.py); the kernel's own
+memory is not there, nor file pages that the trace does not have, so give replay the limit without them.
+Where the kernel would call its OOM killer, the run waits for the device.
 """
 
 import numpy as np
 
+from kdtool.replay.charges import charge
 from kdtool.replay.evict import evict
 from kdtool.replay.generations import add_generation, leave_generation
 from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink
@@ -29,6 +30,7 @@ from kdtool.replay.memory import (
     ACTIVE,
     ACTIVE_COUNT,
     AGE,
+    AGENT_NS,
     COUNT,
     DEVICE_FREE_NS,
     DIRTY,
@@ -40,6 +42,7 @@ from kdtool.replay.memory import (
     MGLRU,
     MOST_AGE,
     NOW_NS,
+    OTHER_STOCK,
     RECLAIM_KIND,
     STAT_ACTIVE,
     STAT_FILE_ACTIVE,
@@ -58,7 +61,7 @@ from kdtool.rmt.jit import inline, inner
 __all__ = [
     "add_page",
     "forget_page",
-    "free_ahead",
+    "free_batch",
     "leave_copied",
     "make_room",
     "note_toucher",
@@ -172,21 +175,24 @@ def _take_victim(memory):  # type: ignore[no-untyped-def]
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
     scalars = memory[6]
-    if scalars[COUNT] >= capacity:
+    if scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
         if scalars[RECLAIM_KIND] & HAS_BITS:
             _reclaim(capacity, memory, device)
         else:
             evict(_take_victim(memory), memory, device)
-    scalars[COUNT] += 1
+    if device[AGENT_NS]:
+        charge(capacity, scalars)
+    else:
+        scalars[COUNT] += 1
 
 
 @inner
 def try_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Take room for a page that nobody waits for, or return False: try_charge_memcg() with __GFP_NORETRY."""
     scalars = memory[6]
-    if scalars[RECLAIM_KIND] & HAS_BITS and scalars[COUNT] >= capacity:
+    if scalars[RECLAIM_KIND] & HAS_BITS and scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
         _free_some(memory, device)
-        if scalars[COUNT] >= capacity:
+        if scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
             return False
     make_room(capacity, memory, device)
     return True
@@ -201,14 +207,12 @@ def _free_some(memory, device):  # type: ignore[no-untyped-def]
 
 
 @inner
-def free_ahead(pages, memory, device):  # type: ignore[no-untyped-def]
-    """Give up pages until no more than `pages` are in memory, or nothing more can be freed."""
-    scalars = memory[6]
-    while scalars[COUNT] > pages:
-        if not scalars[RECLAIM_KIND] & HAS_BITS:
-            evict(_take_victim(memory), memory, device)
-        elif not _free_some(memory, device):
-            return
+def free_batch(memory, device):  # type: ignore[no-untyped-def]
+    """Free some pages that nobody needs yet, and return how many: a turn of mem_cgroup_resize_max()."""
+    if memory[6][RECLAIM_KIND] & HAS_BITS:
+        return _free_some(memory, device)
+    evict(_take_victim(memory), memory, device)
+    return np.int64(1)
 
 
 @inner
@@ -216,7 +220,7 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Free pages until there is room for one."""
     scalars = memory[6]
     vain = 0
-    while scalars[COUNT] >= capacity:
+    while scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
         vain = 0 if _free_some(memory, device) else vain + 1
         if vain > MAX_RECLAIM_RETRIES:
             # The kernel would kill now. What is locked is being read, and no read takes longer than this.

@@ -1,4 +1,4 @@
-"""What an agent's reclaim waits for: the flush of the workload's TLB, on another CPU."""
+"""What an agent's reclaim waits for, the flush of the workload's TLB on another CPU; how long it lasts."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,13 @@ from builders import ssd
 from numba import njit
 
 from kdtool.replay import DEVICE_FIELDS, Flush
+from kdtool.replay.agent import FREE_NS, MAKES_ROOM, READ_AT, leave_to_agent, new_agent
+from kdtool.replay.agentloop import _serve
 from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     AT_ROW,
     COUNT,
+    DEGREE,
     DIRTY,
     RECLAIMED,
     RESIDENT,
@@ -20,7 +23,8 @@ from kdtool.replay.memory import (
     ZeroPages,
     new_memory,
 )
-from kdtool.replay.reclaim import free_ahead
+from kdtool.replay.reclaim import free_batch
+from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE
 
 PAGES = 20
 RECLAIM_NS, WRITEOUT_NS, FLUSH_NS = 10, 100, 1000
@@ -33,7 +37,8 @@ def push(page, memory):
 
 @njit
 def free_all(memory, device):
-    free_ahead(0, memory, device)
+    while memory[6][COUNT]:
+        free_batch(memory, device)
 
 
 def freed(marks, status=RESIDENT, flush_ns=FLUSH_NS, zeros=None):
@@ -84,3 +89,66 @@ def test_the_workloads_own_reclaim_waits_for_none(marks):
     scalars, counters = freed(marks, flush_ns=0)
 
     assert scalars[WORKED_NS] == PAGES * RECLAIM_NS + counters[WRITTEN] * WRITEOUT_NS
+
+
+CAPACITY, BATCH_PAGES, PAGE_NS = LEAST_SHARE * FREE_PAGES, 32, 10_000
+AFTER_LAST = 20 * BATCH_PAGES * PAGE_NS
+
+
+@njit
+def serve(now_ns, memory, agent, device):
+    _serve(now_ns, CAPACITY, memory, agent, device)
+
+
+@njit
+def decide(time_ns, out, agent):
+    leave_to_agent(1, 0, 1, time_ns, out, agent[4], agent[5], agent[8])
+
+
+class Busy:
+    """An agent beside a workload that fills the memory, of clean pages that are freed in 10 us each."""
+
+    def __init__(self):
+        self.device = ssd().by_agent(1000).values
+        self.device[DEVICE_FIELDS.index("reclaim_ns")] = PAGE_NS
+        self.device[DEVICE_FIELDS.index("beside_write_ns")] = 0
+        state = new_memory(2 * CAPACITY, CAPACITY, "linux", Flush())
+        state.pages["status"], state.pages["slot"] = RESIDENT, range(2 * CAPACITY)
+        self.memory, self.agent = state.arrays(), (*np.zeros((4, 8), np.int64), *new_agent(works=True))
+        self.words, self.scalars = self.agent[4], self.memory[6]
+        self.scalars[DEGREE], self.taken = 8, 0
+        self.take(CAPACITY)
+
+    def take(self, n_pages):
+        for page in range(self.taken, self.taken + n_pages):
+            push(page, self.memory)
+        self.taken += n_pages
+        self.scalars[COUNT] += n_pages
+
+    def serve(self, now_ns):
+        serve(now_ns, self.memory, self.agent, self.device)
+
+
+def test_room_is_made_until_there_is_enough():
+    busy = Busy()
+
+    busy.serve(AFTER_LAST)
+
+    assert 0 <= CAPACITY - FREE_PAGES - busy.scalars[COUNT] < BATCH_PAGES
+    assert busy.words[FREE_NS] == busy.memory[7][RECLAIMED] * PAGE_NS
+    assert not busy.words[MAKES_ROOM]
+
+
+def test_room_is_made_for_as_long_as_the_workload_fills_it_and_decisions_wait():
+    busy = Busy()
+    decide(1, busy.agent[3], busy.agent)
+
+    for _ in range(10):
+        busy.serve(busy.words[FREE_NS] + 1)
+        assert busy.words[MAKES_ROOM] and not busy.words[READ_AT]
+        busy.take(CAPACITY - busy.scalars[COUNT])
+    busy.serve(2 * AFTER_LAST)
+
+    assert busy.memory[7][RECLAIMED] >= 10 * BATCH_PAGES + FREE_PAGES
+    assert busy.words[FREE_NS] == busy.memory[7][RECLAIMED] * PAGE_NS
+    assert busy.words[READ_AT] and not busy.words[MAKES_ROOM]

@@ -248,7 +248,7 @@ def _run_once(
     row = deploy(request, load_decider(name))
     kept = ("coverage", "accuracy", "agent_cpu_ns", "steps_back", "exit_code", "ended_by", "active_ns")
     kept += ("prefetch_issued", "prefetch_used", "prefetch_wasted", "overtaken", "calls", "longest_lag_ns")
-    kept += ("source", "median_lag_ns", "mean_call_ns", "stall_ns", "stalls")
+    kept += ("source", "median_lag_ns", "p90_lag_ns", "p99_lag_ns", "mean_call_ns", "stall_ns", "stalls")
     return {"wall_ns": row["runtime_ns"], **row["kernel"], **{key: row[key] for key in kept}}
 
 
