@@ -34,7 +34,7 @@ from kdtool.traces.exporters import export_trace
 
 ROOT = Path(__file__).parent.parent
 N_REFS, N_PAGES, RESIDENT = 10_000_000, 1_000_000, 100_000
-TREE = ROOT / "examples" / "stencil.rmt.json"
+TREE = ROOT / "bench" / "stencil.rmt.json"
 """A learned program: one tree, at most 10 comparisons to a leaf."""
 
 C_LOOP, PEER = "C loop", "libCacheSim"

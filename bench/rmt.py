@@ -3,9 +3,9 @@
     tree     a random tree of depth 10 over 8 features, at inputs that no branch predictor can foresee
     forest   50 trees of depth 10 over the same, as a random forest and as boosted trees
     network  layers of 16, 16 and 1 over the same
-    stencil  the example program at the swap-ins of the example trace
+    stencil  bench/stencil.rmt.json, a tree of depth 10, at the swap-ins of the example trace
     swap     decisions while their policy is replaced without pause
-    faults   the example program at the page faults of a program that swaps, by the kernel's own statistics
+    faults   bench/stencil.rmt.json at the page faults of a program that swaps, by the kernel's own statistics
 
 BPF is timed by the kernel's test runs, net of the same program without the decision. All sides run in turn,
 ROUNDS times; medians are shown. Needs root; pip install -e '.[bench]' for the others, gcc; swap for `faults`.
@@ -61,7 +61,7 @@ from kdtool.verify.equivalence import decide_all, decide_rows
 from kdtool.verify.kernelvm import BATCH_EVENTS, KernelVm
 
 ROOT = Path(__file__).parent.parent
-STENCIL, TRACE = ROOT / "examples" / "stencil.rmt.json", ROOT / "examples" / "stencil.kdt"
+STENCIL, TRACE = ROOT / "bench" / "stencil.rmt.json", ROOT / "examples" / "stencil.kdt"
 ROUNDS = 15
 KERNEL_RUNS = 50 * BATCH_EVENTS
 FEATURES, DEPTH, N_TRAIN = 8, 10, 65_536
@@ -413,7 +413,7 @@ def bench_stencil() -> None:
     n_pages, _ = decide_all(program, contexts)
     rows = medians({"BPF": kernel_ns(program, contexts), "Numba VM": numba_ns(program, contexts)})
     features, depth = len(program.features), program.models[0].depth
-    title = f"examples/stencil.rmt.json: {features} features, depth {depth}"
+    title = f"bench/stencil.rmt.json: {features} features, depth {depth}"
     show(f"{title}, {n_pages.mean():.1f} pages a decision", rows, "BPF")
     one = replace(program, guards=replace(program.guards, degree_pages=1))
     rows = medians({"BPF": kernel_ns(one, contexts), "Numba VM": numba_ns(one, contexts)})
@@ -447,7 +447,7 @@ def bench_swap() -> None:
         stopping.set()
         swapper.join()
     rows = {"alone": alone, f"while replaced {rate:.0f} times a second": busy}
-    show("examples/stencil.rmt.json, all of a test run", rows, "alone")
+    show("bench/stencil.rmt.json, all of a test run", rows, "alone")
 
 
 def bench_faults() -> None:
@@ -479,7 +479,7 @@ def bench_faults() -> None:
         print(f"{major.runs} major and {minor.runs} minor faults; {counters.decisions} decisions of pages")
     rows = {"a major fault: a decision": median(n for n, _ in ns), "a minor fault": median(n for _, n in ns)}
     show(
-        "examples/stencil.rmt.json at page faults (BPF statistics, their own cost included)",
+        "bench/stencil.rmt.json at page faults (BPF statistics, their own cost included)",
         rows,
         "a minor fault",
     )

@@ -1,9 +1,11 @@
 """README: its commands on the example run here and print what it shows."""
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cli import kdtool
@@ -29,6 +31,25 @@ def test_a_command_prints_what_readme_shows(command, output, tmp_path, monkeypat
     assert name == "kdtool"
     printed = kdtool(*arguments).stdout
     assert [line.rstrip() for line in printed.splitlines()] == [line.rstrip() for line in output.splitlines()]
+
+
+def _without_versions(file: Path) -> dict[str, Any]:
+    """Return a program, but for the versions of the tools that it was made with."""
+    program = json.loads(file.read_text())
+    for tool in ("kdtool", "scikit-learn"):
+        del program["provenance"][tool]
+    return program
+
+
+def test_the_example_is_what_readmes_train_learns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"^kdtool train .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    _, *arguments = shlex.split(line.replace("examples/", f"{ROOT}/examples/"))
+
+    kdtool(*arguments)
+
+    learned, shipped = tmp_path / "stencil.rmt.json", ROOT / "examples" / "stencil.rmt.json"
+    assert _without_versions(learned) == _without_versions(shipped)
 
 
 def test_readme_shows_the_whole_road():
