@@ -13,14 +13,14 @@ the kernel: threads of the workload share a stock.
 """
 
 from kdtool.replay.memory import COUNT, OTHER_STOCK, STOCK
-from kdtool.rmt.jit import inner
+from kdtool.rmt.jit import aside, inner
 
 __all__ = ["change_cpu", "charge", "drain_stocks", "used_pages"]
 
 MEMCG_CHARGE_BATCH = 64
 
 
-@inner
+@aside
 def charge(capacity, scalars):  # type: ignore[no-untyped-def]
     """Charge a page for which there is room."""
     if scalars[STOCK]:
