@@ -4,8 +4,8 @@
       └──every AGENT_NS or more: little room? reclaim, until there is enough ──┘
 
 A call is the agent's work, page by page: room is made, and the page's read submitted, range by range. It
-takes the agent's time, not the workload's; so do decisions by a Linux that is asked for room ahead. That goes
-on for as long as the workload fills it as fast: mem_cgroup_resize_max() of mm/memcontrol-v1.c, v6.18. The
+takes the agent's time, not the workload's; so do decisions by a Linux that is asked for room ahead. Room
+is made for as long as the workload fills it as fast: mem_cgroup_resize_max(), mm/memcontrol-v1.c, v6.18. The
 workload is interrupted for each page that the agent's reclaim writes out. What was decided meanwhile waits.
 Turns are caught up with at the workload's next fault: between two faults nothing looks at what they change,
 but for accessed bits.

@@ -15,9 +15,11 @@ the kernel: threads of the workload share a stock.
 from kdtool.replay.memory import COUNT, OTHER_STOCK, STOCK
 from kdtool.rmt.jit import aside, inner
 
-__all__ = ["change_cpu", "charge", "drain_stocks", "used_pages"]
+__all__ = ["MOST_STOCKED", "change_cpu", "charge", "drain_stocks", "is_full", "used_pages"]
 
 MEMCG_CHARGE_BATCH = 64
+MOST_STOCKED = 2 * (MEMCG_CHARGE_BATCH - 1)
+"""Pages in both stocks."""
 
 
 @aside
@@ -28,6 +30,12 @@ def charge(capacity, scalars):  # type: ignore[no-untyped-def]
     elif scalars[COUNT] + scalars[OTHER_STOCK] + MEMCG_CHARGE_BATCH <= capacity:
         scalars[STOCK] = MEMCG_CHARGE_BATCH - 1
     scalars[COUNT] += 1
+
+
+@inner
+def is_full(capacity, scalars):  # type: ignore[no-untyped-def]
+    """Tell whether there is no page of the limit for who runs and has no stock."""
+    return scalars[COUNT] + scalars[OTHER_STOCK] >= capacity
 
 
 @inner

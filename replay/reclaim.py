@@ -19,7 +19,7 @@ Where the kernel would call its OOM killer, the run waits for the device.
 
 import numpy as np
 
-from kdtool.replay.charges import charge
+from kdtool.replay.charges import charge, is_full
 from kdtool.replay.evict import evict
 from kdtool.replay.generations import add_generation, leave_generation
 from kdtool.replay.lists import ACTIVE_LIST, INACTIVE_LIST, oldest, push_newest, unlink
@@ -42,7 +42,6 @@ from kdtool.replay.memory import (
     MGLRU,
     MOST_AGE,
     NOW_NS,
-    OTHER_STOCK,
     RECLAIM_KIND,
     STAT_ACTIVE,
     STAT_FILE_ACTIVE,
@@ -175,7 +174,7 @@ def _take_victim(memory):  # type: ignore[no-untyped-def]
 def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Give up pages if memory is full, then take room for one page: try_charge_memcg()."""
     scalars = memory[6]
-    if scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
+    if is_full(capacity, scalars):
         if scalars[RECLAIM_KIND] & HAS_BITS:
             _reclaim(capacity, memory, device)
         else:
@@ -190,9 +189,9 @@ def make_room(capacity, memory, device):  # type: ignore[no-untyped-def]
 def try_room(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Take room for a page that nobody waits for, or return False: try_charge_memcg() with __GFP_NORETRY."""
     scalars = memory[6]
-    if scalars[RECLAIM_KIND] & HAS_BITS and scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
+    if scalars[RECLAIM_KIND] & HAS_BITS and is_full(capacity, scalars):
         _free_some(memory, device)
-        if scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
+        if is_full(capacity, scalars):
             return False
     make_room(capacity, memory, device)
     return True
@@ -220,7 +219,7 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
     """Free pages until there is room for one."""
     scalars = memory[6]
     vain = 0
-    while scalars[COUNT] + scalars[OTHER_STOCK] >= capacity:
+    while is_full(capacity, scalars):
         vain = 0 if _free_some(memory, device) else vain + 1
         if vain > MAX_RECLAIM_RETRIES:
             # The kernel would kill now. What is locked is being read, and no read takes longer than this.

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from kdtool.replay import memory as layout
 from kdtool.replay.agent import MOST_WAITING
+from kdtool.replay.charges import MOST_STOCKED
 from kdtool.replay.devices import Device
 from kdtool.replay.memory import Flush, Memory
 from kdtool.replay.policies.base import Policy
@@ -97,10 +98,12 @@ def exact_pages(workload: Workload, degree_pages: int, agent_ns: int = 0) -> int
     A reference that reduction dropped never left the k most recent pages. Between two of its
     neighbours at most k - 1 other pages are referenced, each bringing in at most `degree_pages` more,
     so that nothing is lost in a memory of k * (1 + degree_pages) + 1 pages (tested in test_reduction.py).
-    What an agent may still ask for, and what it keeps free, may come on top. `belady` is no LRU: its faults
-    are the same, but it may evict other pages, and what those cost to write is part of its run time.
+    What an agent may still ask for, what it keeps free, and what CPUs have charged and not used, may come on
+    top. `belady` is no LRU: its faults are the same, but it may evict other pages, and what those cost to
+    write is part of its run time.
     """
-    return max(workload.k, 1) * (1 + degree_pages) + 1 + (MOST_WAITING + FREE_PAGES if agent_ns else 0)
+    by_agent = MOST_WAITING + FREE_PAGES + MOST_STOCKED if agent_ns else 0
+    return max(workload.k, 1) * (1 + degree_pages) + 1 + by_agent
 
 
 def score(

@@ -2,21 +2,24 @@
 
 import numpy as np
 import pytest
-from builders import ssd
+from builders import ssd, workload
 from numba import njit
 
 from kdtool.replay import DEVICE_FIELDS, Flush
-from kdtool.replay.agent import FREE_NS, MAKES_ROOM, READ_AT, leave_to_agent, new_agent
+from kdtool.replay.agent import FREE_NS, MAKES_ROOM, MOST_WAITING, READ_AT, leave_to_agent, new_agent
 from kdtool.replay.agentloop import _serve
+from kdtool.replay.charges import MOST_STOCKED
 from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     AT_ROW,
     COUNT,
     DEGREE,
     DIRTY,
+    OTHER_STOCK,
     RECLAIMED,
     RESIDENT,
     SHOOTDOWN_NS,
+    STOCK,
     UNMAPPED,
     WORKED_NS,
     WRITTEN,
@@ -24,6 +27,7 @@ from kdtool.replay.memory import (
     new_memory,
 )
 from kdtool.replay.reclaim import free_batch
+from kdtool.replay.run import exact_pages
 from kdtool.rmt.agentrules import FREE_PAGES, LEAST_SHARE
 
 PAGES = 20
@@ -108,11 +112,11 @@ def decide(time_ns, out, agent):
 class Busy:
     """An agent beside a workload that fills the memory, of clean pages that are freed in 10 us each."""
 
-    def __init__(self):
+    def __init__(self, reclaim="linux"):
         self.device = ssd().by_agent(1000).values
         self.device[DEVICE_FIELDS.index("reclaim_ns")] = PAGE_NS
         self.device[DEVICE_FIELDS.index("beside_write_ns")] = 0
-        state = new_memory(2 * CAPACITY, CAPACITY, "linux", Flush())
+        state = new_memory(2 * CAPACITY, CAPACITY, reclaim, Flush())
         state.pages["status"], state.pages["slot"] = RESIDENT, range(2 * CAPACITY)
         self.memory, self.agent = state.arrays(), (*np.zeros((4, 8), np.int64), *new_agent(works=True))
         self.words, self.scalars = self.agent[4], self.memory[6]
@@ -152,3 +156,16 @@ def test_room_is_made_for_as_long_as_the_workload_fills_it_and_decisions_wait():
     assert busy.memory[7][RECLAIMED] >= 10 * BATCH_PAGES + FREE_PAGES
     assert busy.words[FREE_NS] == busy.memory[7][RECLAIMED] * PAGE_NS
     assert busy.words[READ_AT] and not busy.words[MAKES_ROOM]
+
+
+def test_no_more_is_kept_free_than_the_bound_of_exact_replays_knows():
+    busy = Busy("lru")  # of which that bound speaks: it evicts a page at a time
+
+    busy.serve(1)
+    busy.scalars[[STOCK, OTHER_STOCK]] = MOST_STOCKED // 2  # the most that CPUs charge while room is made
+    busy.serve(AFTER_LAST)
+
+    assert not busy.words[MAKES_ROOM]
+    assert busy.scalars[COUNT] == CAPACITY - FREE_PAGES - MOST_STOCKED
+    few, more = (exact_pages(workload([1]), 8, agent_ns) for agent_ns in (0, 1000))
+    assert more - few == MOST_WAITING + FREE_PAGES + MOST_STOCKED
