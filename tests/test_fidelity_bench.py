@@ -375,6 +375,7 @@ def left_of(process) -> list[str]:
 
 @pytest.mark.root
 @needs.root
+@needs.tracefs
 @needs.qemu
 def test_a_small_program_is_measured_replayed_and_scored_again_without_the_kernel(tmp_path):
     program = f"tiny={needs.compiled(tmp_path, 'strides')} 6000 7 6000"
@@ -410,6 +411,7 @@ def test_a_guard_that_starts_late_puts_back_what_was_before(tmp_path):
 
 @pytest.mark.root
 @needs.root
+@needs.tracefs
 @needs.qemu
 def test_nothing_is_left_even_when_the_bench_is_killed(tmp_path):
     program = f"long={needs.compiled(tmp_path, 'strides')} 6000 7 6000"

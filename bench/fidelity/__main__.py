@@ -63,7 +63,8 @@ def _parse_arguments() -> argparse.Namespace:
     add("--device", default="ssd", help="profile of the swap device for replay, a name or a JSON file")
     add("--k", type=int, default=256, help="reduction window of the recordings in pages (256)")
     add("--timeout", type=float, default=600.0, metavar="S", help="of one run (600)")
-    add("--swap-size", default="2G", help="of the swap device (2G)")
+    add("--swap-size", default="2G", help="of the swap (2G)")
+    add("--loop", action="store_true", help="swap on a loop device, not in a file: its threads take CPU time")
     add("--jobs", type=int, default=1, help="processes that replay (1)")
     add("--tolerance", type=float, default=5.0, metavar="PERCENT", help="what is called a miss (5)")
     add("--fresh", action="store_true", help="measure again what is in the work folder")
@@ -88,7 +89,7 @@ def _run(arguments: argparse.Namespace, say: Say) -> None:
         timeout_s=arguments.timeout,
         swap_size=arguments.swap_size,
     )
-    store = Store(arguments.work)
+    store = Store(arguments.work, loop=arguments.loop)
     load_device(arguments.device)  # an unknown one is said before anything is measured
     if not arguments.score_only:
         find_tracefs()  # looks at the disk need it, after minutes of recording

@@ -41,7 +41,7 @@ class Place:
 
 
 def measure_kernel(plan: Plan, store: Store, say: Say) -> None:
-    """Run what is missing of the matrix under the kernel; swap is up meanwhile, a device for each kind.
+    """Run what is missing of the matrix under the kernel; swap is up meanwhile, set up anew for each kind.
 
     Raises a KdtoolError when swap cannot be set up or a program fails.
     """
@@ -49,7 +49,10 @@ def measure_kernel(plan: Plan, store: Store, say: Say) -> None:
     for rotational in (False, True):
         places = [place for place in bench.places if place.setting.rotational == rotational]
         if places:
-            with own_swap(rotational, plan.swap_size) as device, looker_at(device, rotational) as looker:
+            with (
+                own_swap(rotational, plan.swap_size, loop=store.loop) as device,
+                looker_at(device, rotational) as looker,
+            ):
                 for place in places:
                     bench.measure(place, device, looker)
 

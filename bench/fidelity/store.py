@@ -3,7 +3,8 @@
     WORK/bin/            compiled programs
     WORK/footprints/     PROGRAM.json, the run without a limit
     WORK/traces/         PROGRAM.kdt, every page reference, and PROGRAM.json, what recording took
-    WORK/kernel/         PROGRAM-PERCENT-SETTING.json, the runs under the kernel: one file a cell
+    WORK/kernel-file/    PROGRAM-PERCENT-SETTING.json, a cell: the runs under the kernel with swap in a file
+    WORK/kernel-loop/    the same, with swap on a loop device
 
 Each file names the version of the program that it belongs to; files of another version count as missing.
 """
@@ -38,10 +39,14 @@ class Measured:
 
 
 class Store:
-    """The files of one work folder; ParameterError when another bench is at work in it."""
+    """The files of one work folder; ParameterError when another bench is at work in it.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    loop : the runs are those with swap on a loop device
+    """
+
+    def __init__(self, folder: Path, *, loop: bool) -> None:
+        self._folder, self.loop = folder, loop
+        self._kernel = "kernel-loop" if loop else "kernel-file"
         self.binaries = self._made("bin")
         self._lock = os.open(folder, os.O_RDONLY)  # held until this process ends
         try:
@@ -96,7 +101,7 @@ class Store:
         return self._made("footprints") / f"{program.name}.json"
 
     def _cell_file(self, program: BenchProgram, percent: int, setting: str) -> Path:
-        return self._made("kernel") / f"{program.name}-{percent}-{setting}.json"
+        return self._made(self._kernel) / f"{program.name}-{percent}-{setting}.json"
 
     def _made(self, name: str) -> Path:
         folder = self._folder / name

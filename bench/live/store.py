@@ -22,8 +22,8 @@ class LiveStore(Store):
     """
 
     def __init__(self, work: Path, *, loop: bool) -> None:
-        super().__init__(work)
-        self.loop, self._runs = loop, "live-loop" if loop else "live"
+        super().__init__(work, loop=loop)
+        self._runs = "live-loop" if loop else "live"
 
     def program(self, pair: Pair) -> Path:
         """Return where the learned program is or will be."""
