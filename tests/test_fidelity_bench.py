@@ -23,7 +23,7 @@ from kdtool.fidelity.predict import (
     Prediction,
     at_own_speed,
     current_moments,
-    on_loop_device,
+    on_swap,
     replay_moments,
     starting_moments,
 )
@@ -298,8 +298,9 @@ def test_behind_a_loop_device_it_matters_when_between_ticks_a_program_begins():
     )
     none, moments = [load_policy("none")], current_moments()
 
-    [of_file] = replay_moments(walked, none, 1000, ssd(), moments)
-    [of_loop] = replay_moments(walked, none, 1000, on_loop_device(ssd()), moments)
+    behind = on_swap(ssd(), loop=True)
+    [of_file] = replay_moments(walked, none, 1000, on_swap(behind, loop=False), moments)
+    [of_loop] = replay_moments(walked, none, 1000, behind, moments)
 
     assert len({result.major_faults for result in of_file}) == 1
     assert len({result.major_faults for result in of_loop}) > 1
@@ -342,8 +343,8 @@ def test_a_cell_is_replayed_for_the_disk_that_its_runs_had(tmp_path):
     slow = of_cell([{"latency_ns": 90_000}, {"latency_ns": 100_000}, {}, {"latency_ns": 900_000}])
     disks = {(1500, "none"): {}, (1500, "vma"): {}, (1600, "none"): slow, (1600, "vma"): {}}
 
-    known = predict_program(trace.path, disks, "ssd", footprint)
-    same = predict_program(trace.path, {key: {} for key in disks}, "ssd", footprint)
+    known = predict_program(trace.path, disks, "ssd", False, footprint)
+    same = predict_program(trace.path, {key: {} for key in disks}, "ssd", False, footprint)
 
     assert slow == {"latency_ns": 100_000}
     assert {key for key in disks if known[key] != same[key]} == {(1600, "none")}

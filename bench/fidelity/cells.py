@@ -15,7 +15,7 @@ from kdtool.fidelity.predict import (
     Prediction,
     at_own_speed,
     current_moments,
-    on_loop_device,
+    on_swap,
     replay_moments,
     starting_moments,
 )
@@ -45,7 +45,8 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
             trace = store.trace(program) if store.recorded(program) is not None else None
             disks = {(cell.memory_pages, cell.setting): cell.disk for cell in some}
             footprint = store.footprint(program)
-            waiting.append((program, some, pool.submit(predict_program, trace, disks, device, footprint)))
+            future = pool.submit(predict_program, trace, disks, device, store.loop, footprint)
+            waiting.append((program, some, future))
         for program, some, future in waiting:
             predicted = future.result()
             for cell in some:
@@ -56,17 +57,22 @@ def make_cells(plan: Plan, store: Store, device: str, jobs: int, say: Say) -> li
 
 
 def predict_program(
-    trace: Path | None, disks: Mapping[Key, Mapping[str, int]], device: str, footprint: Footprint | None
+    trace: Path | None,
+    disks: Mapping[Key, Mapping[str, int]],
+    device: str,
+    loop: bool,
+    footprint: Footprint | None,
 ) -> Mapping[Key, list[Prediction]]:
     """Return the predictions for each memory and setting; a top-level function, for other processes.
 
     disks : what of `device` was otherwise while each was measured
+    loop : swap is on a loop device
     """
     if trace is None or not disks or footprint is None:
         return {}
     # The limit's pages of files are measured, and off the memory already: the replayed ones would be twice.
     workload = load_workload(Trace(trace), files="none")
-    profile = at_own_speed(workload, on_loop_device(load_device(device)), footprint.wall_ns)
+    profile = at_own_speed(workload, on_swap(load_device(device), loop=loop), footprint.wall_ns)
     predicted: dict[Key, list[Prediction]] = {}
     for (pages, name), disk in sorted(disks.items()):
         setting = find_setting(name)

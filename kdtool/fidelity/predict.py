@@ -30,7 +30,7 @@ __all__ = [
     "Prediction",
     "at_own_speed",
     "current_moments",
-    "on_loop_device",
+    "on_swap",
     "placed_at",
     "replay_moments",
     "starting_moments",
@@ -83,12 +83,12 @@ def at_own_speed(workload: Workload, device: Device, wall_ns: int) -> Device:
     return device.having({"insn_ps": own_ps})
 
 
-def on_loop_device(device: Device) -> Device:
-    """Return `device` as it is behind a loop device with direct I/O: a worker notes the ends of writes.
+def on_swap(device: Device, *, loop: bool) -> Device:
+    """Return `device` as it is under the bench's swap, whatever the profile was measured on.
 
-    The bench's swap is one, whatever the profile was measured on.
+    loop : behind a loop device with direct I/O, where a worker notes the ends of writes; else the interrupt
     """
-    return device.having({"slice_ns": base_slice_ns(device.number("n_cpus") or 1)})
+    return device.having({"slice_ns": base_slice_ns(device.number("n_cpus") or 1) if loop else 0})
 
 
 def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
