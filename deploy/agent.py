@@ -31,9 +31,10 @@ from kdtool.deploy.layout import (
 )
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, UNSEEN
 from kdtool.deploy.processes import FaultCounter, Processes
-from kdtool.deploy.source import Decider, pids_in
+from kdtool.deploy.source import Decider
 from kdtool.errors import CapabilityError
 from kdtool.kernel.advise import check_advice
+from kdtool.kernel.cgroup import pids_in
 from kdtool.kernel.host import real_time
 from kdtool.kernel.stall import Stall, StallClock
 
