@@ -47,7 +47,6 @@ PR_SET_TIMERSLACK, SLACK_NS = 29, 1_000
 """An ordinary thread oversleeps by 50 us otherwise: prctl(2)."""
 FOLLOWED_SHARE = 2
 MIN_FOLLOWED, MAX_FOLLOWED = 256, 1 << 16
-RATE_WINDOWS_PER_S = 100
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Agent:
         settings = self.arrays.settings
         settings[DEGREE], settings[ACTIVE] = decider.degree_pages, 0
         settings[BATCH_PAGES], settings[NAP_NS] = BATCH_DEFAULT_PAGES, NAP_DEFAULT_NS
-        settings[RATE_PAGES] = max(rate_pages // RATE_WINDOWS_PER_S, 1)
+        settings[RATE_PAGES] = rate_pages
         settings[ASKED_PAGES] = min(max(followed, MIN_FOLLOWED), MAX_FOLLOWED)
         settings[PROCESS_WORD], settings[CLOCK_WORD] = decider.process_word, decider.clock_word
         self.processes = Processes(self.arrays, cgroup)

@@ -11,7 +11,7 @@ import pytest
 
 from kdtool.deploy import layout as at
 from kdtool.deploy.events import act
-from kdtool.deploy.issue import issue, turn_around
+from kdtool.deploy.issue import _is_allowed, issue, turn_around
 from kdtool.deploy.layout import new_arrays
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
 from kdtool.deploy.pages import follow, note_major, note_minor, place, place_of, state_of, want
@@ -373,6 +373,25 @@ def test_the_rate_limits_what_is_asked_for_and_a_dead_process_gets_nothing(array
     issue(pages, work[0], work[2], work[3])
     assert counts(arrays, "FORGOTTEN", "CALLS") == [1, 0]
     assert arrays.scratch[at.QUEUE_COUNT] == 0
+
+
+@pytest.mark.parametrize("rate", [1, 2, 50, 99, 150, 199, 1000])
+def test_in_no_second_are_more_pages_asked_for_than_the_rate(arrays, rate):
+    arrays.settings[at.RATE_PAGES] = rate
+    pages, s = arrays.of_pages(), 1000 * MS
+    times_ns = np.arange(50 * s, 54 * s, 200_000)
+    times_ns = times_ns[(times_ns < 51.5 * s) | (times_ns > 52.3 * s)]  # and a pause, for which none are owed
+    asked_ns = times_ns[[_is_allowed(pages, now_ns) for now_ns in times_ns]]
+    in_a_second = np.searchsorted(asked_ns, asked_ns + s) - np.arange(len(asked_ns))
+    assert 0.96 * rate <= in_a_second.max() <= rate
+    assert len(asked_ns) >= 0.96 * 3 * rate
+
+
+def test_a_hundredth_of_a_seconds_pages_may_come_at_once(arrays):
+    arrays.settings[at.RATE_PAGES] = 400_000
+    pages, now_ns = arrays.of_pages(), 50_000 * MS
+    assert sum(_is_allowed(pages, now_ns) for _ in range(5000)) == 4000
+    assert sum(_is_allowed(pages, now_ns + 5 * MS) for _ in range(5000)) == 1980
 
 
 def test_a_page_that_is_due_before_it_could_be_there_is_left_to_its_own_fault(arrays):
