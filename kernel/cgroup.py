@@ -30,6 +30,7 @@ __all__ = [
     "find_layout",
     "own_patterns",
     "pids_in",
+    "plain_name",
     "reap_stale",
 ]
 
@@ -152,13 +153,22 @@ def pids_in(*cgroups: Path) -> list[int]:
     return sorted(pids)
 
 
+def plain_name(name: str) -> str:
+    """Return a cgroup's name in the one form by which two are compared.
+
+    >>> plain_name("/system.slice//web.service/")
+    'system.slice/web.service'
+    """
+    return "/".join(filter(None, name.split("/")))
+
+
 def find_cgroup(name: str, layout: Layout) -> Path:
     """Return the directory of the living cgroup `name`, relative to the root that perf selects by.
 
     Raises ParameterError for an unknown name, CapabilityError for one that only another hierarchy has.
     """
     hierarchy = _events_hierarchy(layout)
-    plain = name.strip("/")
+    plain = plain_name(name)
     if not plain or any(part in (".", "..") for part in plain.split("/")):
         raise ParameterError(
             f"cgroup '{name}': the root would record the whole machine: give a name below {hierarchy.root}"
