@@ -44,7 +44,8 @@ their fate is known · NAP_NS: look at the rings so often while there are events
 without · CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD: of `context`; -1: none · POLL_AT, POLL_FDS: address and
 number of the pollfds of the rings, to sleep on while it is not active · USAGE_FD (-1: none), FULL_BYTES:
 where it is read how much memory is in use, and from when on room is made: FREE_TEXT is written to FREE_FD,
-and then KEEP_TEXT · REFRESH: nobody watched for a while, all processes are to be taken in anew."""
+and then KEEP_TEXT · REFRESH: nobody watched, or records were lost: processes may have come and
+gone unseen."""
 
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,
