@@ -5,6 +5,8 @@ import gzip
 import os
 import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import needs
@@ -305,6 +307,59 @@ class TestAsRoot:
 def test_page_cluster_has_bounds(n: int) -> None:
     with pytest.raises(ParameterError, match="allowed: 0"), page_cluster(n):
         pass
+
+
+@pytest.fixture
+def knob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a file in place of vm.page-cluster, which is 3, for this process."""
+    file = tmp_path / "page-cluster"
+    file.write_text("3")
+    monkeypatch.setattr(host, "PAGE_CLUSTER", file)
+    monkeypatch.setattr(host, "CLAIM", tmp_path / "run/page-cluster")
+    return file
+
+
+def test_page_cluster_is_changed_by_one_process_at_a_time(knob: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom kdtool.kernel import host\n"
+        "host.PAGE_CLUSTER, host.CLAIM = map(Path, sys.argv[1:])\n"
+        "with host.page_cluster(5): pass\n"
+    )
+    other = [sys.executable, "-c", script, str(knob), str(host.CLAIM)]
+
+    with page_cluster(0), page_cluster(2):  # one process as often as it likes
+        refused = subprocess.run(other, capture_output=True, text=True, check=False)
+        assert "CapabilityError: vm.page-cluster: another kdtool has changed it" in refused.stderr
+        assert knob.read_text() == "2"
+    assert knob.read_text() == "3"
+
+    assert subprocess.run(other, check=False).returncode == 0
+    assert knob.read_text() == "3"
+
+
+def test_the_guard_of_a_killed_agent_holds_the_claim_until_it_has_put_page_cluster_back(knob: Path) -> None:
+    script = (
+        "import os, sys, signal\nfrom pathlib import Path\nfrom kdtool.kernel import host\n"
+        "from kdtool.deploy import guard\n"
+        "host.PAGE_CLUSTER, host.CLAIM = map(Path, sys.argv[1:])\n"
+        "text = Path(guard.__file__).read_text().replace('/proc/sys/vm/page-cluster', sys.argv[1])\n"
+        "guard.__file__ = sys.argv[1] + '.py'; Path(guard.__file__).write_text(text)\n"
+        "with guard.guarded(0, ()): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    killed = subprocess.run([sys.executable, "-c", script, str(knob), str(host.CLAIM)], check=False)
+
+    assert killed.returncode == -9
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        try:
+            with host.page_cluster_claim():
+                assert knob.read_text() == "3"
+            break
+        except CapabilityError:
+            time.sleep(0.001)
+    else:
+        pytest.fail("the guard holds on to its claim")
 
 
 # ------------------------------------------------------------------------------------ perf records
