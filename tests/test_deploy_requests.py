@@ -14,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from kdtool.cli import app
-from kdtool.deploy import runtime
+from kdtool.deploy import request, runtime
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.request import DeployRequest, bounds_of
 from kdtool.errors import ParameterError, ProgramError
+from kdtool.kernel import host
 from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
 from kdtool.rmt import stride_program, write_program
 
@@ -157,6 +158,16 @@ def test_bad_input_is_one_line_before_anything_is_changed(arguments, said):
     assert result.exit_code != 0
     assert said in result.output + str(result.exception)
     assert "for all until this ends" not in result.output
+
+
+def test_page_cluster_that_another_has_changed_is_refused_before_anything_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "CLAIM", tmp_path / "page-cluster")
+    monkeypatch.setattr(request, "swap_devices", lambda: ["one"])
+    with host.CLAIM.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = CliRunner().invoke(app, ["deploy", "--policy", "stride", "--page-cluster", "5", "--", "true"])
+    assert "another kdtool has changed it until it ends" in str(done.exception)
+    assert done.output == ""
 
 
 def test_stop_and_status_of_a_cgroup_mean_no_other_agent(folder, monkeypatch):

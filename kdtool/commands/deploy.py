@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -85,6 +86,7 @@ def register(app: typer.Typer) -> None:
         from kdtool.deploy.agent import Placement
         from kdtool.deploy.request import DeployRequest, check_request
         from kdtool.deploy.session import deploy as run
+        from kdtool.kernel.host import page_cluster_claim
         from kdtool.live.policies import load_decider
         from kdtool.live.show import live_line, print_row
         from kdtool.replay.files import check_target, whole_file
@@ -109,10 +111,11 @@ def register(app: typer.Typer) -> None:
             check_target(output, ".json")
         decider = load_decider(program)
         check_request(request)
-        if page_cluster is not None:
-            print(f"kdtool: vm.page-cluster is {page_cluster} for all until this ends", file=sys.stderr)
-        with live_line() as show:
-            row = run(request, decider, show)
+        with nullcontext() if page_cluster is None else page_cluster_claim():
+            if page_cluster is not None:
+                print(f"kdtool: vm.page-cluster is {page_cluster} for all until this ends", file=sys.stderr)
+            with live_line() as show:
+                row = run(request, decider, show)
         document = json.dumps({"rows": [row]})
         if output is not None:
             with whole_file(output) as partial:
