@@ -3,12 +3,13 @@
 import os
 import select
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from kdtool.collect.base import Request
 from kdtool.errors import ParameterError
-from kdtool.kernel.cgroup import find_cgroup, find_layout
+from kdtool.kernel.cgroup import find_cgroup, find_layout, pids_in
 from kdtool.kernel.memcg import MemoryCgroup
 
 __all__ = ["Living", "descendants", "find_living"]
@@ -51,8 +52,7 @@ class _Cgroup:
         return self.path.is_dir()
 
     def pids(self) -> list[int]:
-        files = self.path.rglob("cgroup.procs")
-        return sorted({int(pid) for file in files for pid in file.read_text().split()})
+        return pids_in(self.path)
 
     def memory(self) -> dict[str, Any]:
         return _memory_of(self.pids())
@@ -102,22 +102,29 @@ def descendants(pid: int) -> list[int]:
 
 
 def _memory_of(pids: list[int]) -> dict[str, Any]:
-    found = memory_cgroup(pids)
-    return {} if found is None else {"memory": found[0], **found[1].facts()}
+    for pid in pids:
+        with suppress(OSError):  # it has just ended, and its cgroup with it
+            if (found := memory_cgroup([pid])) is not None:
+                return {"memory": found[0], **found[1].facts()}
+    return {}
 
 
 def memory_cgroup(pids: Sequence[int]) -> tuple[str, MemoryCgroup] | None:
-    """Return name and files of the memory cgroup of the first process; None without one of its own."""
+    """Return name and files of the memory cgroup of the first that lives; None without one of its own."""
     layout = find_layout()
-    if layout.memory is None or not pids:
+    if layout.memory is None:
         return None
-    try:
-        lines = Path(f"/proc/{pids[0]}/cgroup").read_text(errors="surrogateescape").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    for line in lines:
+    for line in next(filter(None, map(_cgroup_lines, pids)), []):
         _, controllers, path = line.split(":", 2)
         wanted = "memory" in controllers.split(",") if layout.memory.version == 1 else not controllers
         if wanted and path != "/":
             return path, MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
     return None
+
+
+def _cgroup_lines(pid: int) -> list[str]:
+    """Return /proc/PID/cgroup, a line a hierarchy; none of a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +31,10 @@ from kdtool.deploy.layout import (
 )
 from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, UNSEEN
 from kdtool.deploy.processes import FaultCounter, Processes
-from kdtool.deploy.source import Decider, pids_in
+from kdtool.deploy.source import Decider
 from kdtool.errors import CapabilityError
 from kdtool.kernel.advise import check_advice
+from kdtool.kernel.cgroup import pids_in
 from kdtool.kernel.host import real_time
 from kdtool.kernel.stall import Stall, StallClock
 
@@ -46,7 +47,6 @@ PR_SET_TIMERSLACK, SLACK_NS = 29, 1_000
 """An ordinary thread oversleeps by 50 us otherwise: prctl(2)."""
 FOLLOWED_SHARE = 2
 MIN_FOLLOWED, MAX_FOLLOWED = 256, 1 << 16
-RATE_WINDOWS_PER_S = 100
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,14 @@ class Agent:
         settings = self.arrays.settings
         settings[DEGREE], settings[ACTIVE] = decider.degree_pages, 0
         settings[BATCH_PAGES], settings[NAP_NS] = BATCH_DEFAULT_PAGES, NAP_DEFAULT_NS
-        settings[RATE_PAGES] = max(rate_pages // RATE_WINDOWS_PER_S, 1)
+        settings[RATE_PAGES] = rate_pages
         settings[ASKED_PAGES] = min(max(followed, MIN_FOLLOWED), MAX_FOLLOWED)
         settings[PROCESS_WORD], settings[CLOCK_WORD] = decider.process_word, decider.clock_word
         self.processes = Processes(self.arrays, cgroup)
         self.source, self.source_reason = choose_source(cgroup, decider, source)
         self._clock, self.stall_reason = _stall_clock(cgroup) if stall else (None, "not asked for")
         self._thread = threading.Thread(target=self._work, name="kdtool-agent")
+        self._placed = threading.Event()
         self._faults = FaultCounter()
         self._resting = False
         self._rested_majors = 0
@@ -128,11 +129,16 @@ class Agent:
         self._cpu_ns = 0
 
     def begin(self) -> None:
-        """Take the processes in that live now, and begin to count majors; `set_active` begins the rest."""
+        """Take the processes in that live now, and begin to count majors; `set_active` begins the rest.
+
+        Raises CapabilityError where the thread may not be placed as asked for.
+        """
         self._cpu_ns = time.process_time_ns()
         self._watch(True)  # first, so that no new mapping is missed
-        self._take_all()
+        self.processes.renew(pids_in(self.cgroup))
         self._thread.start()
+        self._placed.wait()
+        self.check()
 
     def rest(self, resting: bool) -> None:
         """Look at nothing of the workload's, which then runs as without an agent, or look again.
@@ -210,18 +216,16 @@ class Agent:
         if self._clock is not None:
             self._clock.switch(on)
 
-    def _take_all(self) -> None:
-        for pid in pids_in(self.cgroup):
-            with suppress(ProcessLookupError):  # it has just ended
-                self.processes.take(pid)
-
     def _work(self) -> None:
         try:
             with self._placement.applied():
+                self._placed.set()
                 while (reason := self.source.run(self.arrays)) != STOPPED:
                     self._answer(reason)
         except BaseException as error:  # kept for the main thread, which raises it
             self._error = error
+        finally:
+            self._placed.set()
 
     def _answer(self, reason: int) -> None:
         """Do what the loop came back for. A process that ends under our hands is no error."""
@@ -232,8 +236,7 @@ class Agent:
             elif reason == STALE_MAPPINGS:
                 self.processes.read_stale()
             elif reason == UNSEEN:
-                self.processes.close()
-                self._take_all()
+                self.processes.renew(pids_in(self.cgroup))
             elif reason == LEFT:
                 self.processes.let_go(pid)
                 self.arrays.scratch[WANTED_PID] = 0

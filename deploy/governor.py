@@ -22,12 +22,13 @@ __all__ = ["ACTIVE", "ASLEEP", "BACK", "TRYING", "Floors", "Governor", "Progress
 
 ASLEEP, TRYING, ACTIVE, BACK = "asleep", "trying", "active", "back"
 WINDOW_EVENTS = 128
-"""Swap-ins (major faults and first touches) by which a window is judged, and ..."""
+"""Swap-ins by which a window is judged, and ..."""
 WINDOW_S = 0.1
 """... the least time it takes: fates come after their decisions."""
 TRIAL_EVENTS = 256
 """Swap-ins by which the program's windows of a trial are judged together."""
-IDLE_S = 0.5
+IDLE_S, IDLE_EVENTS = 0.5, 16
+"""Fewer swap-ins in so long, and it sleeps."""
 WAKE_MAJORS = 4
 """Major faults between two ticks that wake it, once anything is in swap: 80 a second, 1 % of the time at
 0.1 ms each."""
@@ -67,6 +68,11 @@ class Progress:
         return Progress(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
     @property
+    def swap_ins(self) -> int:
+        """Return the pages that came from swap and were touched: first touches and major faults."""
+        return self.used + self.majors
+
+    @property
     def pace(self) -> int:
         """Return how far the workload has come, see trial.py."""
         return self.faults - self.wasted
@@ -85,8 +91,7 @@ class Progress:
     @property
     def coverage(self) -> float | None:
         """Return used / swap-ins; None without any."""
-        swap_ins = self.used + self.majors
-        return self.used / swap_ins if swap_ins else None
+        return self.used / self.swap_ins if self.swap_ins else None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Governor:
         self.gain: float | None = None
         self._since = self._last = Progress(0, 0, 0, 0, 0)
         self._since_s = self._last_s = self._until_s = 0.0
+        self._looked, self._looked_s = self._since, 0.0
         self._back_s, self._trust_s = FIRST_BACK_S, FIRST_TRUST_S
         self._bad = 0
         self._trial: Trial | None = None
@@ -171,7 +177,7 @@ class Governor:
         verdict = trial.tick(now_s, progress.pace, progress.stall_ns)
         if was_on and self._floors is not None:
             self._tried += progress.since(self._last)
-            if self._tried.used + self._tried.majors >= TRIAL_EVENTS:
+            if self._tried.swap_ins >= TRIAL_EVENTS:
                 self._bad = self._bad + 1 if _is_below(self._tried, self._floors) else 0
                 self._tried = Progress(0, 0, 0, 0, 0)
             if self._bad >= BAD_WINDOWS:
@@ -190,7 +196,12 @@ class Governor:
             self.state = ASLEEP
 
     def _act(self, now_s: float, progress: Progress) -> None:
-        self.state, self._since, self._since_s, self._bad = ACTIVE, progress, now_s, 0
+        self.state, self._bad = ACTIVE, 0
+        self._begin_window(now_s, progress)
+
+    def _begin_window(self, now_s: float, progress: Progress) -> None:
+        self._since, self._since_s = progress, now_s
+        self._looked, self._looked_s = progress, now_s
 
     def _step_back(self, now_s: float) -> None:
         """Leave it to the kernel, twice as long as the last time."""
@@ -199,16 +210,17 @@ class Governor:
         self._back_s, self._trust_s = min(2 * self._back_s, LAST_BACK_S), FIRST_TRUST_S
 
     def _judge(self, now_s: float, progress: Progress) -> None:
-        """Judge the window once it is long enough."""
-        window, length_s = progress.since(self._since), now_s - self._since_s
-        if window.used + window.majors < WINDOW_EVENTS:
-            if length_s >= IDLE_S:
-                self.state = ASLEEP if window.used + window.majors < WINDOW_EVENTS // 8 else ACTIVE
-                self._since, self._since_s = progress, now_s
+        """Judge the window once it is long enough, or else sleep if there is little to do."""
+        window = progress.since(self._since)
+        if window.swap_ins < WINDOW_EVENTS:
+            if now_s - self._looked_s >= IDLE_S:
+                if progress.since(self._looked).swap_ins < IDLE_EVENTS:
+                    self.state = ASLEEP
+                self._looked, self._looked_s = progress, now_s
             return
-        if length_s < WINDOW_S:
+        if now_s - self._since_s < WINDOW_S:
             return
-        self._since, self._since_s = progress, now_s
+        self._begin_window(now_s, progress)
         self._tune(window)
         if self._floors is None:
             return

@@ -21,7 +21,7 @@ from kdtool.deploy.layout import (
     QUEUE_COUNT,
     QUEUE_FIRST,
     QUEUED,
-    RATE_COUNT,
+    RATE_CREDIT,
     RATE_NS,
     RATE_PAGES,
     REFUSED,
@@ -38,7 +38,9 @@ from kdtool.rmt.jit import jit
 
 __all__ = ["issue", "turn_around"]
 
-RATE_WINDOW_NS = 10_000_000
+SECOND_NS = 1_000_000_000
+BURST_SHARE = 100
+"""Of the pages a second, those that may come at once: a hundredth, and one at least."""
 VPN_MASK = (1 << VPN_BITS) - 1
 PAGE_BYTES = 4096
 _PROCESS_MADVISE, _MADV_WILLNEED = PROCESS_MADVISE, MADV_WILLNEED
@@ -69,13 +71,18 @@ def _is_swapped(pages, process, window, key):  # type: ignore[no-untyped-def]
 
 @jit(nogil=True)
 def _is_allowed(pages, now_ns):  # type: ignore[no-untyped-def]
-    """Count a page against the rate; False when this window's pages are used up."""
+    """Count a page against the rate; False when there is no credit for it.
+
+    Credit, a second's nanoseconds a page, grows with time up to a burst. What a burst has beyond one page it
+    grows more slowly by, so that in no second, whenever it begins, there are more pages than the rate.
+    """
     settings, scratch = pages[0], pages[2]
-    if now_ns - scratch[RATE_NS] >= RATE_WINDOW_NS:
-        scratch[RATE_NS], scratch[RATE_COUNT] = now_ns, 0
-    if scratch[RATE_COUNT] >= settings[RATE_PAGES]:
+    burst = max(settings[RATE_PAGES] // BURST_SHARE, 1)
+    grown = min(now_ns - scratch[RATE_NS], SECOND_NS) * (settings[RATE_PAGES] - burst + 1)
+    scratch[RATE_NS], scratch[RATE_CREDIT] = now_ns, min(scratch[RATE_CREDIT] + grown, burst * SECOND_NS)
+    if scratch[RATE_CREDIT] < SECOND_NS:
         return False
-    scratch[RATE_COUNT] += 1
+    scratch[RATE_CREDIT] -= SECOND_NS
     return True
 
 

@@ -39,12 +39,13 @@ WINDOW_PAGES = 64
  POLL_AT, POLL_FDS, USAGE_FD, FULL_BYTES, FREE_FD, FREE_TEXT, FREE_LENGTH, KEEP_TEXT, KEEP_LENGTH, REFRESH,
  N_SETTINGS) = range(21)  # fmt: skip
 """STOP: leave the loop · ACTIVE: 0 observes only · DEGREE: pages a decision at most · BATCH_PAGES: wait for
-so many, while hits show that it is ahead · RATE_PAGES: a 10 ms · ASKED_PAGES: pages that are followed until
+so many, while hits show that it is ahead · RATE_PAGES: a second · ASKED_PAGES: pages that are followed until
 their fate is known · NAP_NS: look at the rings so often while there are events, and more and more seldom
 without · CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD: of `context`; -1: none · POLL_AT, POLL_FDS: address and
 number of the pollfds of the rings, to sleep on while it is not active · USAGE_FD (-1: none), FULL_BYTES:
 where it is read how much memory is in use, and from when on room is made: FREE_TEXT is written to FREE_FD,
-and then KEEP_TEXT · REFRESH: nobody watched for a while, all processes are to be taken in anew."""
+and then KEEP_TEXT · REFRESH: nobody watched, or records were lost: processes may have come and
+gone unseen."""
 
 # counters
 (SAMPLES, MAJOR, FIRST_TOUCHES, OTHER_MINOR, STRANGERS, OUTSIDE, EVENTS, DECISIONS, DECIDED, UNMAPPED, KNOWN,
@@ -76,7 +77,7 @@ FREE, QUEUED, ASKED, LOOKED_AT = range(4)
 """States of a page in the table. LOOKED_AT: mapped or never swapped when we looked."""
 
 # scratch: what the loop keeps between calls
-(FIFO_FIRST, FIFO_COUNT, QUEUE_FIRST, QUEUE_COUNT, RATE_NS, RATE_COUNT, WINDOW_KEY, LOGGED, WANTED_PID,
+(FIFO_FIRST, FIFO_COUNT, QUEUE_FIRST, QUEUE_COUNT, RATE_NS, RATE_CREDIT, WINDOW_KEY, LOGGED, WANTED_PID,
  LAST_PROCESS, NOW, SECONDS, NANOSECONDS, BUSY_NS, URGENT, LEAD_NS, USAGE_TEXT) = range(17)  # fmt: skip
 USAGE_WORDS = 3
 N_SCRATCH = USAGE_TEXT + USAGE_WORDS
@@ -118,7 +119,7 @@ class Arrays:
 def new_arrays(context_words: int, log_events: int = 0, out_words: int = 128) -> Arrays:
     """Return empty arrays; `log_events` events are kept with what was decided (for tests)."""
     settings = np.zeros(N_SETTINGS, np.int64)
-    settings[[ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES]] = 1, 64, 1, 4096, MAX_ASKED
+    settings[[ACTIVE, DEGREE, BATCH_PAGES, RATE_PAGES, ASKED_PAGES]] = 1, 64, 1, 400_000, MAX_ASKED
     settings[[CONTEXT_WORDS, PROCESS_WORD, CLOCK_WORD, USAGE_FD]] = context_words, -1, -1, -1
     scratch = np.zeros(N_SCRATCH, np.int64)
     scratch[WINDOW_KEY] = -1

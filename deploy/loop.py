@@ -128,12 +128,13 @@ def _decision(ring, pages, work, out):  # type: ignore[no-untyped-def]
 @jit(nogil=True)
 def _other(ring, pages, work):  # type: ignore[no-untyped-def]
     """Take a record in that is no fault; return why Python is needed, or 0."""
-    counters, scratch = pages[1], pages[2]
+    settings, counters, scratch = pages[0], pages[1], pages[2]
     processes = work[0]
     header, task = word(ring, 0), word(ring, 8)
     kind = header & LOW_32
     if kind == LOST_RECORD:
         counters[LOST] += word(ring, 16)
+        settings[REFRESH] = 1  # the end of a process may be among them
         return 0
     row = find_process(processes, scratch, task & LOW_32)
     if row < 0:

@@ -7,7 +7,8 @@ files, whose readahead is another matter.
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from kdtool.deploy.layout import (
     Arrays,
 )
 from kdtool.errors import CapabilityError
-from kdtool.kernel.advise import open_pagemap, open_process
+from kdtool.kernel.advise import has_address_space, open_pagemap, open_process
 from kdtool.kernel.cgroup import find_layout
 from kdtool.traces import VmaFlag
 
@@ -147,6 +148,21 @@ class Processes:
             os.close(int(rows[row, PIDFD]))
             os.close(int(rows[row, PAGEMAP]))
             rows[row] = 0
+
+    def renew(self, pids: Collection[int]) -> None:
+        """Have rows for those that live now: some may have come, gone or begun another program unseen.
+
+        One whose address space is still there keeps its row, and with it what was asked for.
+        """
+        rows = self._arrays.processes
+        for row in np.flatnonzero(rows[:, PID]):
+            if rows[row, PID] in pids and has_address_space(int(rows[row, PAGEMAP])):
+                rows[row, STALE] = 1
+            else:
+                self.let_go(int(rows[row, PID]))
+        for pid in set(pids).difference(rows[:, PID]):
+            with suppress(ProcessLookupError):  # it has just ended
+                self.take(pid)
 
     def read_stale(self) -> None:
         """Read the mappings of those again whose loop asked for it."""

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kdtool.errors import CapabilityError, ParameterError
+from kdtool.kernel.cgroup import plain_name
 
 __all__ = ["Registration", "running", "runtime_folder", "stop"]
 
@@ -43,22 +44,23 @@ class Registration:
     """This agent's files, for the block. ParameterError when an agent runs for the same cgroup already."""
 
     def __init__(self, cgroup: str, about: dict[str, Any]) -> None:
-        self._cgroup, self._about = cgroup, about
+        self._cgroup, self._about = plain_name(cgroup), about
         self._folder = runtime_folder()
         self._lock_file = self._folder / f"{os.getpid()}.lock"
         self._file = self._lock_file.with_suffix(".json")
         self._lock = -1
 
     def __enter__(self) -> Self:
-        for other in running():
-            if other["cgroup"] == self._cgroup:
+        self._lock = _hold(self._lock_file)
+        self.say({})
+        # Looked at only now: of two that begin at once, one at least sees the other.
+        for other in running(self._cgroup):
+            if other["pid"] != os.getpid():
+                self._leave()
                 raise ParameterError(
                     f"cgroup '{self._cgroup}': agent {other['pid']} works for it already: "
                     f"kdtool deploy --stop {other['pid']}"
                 )
-        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.say({})
         return self
 
     def say(self, figures: dict[str, Any]) -> None:
@@ -71,32 +73,35 @@ class Registration:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
         _remove(self._lock_file)
         os.close(self._lock)
 
 
-def running() -> list[dict[str, Any]]:
-    """Return what each living agent says of itself; files of dead ones are removed."""
+def running(cgroup: str | None = None) -> list[dict[str, Any]]:
+    """Return what each living agent, or that of a cgroup, says of itself; files of dead ones are removed."""
     found = []
     for lock_file in sorted(runtime_folder().glob("*.lock")):
-        if _is_free(lock_file):
-            _remove(lock_file)
+        if not _is_held(lock_file):
             continue
         try:
             found.append(json.loads(lock_file.with_suffix(".json").read_text()))
         except FileNotFoundError:
             continue  # it is just starting, or ending
-    return found
+    return [each for each in found if cgroup is None or each["cgroup"] == plain_name(cgroup)]
 
 
-def stop(pid: int | None = None) -> list[int]:
-    """Tell an agent, or all when None, to end, wait until they have, and return their pids.
+def stop(pid: int | None = None, cgroup: str | None = None) -> list[int]:
+    """Tell an agent, that of a cgroup, or all when None, to end, wait until they have; return their pids.
 
     Raises ParameterError when there is no such agent, CapabilityError when one does not end.
     """
-    pids = [each["pid"] for each in running() if pid in (None, each["pid"])]
-    if pid is not None and not pids:
-        raise ParameterError(f"pid {pid}: no agent of this user: see kdtool deploy --status")
+    pids = [each["pid"] for each in running(cgroup) if pid in (None, each["pid"])]
+    if not pids and (pid is not None or cgroup is not None):
+        asked = f"pid {pid}" if cgroup is None else f"cgroup '{cgroup}'"
+        raise ParameterError(f"{asked}: no agent of this user: see kdtool deploy --status")
     for each in pids:
         with suppress(ProcessLookupError):  # it has just ended by itself
             os.kill(each, signal.SIGTERM)
@@ -108,18 +113,37 @@ def stop(pid: int | None = None) -> list[int]:
     return pids
 
 
-def _is_free(lock_file: Path) -> bool:
+def _hold(lock_file: Path) -> int:
+    """Make a lock file and return it held: that which is there by its name, and none that a look removed."""
+    while True:
+        lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.lstat(lock_file)):
+                return lock
+        os.close(lock)
+
+
+def _is_held(lock_file: Path) -> bool:
+    """Tell whether an agent holds its lock, and remove the files of one that does not.
+
+    The look shares the lock with others that look, and keeps it until the files are gone: who begins waits.
+    """
     try:
         lock = os.open(lock_file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return False  # it has just ended: nothing to remove
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.lstat(lock_file)):
+            _remove(lock_file)
     except BlockingIOError:
-        return False
+        return True
+    except FileNotFoundError:
+        return False  # another look has removed it
     finally:
         os.close(lock)
-    return True
+    return False
 
 
 def _remove(lock_file: Path) -> None:

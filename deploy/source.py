@@ -7,7 +7,6 @@ Both share what reports mappings, forks and execs, the count of majors, and all 
 """
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ from kdtool.kernel.perf import (
 )
 from kdtool.rmt import Program
 
-__all__ = ["Decider", "PerfSource", "Source", "Watch", "no_decisions", "pids_in"]
+__all__ = ["Decider", "PerfSource", "Source", "Watch", "no_decisions"]
 
 Int64Array = npt.NDArray[np.int64]
 RING_BYTES = 4 << 20
@@ -210,14 +209,3 @@ def no_decisions() -> Int64Array:
     row = np.zeros(RING_WORDS, np.int64)
     row[NEXT_NS] = LAST_NS
     return row
-
-
-def pids_in(cgroup: Path) -> Sequence[int]:
-    """Return the processes that live in a cgroup and those below it."""
-    pids: set[int] = set()
-    for file in cgroup.rglob("cgroup.procs"):
-        try:
-            pids.update(int(word) for word in file.read_text().split())
-        except OSError:
-            continue  # removed while we looked
-    return sorted(pids)

@@ -10,7 +10,7 @@ alone: some workloads swap more by fresh statistics (docs/deploy.md).
 from pathlib import Path
 
 from kdtool.collect.living import memory_cgroup
-from kdtool.deploy.source import pids_in
+from kdtool.kernel.cgroup import pids_in
 from kdtool.kernel.memcg import MemoryCgroup
 from kdtool.rmt.agentrules import FRESH_NS
 

@@ -4,6 +4,7 @@ Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error
 """
 
 import io
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -87,7 +88,7 @@ def _refuse_what_is_no_text(arguments: list[str]) -> None:
 def _seal_what_was_killed(arguments: list[str]) -> None:
     """Seal the traces among the arguments whose recorder was killed, so that every command can read them."""
     for argument in arguments:
-        if argument.rstrip("/").endswith(".kdt") and Path(argument, "recording.json").exists():
+        if argument.rstrip("/").endswith(".kdt") and os.path.exists(f"{argument}/recording.json"):
             from kdtool.collect.recovery import recover
 
             if recover(Path(argument)):

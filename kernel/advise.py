@@ -80,6 +80,11 @@ def open_pagemap(pid: int) -> int:
         ) from None
 
 
+def has_address_space(fd: int) -> bool:
+    """Tell whether a pagemap's address space is still there: its process has neither ended nor exec'd."""
+    return bool(os.pread(fd, 8, 0))
+
+
 def read_pagemap(fd: int, first_vpn: int, n_pages: int) -> npt.NDArray[np.uint64]:
     """Return the entries of `n_pages` pages from `first_vpn` on; fewer where the address space ends."""
     return np.frombuffer(os.pread(fd, 8 * n_pages, 8 * first_vpn), np.uint64)

@@ -10,6 +10,8 @@ kernel's verifier does that.
 import struct
 from collections.abc import Mapping
 
+from kdtool.errors import ProgramError
+
 __all__ = ["R0", "R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8", "R9", "R10", "Assembler"]
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
@@ -155,7 +157,7 @@ class Assembler:
     def assemble(self, maps: Mapping[str, int] | None = None) -> bytes:
         """Return the program; `maps` are the file descriptors of the maps that were given by names.
 
-        KeyError for a jump to a label that is nowhere, or a map that is not there; ValueError for a jump
+        KeyError for a jump to a label that is nowhere, or a map that is not there; ProgramError for a jump
         further than 32767 instructions.
         """
         code = list(self._code)
@@ -163,7 +165,10 @@ class Assembler:
             opcode, dst, src, _, imm = code[at]
             distance = self._labels[label] - at - 1
             if not -(1 << 15) <= distance < 1 << 15:
-                raise ValueError(f"label {label} is {distance} instructions away")
+                raise ProgramError(
+                    f"a jump over {abs(distance)} BPF instructions, allowed are {(1 << 15) - 1}: "
+                    f"give fewer tables, match fields or classes"
+                )
             code[at] = (opcode, dst, src, distance, imm)
         for at, name in self._maps.items():
             opcode, dst, src, off, _ = code[at]

@@ -29,6 +29,8 @@ __all__ = [
     "find_cgroup",
     "find_layout",
     "own_patterns",
+    "pids_in",
+    "plain_name",
     "reap_stale",
 ]
 
@@ -113,7 +115,7 @@ class OwnCgroup:
 
     def processes(self) -> list[int]:
         """Return the pids that live in it, those in cgroups below it included."""
-        return sorted({pid for path in self.paths for pid in _processes(path)})
+        return pids_in(*self.paths)
 
     def kill(self) -> None:
         """Kill what lives in it and wait until it is gone; what we started and has to be reaped stays."""
@@ -140,13 +142,33 @@ def own_patterns() -> tuple[str, ...]:
     return tuple(str(root / f"{PREFIX}{os.getpid()}-*") for root in roots)
 
 
+def pids_in(*cgroups: Path) -> list[int]:
+    """Return the processes that live in cgroups and those below them, which may come and go meanwhile."""
+    pids: set[int] = set()
+    for folder in (folder for cgroup in cgroups for folder, _, _ in os.walk(cgroup)):
+        try:
+            pids.update(int(word) for word in _words(Path(folder, "cgroup.procs")))
+        except OSError:
+            continue  # removed while we walked, or a threaded cgroup, whose parent lists the processes
+    return sorted(pids)
+
+
+def plain_name(name: str) -> str:
+    """Return a cgroup's name in the one form by which two are compared.
+
+    >>> plain_name("/system.slice//web.service/")
+    'system.slice/web.service'
+    """
+    return "/".join(filter(None, name.split("/")))
+
+
 def find_cgroup(name: str, layout: Layout) -> Path:
     """Return the directory of the living cgroup `name`, relative to the root that perf selects by.
 
     Raises ParameterError for an unknown name, CapabilityError for one that only another hierarchy has.
     """
     hierarchy = _events_hierarchy(layout)
-    plain = name.strip("/")
+    plain = plain_name(name)
     if not plain or any(part in (".", "..") for part in plain.split("/")):
         raise ParameterError(
             f"cgroup '{name}': the root would record the whole machine: give a name below {hierarchy.root}"
@@ -167,27 +189,18 @@ def find_cgroup(name: str, layout: Layout) -> Path:
 def reap_stale(layout: Layout) -> list[Path]:
     """Remove cgroups of ours whose kdtool died without doing so (SIGKILL); return their paths.
 
-    What still runs in one is a program of the user's: it goes on, in the cgroup above, without our limit.
+    What still runs in one is a program of the user's: it goes on under its limit, and the cgroup stays until
+    a kdtool that comes after its end.
     """
     reaped = []
     for hierarchy in dict.fromkeys(h for h in (layout.memory, layout.events) if h is not None):
         for path in sorted(hierarchy.root.glob(f"{PREFIX}[0-9]*-[0-9]*")):
             pid = path.name.split("-")[1]
-            if pid.isdigit() and not Path("/proc", pid).exists() and _give_up(path):
-                reaped.append(path)
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                with suppress(OSError):  # something lives in it, or another kdtool has reaped it
+                    path.rmdir()
+                    reaped.append(path)
     return reaped
-
-
-def _give_up(path: Path) -> bool:
-    """Move what lives in a cgroup to the one above and remove it; False if that has to wait."""
-    try:
-        for pid in _processes(path):
-            with suppress(ProcessLookupError):  # it has just ended
-                (path.parent / "cgroup.procs").write_text(str(pid))
-        path.rmdir()
-    except OSError:
-        return False  # another kdtool reaped it, or a task of it is still ending: the next run's turn
-    return True
 
 
 def _memory_hierarchy(layout: Layout) -> Hierarchy:
@@ -211,16 +224,6 @@ def _events_hierarchy(layout: Layout) -> Hierarchy:
             "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
         )
     return layout.events
-
-
-def _processes(path: Path) -> set[int]:
-    pids: set[int] = set()
-    for folder, _, _ in os.walk(path):
-        try:
-            pids.update(int(word) for word in _words(Path(folder, "cgroup.procs")))
-        except OSError:
-            continue  # removed while we walked, or a threaded cgroup, whose parent lists the processes
-    return pids
 
 
 def _remove_tree(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Facts of the machine that decide how it pages, and what we turn of it: page-cluster and our priority."""
 
+import fcntl
 import os
 import platform
 import resource
@@ -20,6 +21,7 @@ __all__ = [
     "check_page_cluster",
     "host_facts",
     "page_cluster",
+    "page_cluster_claim",
     "read_page_cluster",
     "real_time",
     "tick_ns",
@@ -29,6 +31,10 @@ __all__ = [
 CLOCK_MONOTONIC_COARSE = 6
 """Of linux/time.h; Python has no name for it."""
 PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
+CLAIM = Path("/run/kdtool/page-cluster")
+"""Held with flock(2) while vm.page-cluster is changed."""
+_claims: list[int] = []
+"""The claim of this process, once a block that needs it."""
 MAX_PAGE_CLUSTER = 5
 """page_cluster_max in mm/swap.c: readahead of 2^5 pages."""
 
@@ -70,12 +76,46 @@ def page_cluster(n: int) -> Iterator[None]:
     """
     if not 0 <= n <= MAX_PAGE_CLUSTER:
         raise ParameterError(f"page-cluster {n}, allowed: 0 (no readahead) to {MAX_PAGE_CLUSTER} (32 pages)")
-    before = read_page_cluster()
-    write_page_cluster(n)
+    with page_cluster_claim():
+        before = read_page_cluster()
+        write_page_cluster(n)
+        try:
+            yield
+        finally:
+            write_page_cluster(before)
+
+
+@contextmanager
+def page_cluster_claim() -> Iterator[int]:
+    """Be the one process that changes vm.page-cluster: of two, the last to end would put back the other's.
+
+    Yields the descriptor that holds the claim; who inherits it holds it on. Blocks of one process may lie
+    within each other. Raises CapabilityError when another process has it, or the user may not.
+    """
+    claim = _claims[-1] if _claims else _take_claim()
+    _claims.append(claim)
     try:
-        yield
+        yield claim
     finally:
-        write_page_cluster(before)
+        _claims.pop()
+        if not _claims:
+            os.close(claim)
+
+
+def _take_claim() -> int:
+    try:
+        CLAIM.parent.mkdir(mode=0o700, exist_ok=True)
+        claim = os.open(CLAIM, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CapabilityError(f"{CLAIM}: {error.strerror}: run as root") from None
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(claim)
+        raise CapabilityError(
+            "vm.page-cluster: another kdtool has changed it until it ends: wait for that, or leave it alone"
+        ) from None
+    return claim
 
 
 @contextmanager

@@ -93,6 +93,7 @@ class Limits:
     network_weights: int = 65_536
     degree_pages: int = 64
     rate_pages: int = 10_000_000
+    steps: int = 262_144
 
 
 LIMITS = Limits()

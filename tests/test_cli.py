@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -18,6 +19,7 @@ from kdtool.rmt import program_sha256, read_program, stride_program, write_progr
 from kdtool.rmt.codec import to_document
 from kdtool.traces import canonical_json
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 RESULT_KEYS = {
     "trace", "policy", "policy_version", "memory_pages", "device", "accesses", "hits", "minor_faults",
     "major_faults", "late_hits", "cold_faults", "prefetch_issued", "prefetch_used", "prefetch_wasted",
@@ -200,6 +202,34 @@ def another_version(document):
 
 def too_high_a_degree(document):
     document["guards"]["degree_pages"] = 10**6
+
+
+LONG = 300 * "a"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", f"{LONG}.kdt"],
+        ["import", "csv", os.devnull, "-o", f"{LONG}.kdt"],
+        ["verify", f"{LONG}.rmt.json"],
+        ["replay", f"{LONG}.kdt"],
+        ["replay", "t.kdt", "--parquet", f"{LONG}.parquet"],
+        ["deploy", "--policy", "stride", "-o", f"{LONG}.json", "--", "true"],
+    ],
+)
+def test_a_name_that_is_too_long_is_refused_in_one_line(arguments):
+    refused(*arguments, saying="File name too long")
+
+
+def test_build_looks_at_what_it_compares_before_it_writes(tmp_path):
+    program, out = EXAMPLES / "stencil.rmt.json", tmp_path / "out"
+    refused("build", program, "-o", out, "--memory", "40%", saying="--memory 40% is that of a trace")
+    for target in ("tables", "p4runtime", "bpf"):
+        given = ("build", program, "--target", target, "-o", out)
+        refused(*given, "--trace", tmp_path / "no.kdt", saying="no.kdt")
+        refused(*given, "--trace", EXAMPLES / "stencil.kdt", "--memory", "0%", saying="memory 0%")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,25 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kdtool.deploy import agent
 from kdtool.deploy import layout as at
+from kdtool.deploy.agent import Placement
 from kdtool.deploy.events import act
-from kdtool.deploy.issue import issue, turn_around
+from kdtool.deploy.issue import _is_allowed, issue, turn_around
 from kdtool.deploy.layout import new_arrays
-from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, run
+from kdtool.deploy.loop import LEFT, NEW_PROCESS, STALE_MAPPINGS, STOPPED, UNSEEN, run
 from kdtool.deploy.pages import follow, note_major, note_minor, place, place_of, state_of, want
 from kdtool.deploy.processes import Processes
 from kdtool.deploy.source import no_decisions
 from kdtool.errors import CapabilityError
 from kdtool.kernel import advise
 from kdtool.kernel.cgroup import find_layout
+from kdtool.live.policies import of_policy
 from kdtool.replay import Flush
 from kdtool.replay.agent import LEAD_NS, leave_to_agent, new_agent, read_decisions
 from kdtool.replay.memory import PREDICTED, SWAPPED, new_memory
@@ -360,11 +364,12 @@ def test_a_process_that_ends_or_execs_is_let_go_and_a_thread_is_not():
     assert bench.run() == LEFT
 
 
-def test_lost_samples_are_counted():
+def test_lost_records_are_counted_and_who_lives_is_looked_at_again():
     bench = Bench(stride_program())
     bench.ring.put(2, 0, 1, 41, 500 | 500 << 32, 1000, 0, 1)
-    assert bench.run() == STOPPED
+    assert bench.run() == UNSEEN  # the end of a process may be among them
     assert counts(bench.arrays, "LOST") == [41]
+    assert bench.run() == STOPPED
 
 
 def test_the_rate_limits_what_is_asked_for_and_a_dead_process_gets_nothing(arrays):
@@ -373,6 +378,25 @@ def test_the_rate_limits_what_is_asked_for_and_a_dead_process_gets_nothing(array
     issue(pages, work[0], work[2], work[3])
     assert counts(arrays, "FORGOTTEN", "CALLS") == [1, 0]
     assert arrays.scratch[at.QUEUE_COUNT] == 0
+
+
+@pytest.mark.parametrize("rate", [1, 2, 50, 99, 150, 199, 1000])
+def test_in_no_second_are_more_pages_asked_for_than_the_rate(arrays, rate):
+    arrays.settings[at.RATE_PAGES] = rate
+    pages, s = arrays.of_pages(), 1000 * MS
+    times_ns = np.arange(50 * s, 54 * s, 200_000)
+    times_ns = times_ns[(times_ns < 51.5 * s) | (times_ns > 52.3 * s)]  # and a pause, for which none are owed
+    asked_ns = times_ns[[_is_allowed(pages, now_ns) for now_ns in times_ns]]
+    in_a_second = np.searchsorted(asked_ns, asked_ns + s) - np.arange(len(asked_ns))
+    assert 0.96 * rate <= in_a_second.max() <= rate
+    assert len(asked_ns) >= 0.96 * 3 * rate
+
+
+def test_a_hundredth_of_a_seconds_pages_may_come_at_once(arrays):
+    arrays.settings[at.RATE_PAGES] = 400_000
+    pages, now_ns = arrays.of_pages(), 50_000 * MS
+    assert sum(_is_allowed(pages, now_ns) for _ in range(5000)) == 4000
+    assert sum(_is_allowed(pages, now_ns + 5 * MS) for _ in range(5000)) == 1980
 
 
 def test_a_page_that_is_due_before_it_could_be_there_is_left_to_its_own_fault(arrays):
@@ -493,6 +517,85 @@ def test_a_process_outside_the_cgroup_is_not_taken_in(processes, arrays):
     assert not processes.take(os.getpid())
     assert processes.taken == 0
     assert not arrays.processes.any()
+
+
+def test_who_went_on_unseen_keeps_its_row_and_who_ended_or_began_another_program_does_not(
+    processes, arrays, monkeypatch
+):
+    monkeypatch.setattr(Processes, "_is_member", lambda self, pid: True)
+    script = "echo here; read word && exec sleep 100"
+    ended, changed = (
+        subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in "12"
+    )
+    for child in (ended, changed):
+        child.stdout.readline()
+    processes.renew([os.getpid(), ended.pid, changed.pid])
+    before = {int(row[at.PID]): int(row[at.SERIAL]) for row in arrays.processes if row[at.PID]}
+    assert before.keys() == {os.getpid(), ended.pid, changed.pid}
+
+    ended.kill()
+    ended.wait()
+    changed.stdin.write(b"go\n")
+    changed.stdin.flush()
+    deadline = time.monotonic() + 20
+    while not os.readlink(f"/proc/{changed.pid}/exe").endswith("sleep") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes.renew([os.getpid(), changed.pid])
+    after = {int(row[at.PID]): int(row[at.SERIAL]) for row in arrays.processes if row[at.PID]}
+    assert after == {os.getpid(): before[os.getpid()], changed.pid: max(before.values()) + 1}
+    stale = {int(row[at.PID]): int(row[at.STALE]) for row in arrays.processes if row[at.PID]}
+    assert stale == {os.getpid(): 1, changed.pid: 0}
+
+    processes.close()
+    for child in (ended, changed):
+        child.kill()
+        child.communicate()
+
+
+class NoSource:
+    """Stands in for a source: nothing comes from it until it is told to stop."""
+
+    path = "none"
+
+    def __init__(self):
+        self.runs = 0
+
+    def watch(self, on):
+        pass
+
+    def sampling(self, on):
+        pass
+
+    def run(self, arrays):
+        self.runs += 1
+        return STOPPED
+
+    def close(self):
+        pass
+
+
+REAL_TIME = Placement(real_time=True)
+
+
+@pytest.mark.parametrize(
+    ("placement", "said"),
+    [(Placement(cpu=4096), "on CPU 4096"), (Placement(nice=-5), "nice -5"), (REAL_TIME, "real-time")],
+)
+def test_a_placement_that_is_refused_fails_before_the_command_may_run(monkeypatch, tmp_path, placement, said):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    source = NoSource()
+    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    monkeypatch.setattr(agent, "choose_source", lambda *_: (source, "for a test"))
+    monkeypatch.setattr(agent, "check_advice", lambda: None)
+    monkeypatch.setattr(agent, "Processes", lambda *_: SimpleNamespace(renew=list, close=list))
+    made = agent.Agent(tmp_path, of_policy("stride"), placement=placement, stall=False)
+    with pytest.raises(CapabilityError, match=said):
+        made.begin()
+    assert source.runs == 0
+    made.close()
 
 
 def test_of_too_many_mappings_those_that_are_asked_for_are_kept(processes, arrays, monkeypatch):

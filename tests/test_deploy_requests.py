@@ -1,6 +1,8 @@
 """What an agent is asked to run and for whom: policies and programs, bad input, who runs already."""
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from kdtool.cli import app
-from kdtool.deploy import runtime
+from kdtool.deploy import request, runtime
 from kdtool.deploy.governor import Floors
 from kdtool.deploy.request import DeployRequest, bounds_of
 from kdtool.errors import ParameterError, ProgramError
+from kdtool.kernel import host
 from kdtool.live.policies import LIVE_POLICIES, load_decider, of_policy, of_program
 from kdtool.rmt import stride_program, write_program
 
@@ -140,8 +143,12 @@ def test_what_a_killed_agent_left_is_cleaned_and_a_living_one_shown(folder):
         (["--policy", "stride", "--degree", "1000000", "--", "true"], "--degree 1000000, allowed"),
         (["no.rmt.json", "--", "true"], "no.rmt.json"),
         (["no.rmt.json", "--policy", "stride", "--", "true"], "a program or --policy stride, not both"),
-        (["--status", "--stop"], "goes with --json only"),
-        (["--status", "7"], "goes with --json only"),
+        (["--status", "--stop"], "goes with --cgroup and --json only"),
+        (["--status", "7"], "goes with --cgroup and --json only"),
+        (["--stop", "7", "--cgroup", "c"], "give one pid, or --cgroup"),
+        (["--stop", "--policy", "stride"], "--policy: does not go with --status or --stop"),
+        (["--status", "--rate", "400000"], "--rate: does not go with --status or --stop"),
+        (["--stop", "--no-stall"], "--stall: does not go with --status or --stop"),
         (["--policy", "stride", "-o", "/dev/full", "--", "true"], "its name must end in .json"),
         (["--policy", "stride", "-o", "/no/x.json", "--", "true"], "there is no folder /no"),
     ],
@@ -151,6 +158,73 @@ def test_bad_input_is_one_line_before_anything_is_changed(arguments, said):
     assert result.exit_code != 0
     assert said in result.output + str(result.exception)
     assert "for all until this ends" not in result.output
+
+
+def test_page_cluster_that_another_has_changed_is_refused_before_anything_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "CLAIM", tmp_path / "page-cluster")
+    monkeypatch.setattr(request, "swap_devices", lambda: ["one"])
+    with host.CLAIM.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = CliRunner().invoke(app, ["deploy", "--policy", "stride", "--page-cluster", "5", "--", "true"])
+    assert "another kdtool has changed it until it ends" in str(done.exception)
+    assert done.output == ""
+
+
+def test_stop_and_status_of_a_cgroup_mean_no_other_agent(folder, monkeypatch):
+    killed = []
+
+    def kill(pid, number):
+        killed.append(pid)
+        locks.pop(pid).__exit__(None, None, None)
+
+    locks = {}
+    for pid, name in ((101, "web"), (102, "system.slice/db")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda pid=pid: pid)
+            locks[pid] = runtime.Registration(name, {}).__enter__()
+    monkeypatch.setattr(os, "kill", kill)
+
+    shown = CliRunner().invoke(app, ["deploy", "--status", "--cgroup", "/web/", "--json"])
+    assert [each["pid"] for each in json.loads(shown.stdout)["agents"]] == [101]
+    with pytest.raises(ParameterError, match="cgroup 'db': no agent of this user"):
+        CliRunner().invoke(app, ["deploy", "--stop", "--cgroup", "db"], catch_exceptions=False)
+    assert not killed
+    done = CliRunner().invoke(app, ["deploy", "--stop", "--cgroup", "/system.slice//db/"])
+    assert (done.stdout, killed) == ("ended: 102\n", [102])
+    assert [each["pid"] for each in runtime.running()] == [101]
+    locks[101].__exit__(None, None, None)
+
+
+def test_one_cgroup_has_one_agent_however_its_name_is_written(folder, monkeypatch):
+    with runtime.Registration("web", {}):
+        monkeypatch.setattr(os, "getpid", lambda: 101)
+        for name in ("web", "web/", "/web", "//web//"):
+            with pytest.raises(ParameterError, match="works for it already"), runtime.Registration(name, {}):
+                pass
+        assert not (folder / "101.lock").exists() and not (folder / "101.json").exists()
+
+
+def test_an_agent_that_was_looked_at_while_it_started_is_seen(folder, monkeypatch):
+    lock, looked = fcntl.flock, []
+
+    def look_first(fd, how):
+        if how == fcntl.LOCK_EX and not looked:
+            looked.append(runtime.running())
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", look_first)
+    with runtime.Registration("c", {}):
+        assert looked == [[]]
+        assert [each["cgroup"] for each in runtime.running()] == ["c"]
+    assert list(folder.iterdir()) == []
+
+
+def test_who_looks_at_a_dead_agent_does_not_make_it_live(folder):
+    (folder / "99999.json").write_text('{"pid": 99999, "cgroup": "c"}')
+    with (folder / "99999.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as another look holds it for a moment
+        assert runtime.running() == []
+    assert list(folder.iterdir()) == []
 
 
 def test_status_says_what_runs(folder):

@@ -67,7 +67,7 @@ def test_the_guard_of_a_killed_agent_writes_its_limit_again(tmp_path):
     limit = tmp_path / "kdtool-1-0" / "memory.limit_in_bytes"
     limit.parent.mkdir()
     limit.write_text("1000")
-    command = [sys.executable, "-I", "-S", guard.__file__, "-", "8000", str(tmp_path / "kdtool-1-*")]
+    command = [sys.executable, "-I", "-S", guard.__file__, "-", "-", "8000", str(tmp_path / "kdtool-1-*")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as standing_by:
         assert standing_by.stdout.readline() == guard.READY
         standing_by.stdin.close()  # as if the agent had been killed

@@ -592,7 +592,9 @@ def read_until(fd: int, pattern: str) -> None:
         said += os.read(fd, 4096).decode()
 
 
-def test_what_a_killed_kdtool_left_is_reaped_by_the_next(program: str, tmp_path: Path) -> None:
+def test_what_a_killed_kdtool_left_is_reaped_by_the_next_when_its_program_has_ended(
+    program: str, tmp_path: Path
+) -> None:
     with kdtool("collect", "-o", str(tmp_path / "a.kdt"), "--", program, "linger", "10") as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -605,11 +607,16 @@ def test_what_a_killed_kdtool_left_is_reaped_by_the_next(program: str, tmp_path:
         assert left and pids and own_cgroups(process.pid)
         record(tmp_path, "true")
 
-        assert own_cgroups(process.pid) == []
-        assert all(Path(f"/proc/{pid}").exists() for pid in pids)  # the user's program goes on
+        assert own_cgroups(process.pid) == left
+        still = {int(pid) for path in left for pid in (path / "cgroup.procs").read_text().split()}
+        assert still == pids  # the user's program goes on, under its limit
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+    while any((path / "cgroup.procs").read_text() for path in left):
+        time.sleep(0.01)
+    record(tmp_path, "true")
+    assert own_cgroups(process.pid) == []
 
 
 AS_NOBODY = """

@@ -83,11 +83,12 @@ def test_what_was_prefetched_in_vain_is_no_progress():
 
 
 class Workload:
-    """A workload of 8000 swap-ins a second: what a governor is told of it, at every tick."""
+    """A workload of `rate` swap-ins a second: what a governor is told of it, at every tick."""
 
     def __init__(self, governor, *, faster=1.0, covered=0.9, wasted=0.0, stall_ns=(0, 0)):
         self.governor, self.faster, self.covered, self.wasted_share = governor, faster, covered, wasted
         self.stall_ns = stall_ns  # a fault, without the program and with it
+        self.rate = 8000
         self.now_s = 0.0
         self.counts = Progress(0, 0, 0, 0, 0)
         governor.tick(0.0, self.counts)
@@ -96,7 +97,7 @@ class Workload:
         tick_s = self.governor.tick_s
         self.now_s += tick_s
         on, was = self.governor.active, self.counts
-        touched = int(8000 * tick_s * (self.faster if on else 1))
+        touched = int(self.rate * tick_s * (self.faster if on else 1))
         used = int(touched * self.covered) if on else 0
         wasted = int(used * self.wasted_share)
         self.counts = Progress(
@@ -168,6 +169,32 @@ def test_two_bad_windows_in_a_row_end_it():
     workload.until(ACTIVE)
     workload.wasted_share = 1.5  # an accuracy of 0.4
     assert workload.until(BACK) == pytest.approx(0.2, abs=0.06)
+
+
+@pytest.mark.parametrize(("rate", "within_s"), [(240, 1.2), (100, 2.7), (40, 6.6)])
+@pytest.mark.parametrize("of_no_use", [{"wasted_share": 2.0}, {"covered": 0.05}])
+def test_the_floors_hold_where_swap_ins_are_few(rate, within_s, of_no_use):
+    governor = Governor(16, Floors(0.5))
+    workload = Workload(governor, faster=1.5)
+    for _ in range(4):  # later trials are 16 s apart
+        workload.until(TRYING)
+        workload.until(ACTIVE)
+    workload.faster, workload.rate = 1.0, rate
+    vars(workload).update(of_no_use)
+    assert workload.until(BACK) <= within_s  # two windows of 128 swap-ins
+    assert governor.trials == 4
+
+
+def test_it_sleeps_after_half_a_second_of_few_swap_ins_though_its_window_goes_on():
+    governor = Governor(16, None)
+    governor.tick(0.0, seen(0, 0))
+    governor.tick(0.05, seen(10, 0))
+    for tick in range(1, 60):  # 40 swap-ins a second
+        governor.tick(0.05 + 0.05 * tick, seen(10, 2 * tick))
+        assert governor.state == ACTIVE
+    for tick in range(1, 22):
+        governor.tick(3.0 + 0.05 * tick, seen(10, 118))
+    assert governor.state == ASLEEP
 
 
 def test_it_wakes_by_majors_and_sleeps_when_there_is_nothing_to_do():

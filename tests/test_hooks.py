@@ -189,6 +189,12 @@ def test_a_program_of_classes_is_proved():
     assert said == ["every decision is one of stay, migrate; where no table decides: stay"]
 
 
+def test_what_no_agent_runs_is_not_said_to_step_back_live():
+    report = verify_program(migrate_program())
+    (guard,) = [each.message for each in report.findings if each.check == "guards"]
+    assert guard == "it asks that 50 % of its decisions be right; nothing runs sched.migrate live yet"
+
+
 def forest(*answers):
     return Forest("m", ("ran",), answers, (0,) * len(answers), (forest_tree(),))
 

@@ -1,9 +1,12 @@
 """How we speak to Linux: cgroups, limits, perf records and host facts."""
 
+import errno
 import gzip
 import os
 import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import needs
@@ -13,7 +16,7 @@ import pytest
 from kdtool.errors import CapabilityError, ParameterError
 from kdtool.kernel import cgroup, host
 from kdtool.kernel.bpf_faults import BpfFaults
-from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, reap_stale
+from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, pids_in, reap_stale
 from kdtool.kernel.fault_events import PerfFaults
 from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
 from kdtool.kernel.memcg import Charges, MemoryCgroup
@@ -109,6 +112,67 @@ def test_a_cgroup_is_found_by_name_or_the_nearest_is_named(tmp_path: Path) -> No
     assert find_cgroup("/system.slice/web.service/", layout) == tmp_path / "system.slice/web.service"
     with pytest.raises(ParameterError, match=r"did you mean 'system.slice/web.service'"):
         find_cgroup("system.slice/web.servce", layout)
+
+
+class Fleeting:
+    """A cgroup whose children come and go: each is gone when it is looked into."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name in ("a", "b", "c"):
+            (path / name).mkdir()
+        (path / "cgroup.procs").write_text("7\n3\n")
+        (path / "c/cgroup.procs").write_text("9\n7\n")
+        self._scandir = os.scandir
+
+    def scandir(self, path: Path | str) -> "os._ScandirIterator[str]":
+        if Path(path) == self.path / "a":
+            (self.path / "a").rmdir()
+        return self._scandir(str(path))
+
+
+def test_processes_are_listed_while_cgroups_below_come_and_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "scandir", Fleeting(tmp_path).scandir)
+
+    assert pids_in(tmp_path) == [3, 7, 9]
+    assert not (tmp_path / "a").exists()
+    assert pids_in(tmp_path / "gone") == []
+
+
+def test_processes_of_a_threaded_cgroup_are_those_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "threaded").mkdir()
+    (tmp_path / "cgroup.procs").write_text("7\n")
+    (tmp_path / "threaded/cgroup.procs").write_text("7\n")
+    read = Path.read_text
+
+    def refuse(path: Path) -> str:
+        if path.parent.name == "threaded":
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+
+    assert pids_in(tmp_path) == [7]
+
+
+def test_what_lives_in_a_cgroup_of_a_dead_kdtool_stays_under_its_limit(tmp_path: Path) -> None:
+    """As in a cgroup, a directory here is not removed while there is something in it."""
+    dead = f"{cgroup.PREFIX}{MAX_PID + 1}"
+    lived_in, empty = tmp_path / f"{dead}-0", tmp_path / f"{dead}-1"
+    for path in (lived_in, empty, tmp_path / f"{cgroup.PREFIX}{os.getpid()}-0"):
+        path.mkdir()
+    procs = lived_in / "cgroup.procs"
+    procs.write_text("7\n")
+
+    assert reap_stale(Layout(Hierarchy(tmp_path, 1), None)) == [empty]
+    assert procs.read_text() == "7\n" and not (tmp_path / "cgroup.procs").exists()
+
+    procs.unlink()
+    assert reap_stale(Layout(Hierarchy(tmp_path, 1), None)) == [lived_in]
 
 
 # ------------------------------------------------------------------------------------ memory files
@@ -243,6 +307,59 @@ class TestAsRoot:
 def test_page_cluster_has_bounds(n: int) -> None:
     with pytest.raises(ParameterError, match="allowed: 0"), page_cluster(n):
         pass
+
+
+@pytest.fixture
+def knob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a file in place of vm.page-cluster, which is 3, for this process."""
+    file = tmp_path / "page-cluster"
+    file.write_text("3")
+    monkeypatch.setattr(host, "PAGE_CLUSTER", file)
+    monkeypatch.setattr(host, "CLAIM", tmp_path / "run/page-cluster")
+    return file
+
+
+def test_page_cluster_is_changed_by_one_process_at_a_time(knob: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom kdtool.kernel import host\n"
+        "host.PAGE_CLUSTER, host.CLAIM = map(Path, sys.argv[1:])\n"
+        "with host.page_cluster(5): pass\n"
+    )
+    other = [sys.executable, "-c", script, str(knob), str(host.CLAIM)]
+
+    with page_cluster(0), page_cluster(2):  # one process as often as it likes
+        refused = subprocess.run(other, capture_output=True, text=True, check=False)
+        assert "CapabilityError: vm.page-cluster: another kdtool has changed it" in refused.stderr
+        assert knob.read_text() == "2"
+    assert knob.read_text() == "3"
+
+    assert subprocess.run(other, check=False).returncode == 0
+    assert knob.read_text() == "3"
+
+
+def test_the_guard_of_a_killed_agent_holds_the_claim_until_it_has_put_page_cluster_back(knob: Path) -> None:
+    script = (
+        "import os, sys, signal\nfrom pathlib import Path\nfrom kdtool.kernel import host\n"
+        "from kdtool.deploy import guard\n"
+        "host.PAGE_CLUSTER, host.CLAIM = map(Path, sys.argv[1:])\n"
+        "text = Path(guard.__file__).read_text().replace('/proc/sys/vm/page-cluster', sys.argv[1])\n"
+        "guard.__file__ = sys.argv[1] + '.py'; Path(guard.__file__).write_text(text)\n"
+        "with guard.guarded(0, ()): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    killed = subprocess.run([sys.executable, "-c", script, str(knob), str(host.CLAIM)], check=False)
+
+    assert killed.returncode == -9
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        try:
+            with host.page_cluster_claim():
+                assert knob.read_text() == "3"
+            break
+        except CapabilityError:
+            time.sleep(0.001)
+    else:
+        pytest.fail("the guard holds on to its claim")
 
 
 # ------------------------------------------------------------------------------------ perf records

@@ -1,5 +1,6 @@
 """Verification: what is claimed holds on every run, and what is wrong is refuted with a witness."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from strategies import trees
 
 from kdtool.errors import ProgramError
 from kdtool.rmt import (
+    LIMITS,
     Action,
     Budget,
     Dense,
@@ -19,6 +21,7 @@ from kdtool.rmt import (
     Network,
     ScoreTree,
     Table,
+    Tree,
     read_program,
     stride_program,
     tree_to_table,
@@ -34,6 +37,8 @@ from kdtool.verify import (
     verify_program,
 )
 from kdtool.verify.build import build_p4runtime
+from kdtool.verify.checks.bpf import check_bpf
+from kdtool.verify.checks.cost import check_cost
 from kdtool.verify.wholefile import write_whole
 
 
@@ -131,6 +136,40 @@ def test_build_writes_tables_that_decide_alike(tmp_path):
     assert compare_decisions(program, tables, events) is None
     other = replace(tables, tables=(replace(tables.tables[0], entries=()),))
     assert compare_decisions(program, other, events) is not None
+
+
+def test_a_program_may_not_declare_more_steps_than_any_is_allowed():
+    stops = tuple(Entry(((i, i),), 1, Action("stop")) for i in range(1, LIMITS.steps // 4))
+    table = Table("scan", (MatchField("d1", "EXACT"),), stops, Action("predict", delta=1))
+    program = replace(stride_program(), tables=(table,), models=())
+    program = replace(program, budget=worst_case(program))
+    finding = check_cost(program)[0]
+    assert (finding.verdict, finding.check) == ("refuted", "steps")
+    assert "at most 262144 are allowed" in finding.message
+
+
+def test_what_a_jump_of_bpf_cannot_leap_over_is_refuted():
+    n, depth = LIMITS.forest_classes, LIMITS.forest_depth
+    nodes = [
+        (0, -1) * depth + (-1,),  # a chain: node 2i splits, node 2i + 1 is a leaf
+        (0,) * (2 * depth + 1),
+        (*(x for i in range(depth) for x in (2 * i + 2, -1)), -1),
+        (*(x for i in range(depth) for x in (2 * i + 1, -1)), -1),
+    ]
+    scores = (0,) * (2 * depth + 1) + (n,), tuple(range(n)), (1,) * n
+    forest = Forest("f", ("d1", "s2"), tuple(range(n)), (0,) * n, (ScoreTree(*nodes, *scores),))
+    tree = Tree("t", ("d1",), *nodes, (0,) * (2 * depth + 1))
+    network = Network("n", ("d1", "s2"), (0, 0), (Dense(((1, 1), (1, -1)), (0, 0), 0, 0),), (0, 5))
+    fields = (MatchField("d1", "RANGE"),) * LIMITS.match_fields
+    matches = (((i, i),) * LIMITS.match_fields for i in (5, 6))
+    entries = tuple(
+        Entry(match, 1, Action("infer", model=model)) for match, model in zip(matches, "tn", strict=True)
+    )
+    tables = tuple(Table(f"t{i}", fields, entries, Action("infer", model="f")) for i in range(LIMITS.tables))
+    program = replace(stride_program(), models=(forest, tree, network), tables=tables)
+    (finding,) = check_bpf(replace(program, budget=worst_case(program)))
+    assert (finding.verdict, finding.check) == ("refuted", "bpf")
+    assert re.match(r"a jump over \d+ BPF instructions, allowed are 32767: give fewer", finding.witness)
 
 
 def test_build_refuses_what_is_not_proved_and_writes_nothing(tmp_path):

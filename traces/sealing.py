@@ -67,7 +67,7 @@ def read_draft(path: Path) -> tuple[Manifest, dict[str, int]]:
 
 def is_unsealed(path: Path) -> bool:
     """Return whether `path` is a trace that is being recorded, or was when its recorder was killed."""
-    return (path / DRAFT).exists() and not (path / MANIFEST).exists()
+    return os.path.exists(path / DRAFT) and not os.path.exists(path / MANIFEST)
 
 
 def _write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:

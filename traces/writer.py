@@ -50,7 +50,7 @@ class TraceWriter:
         self._begin(Path(path))
         if self.path.suffix != ".kdt":
             raise TraceError(f"{self.path}: a trace's name ends in .kdt: give -o {self.path.stem or 'T'}.kdt")
-        if self.path.exists():
+        if os.path.exists(self.path):  # of a name that is too long, making it says so
             raise TraceError(f"{self.path}: exists already and is never overwritten: choose another name")
 
     def _begin(self, path: Path) -> None:

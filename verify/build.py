@@ -32,8 +32,11 @@ __all__ = [
     "check_on_trace",
     "format_mappings",
     "format_table",
+    "prove_tables",
     "require_proof",
     "swap_ins",
+    "write_p4runtime",
+    "write_tables",
 ]
 
 
@@ -45,6 +48,12 @@ def build_tables(
     Returns the program of tables and the files: `NAME-tables.rmt.json` and `NAME-tables.txt`.
     Raises ProgramError when either is not proved.
     """
+    tables = prove_tables(program, max_entries)
+    return tables, write_tables(tables, folder)
+
+
+def prove_tables(program: Program, max_entries: int = LIMITS.entries) -> Program:
+    """Verify `program`, lower its models to tables, verify those; ProgramError unless both are proved."""
     require_proof(program)
     _require_room(program, max_entries)
     tables = program_to_tables(program, max_entries)
@@ -53,10 +62,15 @@ def build_tables(
     # to the tables' own worst case, and verified like any other claim.
     tables = Program(**{**vars(tables), "budget": worst})
     require_proof(tables)
+    return tables
+
+
+def write_tables(tables: Program, folder: Path) -> list[Path]:
+    """Write a program of tables, as it is and for people, to `folder`; return the files."""
     program_file, listing_file = folder / f"{tables.name}.rmt.json", folder / f"{tables.name}.txt"
     write_program(tables, program_file)
     write_whole(listing_file, "\n".join(format_table(table) for table in tables.tables).encode())
-    return tables, [program_file, listing_file]
+    return [program_file, listing_file]
 
 
 def _require_room(program: Program, max_entries: int) -> None:
@@ -95,12 +109,18 @@ def build_p4runtime(
     Returns the program of tables and all files, `NAME-tables.p4info.json` and `.entries.json` among them.
     Raises ProgramError when it is not proved.
     """
-    tables, files = build_tables(program, folder, max_entries)
+    tables = prove_tables(program, max_entries)
+    return tables, write_p4runtime(tables, folder)
+
+
+def write_p4runtime(tables: Program, folder: Path) -> list[Path]:
+    """Write a program of tables as `write_tables` does, and in P4Runtime's formats; return the files."""
+    files = write_tables(tables, folder)
     for kind, document in (("p4info", p4info(tables)), ("entries", updates(tables))):
         file = folder / f"{tables.name}.{kind}.json"
         write_whole(file, (json.dumps(document, indent=1) + "\n").encode())
         files.append(file)
-    return tables, files
+    return files
 
 
 def check_on_trace(model: Program, tables: Program, path: Path, memory: str) -> int:

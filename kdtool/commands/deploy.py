@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -10,12 +11,16 @@ from kdtool.errors import CommandError
 
 __all__ = ["register"]
 
+MANAGES = ("arguments", "status", "stop", "cgroup", "as_json")
+"""What `deploy --status` and `--stop` take."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the room's commands."""
 
     @app.command()
     def deploy(
+        context: typer.Context,
         arguments: list[str] = typer.Argument(
             None, metavar="[P.rmt.json] [-- COMMAND ...]", help="A program to run live, and a command."
         ),
@@ -59,8 +64,10 @@ def register(app: typer.Typer) -> None:
         stall: bool = typer.Option(
             True, help="Time the major faults from begin to end, where BPF is allowed."
         ),
-        status: bool = typer.Option(False, "--status", help="Say which agents run."),
-        stop: bool = typer.Option(False, "--stop", help="End the agents; with a pid as argument, that one."),
+        status: bool = typer.Option(False, "--status", help="Say which agents run, or which for --cgroup."),
+        stop: bool = typer.Option(
+            False, "--stop", help="End the agents; with a pid as argument, or with --cgroup, that one."
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON document."),
     ) -> None:
         """Run a verified program live, for a command or a cgroup.
@@ -69,15 +76,17 @@ def register(app: typer.Typer) -> None:
         """
         given = list(arguments or ())
         if status or stop:
+            _refuse_others(context)
             if status and (stop or given):
-                raise typer.BadParameter("goes with --json only", param_hint="--status")
-            _manage(given, stop, as_json)
+                raise typer.BadParameter("goes with --cgroup and --json only", param_hint="--status")
+            _manage(given, cgroup, stop, as_json)
             return
         program, command = split_arguments(given, policy)
         from kdtool.collect.limited import describe_failure
         from kdtool.deploy.agent import Placement
         from kdtool.deploy.request import DeployRequest, check_request
         from kdtool.deploy.session import deploy as run
+        from kdtool.kernel.host import page_cluster_claim
         from kdtool.live.policies import load_decider
         from kdtool.live.show import live_line, print_row
         from kdtool.replay.files import check_target, whole_file
@@ -102,10 +111,11 @@ def register(app: typer.Typer) -> None:
             check_target(output, ".json")
         decider = load_decider(program)
         check_request(request)
-        if page_cluster is not None:
-            print(f"kdtool: vm.page-cluster is {page_cluster} for all until this ends", file=sys.stderr)
-        with live_line() as show:
-            row = run(request, decider, show)
+        with nullcontext() if page_cluster is None else page_cluster_claim():
+            if page_cluster is not None:
+                print(f"kdtool: vm.page-cluster is {page_cluster} for all until this ends", file=sys.stderr)
+            with live_line() as show:
+                row = run(request, decider, show)
         document = json.dumps({"rows": [row]})
         if output is not None:
             with whole_file(output) as partial:
@@ -139,17 +149,27 @@ def split_arguments(given: list[str], policy: str | None) -> tuple[str, tuple[st
     return given[0], tuple(given[1:])
 
 
-def _manage(given: list[str], stop: bool, as_json: bool) -> None:
-    """Print what runs, or end it."""
+def _refuse_others(context: typer.Context) -> None:
+    """Refuse what does not go with --status or --stop: left out silently, it would mean all agents."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in MANAGES and source is not None and source.name == "COMMANDLINE":
+            said = "does not go with --status or --stop, only --cgroup and --json do: leave it out"
+            raise typer.BadParameter(said, param_hint=parameter.opts[0])
+
+
+def _manage(given: list[str], cgroup: str | None, stop: bool, as_json: bool) -> None:
+    """Print what runs, or end it: all agents, or that of a pid or a cgroup."""
     from kdtool.deploy import runtime
 
     if stop:
-        if len(given) > 1 or (given and not given[0].isdecimal()):
-            raise typer.BadParameter("give one pid, or none for all agents", param_hint="--stop")
-        ended = runtime.stop(int(given[0]) if given else None)
+        if len(given) > 1 or (given and (cgroup is not None or not given[0].isdecimal())):
+            raise typer.BadParameter("give one pid, or --cgroup, or none for all agents", param_hint="--stop")
+        ended = runtime.stop(int(given[0]) if given else None, cgroup)
         print(json.dumps({"ended": ended}) if as_json else f"ended: {', '.join(map(str, ended)) or 'none'}")
         return
-    agents = runtime.running()
+    agents = runtime.running(cgroup)
     if as_json:
         print(json.dumps({"agents": agents}))
     else:

@@ -62,7 +62,9 @@ def register(app: typer.Typer) -> None:
             "--trace",
             help="Also compare what was built with the program on every swap-in of this trace.",
         ),
-        memory: str = typer.Option("50%", "--memory", "-m", help="The memory at which the trace swaps."),
+        memory: str | None = typer.Option(
+            None, "--memory", "-m", help="The memory at which the trace swaps.  [default: 50%]"
+        ),
     ) -> None:
         """Verify a program and write it as tables or as BPF.
 
@@ -70,7 +72,14 @@ def register(app: typer.Typer) -> None:
         """
         from kdtool.errors import ParameterError, unknown_name
         from kdtool.rmt import read_program
-        from kdtool.verify.build import build_p4runtime, build_tables, check_on_trace, format_mappings
+        from kdtool.verify.build import (
+            check_on_trace,
+            format_mappings,
+            prove_tables,
+            require_proof,
+            write_p4runtime,
+            write_tables,
+        )
         from kdtool.verify.build_bpf import build_bpf, compare_in_kernel
 
         if target not in TARGETS:
@@ -81,13 +90,20 @@ def register(app: typer.Typer) -> None:
             return
         if output is None:
             raise ParameterError("build: give a folder to write to: -o DIR")
+        if memory is not None and trace is None:
+            raise ParameterError(f"build: --memory {memory} is that of a trace: give --trace or leave it out")
         if target == "bpf":
-            files, compare = [build_bpf(model, output)], partial(compare_in_kernel, model)
+            require_proof(model)
+            compare = partial(compare_in_kernel, model)
         else:
-            build_them = build_tables if target == "tables" else build_p4runtime
-            tables, files = build_them(model, output, max_entries)
+            tables = prove_tables(model, max_entries)
             compare = partial(check_on_trace, model, tables)
+        compared = None if trace is None else compare(trace, memory or "50%")
+        if target == "bpf":
+            files = [build_bpf(model, output)]
+        else:
+            files = (write_tables if target == "tables" else write_p4runtime)(tables, output)
         for file in files:
             print(file)
-        if trace is not None:
-            print(f"{compare(trace, memory)} decisions compared, all equal")
+        if compared is not None:
+            print(f"{compared} decisions compared, all equal")

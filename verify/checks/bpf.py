@@ -17,9 +17,9 @@ def check_bpf(program: Program) -> list[Finding]:
     """Assemble the program; what it may do there follows from the other checks and the kernel's verifier."""
     try:
         layout = Layout(shape_of(program))
+        n_instructions = len(packet_code(layout).assemble()) // 8
     except ProgramError as error:
         return [refuted("bpf", "the program does not fit into the kernel", str(error))]
-    n_instructions = len(packet_code(layout).assemble()) // 8
     size_bytes = layout.policy_bytes + layout.state_bytes + layout.scratch_bytes + layout.counter_bytes
     if n_instructions > MAX_INSTRUCTIONS:
         allowed = f"BPF instructions: at most {MAX_INSTRUCTIONS} are allowed"

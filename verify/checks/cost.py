@@ -12,7 +12,7 @@ def check_cost(program: Program) -> list[Finding]:
     trees = max((model.depth for model in program.models if isinstance(model, Tree)), default=0)
     forests = max((model.depth for model in program.models if isinstance(model, Forest)), default=0)
     findings = [
-        _within("steps", "steps a decision", worst.steps, budget.steps),
+        _within("steps", "steps a decision", worst.steps, min(budget.steps, LIMITS.steps)),
         _within("state", "bytes of state", worst.state_bytes, budget.state_bytes),
         _within("depth", "comparisons to a leaf", trees, LIMITS.tree_depth),
         _within("degree", "pages a decision", program.guards.degree_pages, LIMITS.degree_pages),

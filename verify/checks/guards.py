@@ -1,8 +1,8 @@
 """Guards: what holds while a program runs live, whatever it says, is there and does something.
 
 Degree and jump are kept by every executor, see the checks of steps and intervals. Rate and accuracy are kept
-by who runs it live (`kdtool deploy`), which also compares it with the kernel alone and ends at a signal; an
-option there can only be stricter.
+by who runs it live (`kdtool deploy`, for mm.swapin only), which also compares it with the kernel alone and
+ends at a signal; an option there can only be stricter.
 """
 
 from kdtool.rmt import LIMITS, Program, find_hook
@@ -17,8 +17,10 @@ def check_guards(program: Program) -> list[Finding]:
     """Refute a guard that could never act."""
     guards, hook = program.guards, find_hook(program.hook)
     share = guards.min_accuracy_permille / 10
-    what = "decisions are right" if hook.classes else "pages are used"
-    floor = proved("guards", f"live it steps back where less than {share:g} % of its {what}")
+    floor = proved("guards", f"live it steps back where less than {share:g} % of its pages are used")
+    if hook.classes:
+        said = f"it asks that {share:g} % of its decisions be right; nothing runs {hook.name} live yet"
+        floor = proved("guards", said)
     if guards.min_accuracy_permille == 0:
         floor = refuted("guards", "it would never step back for its accuracy", "min_accuracy_permille 0")
     if hook.classes:
