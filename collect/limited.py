@@ -221,7 +221,12 @@ def describe_failure(
 
 
 def _how(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return (
+        f"signal {names.get(-code, -code)}"  # of the real-time ones, only the first and the last have names
+    )
 
 
 def _wait(

@@ -14,6 +14,9 @@ from kdtool.kernel.memcg import MemoryCgroup
 __all__ = ["Living", "descendants", "find_living"]
 
 
+PROC = Path("/proc")
+
+
 class Living(Protocol):
     """A workload that we did not start."""
 
@@ -106,18 +109,22 @@ def _memory_of(pids: list[int]) -> dict[str, Any]:
     return {} if found is None else {"memory": found[0], **found[1].facts()}
 
 
-def memory_cgroup(pids: Sequence[int]) -> tuple[str, MemoryCgroup] | None:
+def memory_cgroup(pids: Sequence[int], proc: Path = PROC) -> tuple[str, MemoryCgroup] | None:
     """Return name and files of the memory cgroup of the first process; None without one of its own."""
     layout = find_layout()
     if layout.memory is None or not pids:
         return None
     try:
-        lines = Path(f"/proc/{pids[0]}/cgroup").read_text(errors="surrogateescape").splitlines()
+        lines = (proc / str(pids[0]) / "cgroup").read_text(errors="surrogateescape").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return None
     for line in lines:
         _, controllers, path = line.split(":", 2)
         wanted = "memory" in controllers.split(",") if layout.memory.version == 1 else not controllers
-        if wanted and path != "/":
-            return path, MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
+        if (
+            not wanted or path == "/" or ".." in path.split("/")
+        ):  # of another cgroup namespace: not mounted here
+            continue
+        found = MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
+        return (path, found) if found.is_on else None
     return None
