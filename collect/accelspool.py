@@ -102,8 +102,9 @@ class ProcessSpool:
 
     def take(self, *, final: bool) -> Batch:
         """Return the slots settled since the last call; with `final`, or when the process has gone, all."""
-        final = final or self._gone()
-        header = self._header()
+        begun = self._header() is not None  # its process has taken the lock before that
+        final = final or (begun and self._gone())
+        header = self._header()  # with all that it wrote until it was gone
         if header is None:
             self.ended = final
             return Batch(np.empty(0, SLOT), NEVER_NS if final else 0)

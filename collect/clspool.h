@@ -111,7 +111,7 @@ static int spool_create(const char *folder) {
         spool.fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         errno = spool.fd < 0 ? errno : spool_room(0, HEADER_BYTES);
         if (spool.fd < 0 || errno) return spool_refused(folder);
-        flock(spool.fd, LOCK_EX | LOCK_NB);    // held as long as this process lives: the reader asks
+        while (flock(spool.fd, LOCK_EX) && errno == EINTR) { }    // as long as this process lives: the reader asks
         spool.head = mmap(NULL, HEADER_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, spool.fd, 0);
         if (spool.head == MAP_FAILED) return spool_refused(folder);
         spool.head->slot_bytes = sizeof(slot);

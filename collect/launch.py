@@ -26,6 +26,8 @@ from kdtool.kernel.cgroup import OwnCgroup
 __all__ = ["Ending", "Household", "Launched", "ProcessGroup"]
 
 PTRACE_TRACEME, PTRACE_DETACH = 0, 17
+ENDED = ("Z", "X")
+"""States of proc(5): ended, and not reaped yet."""
 KILL_S = 10.0
 """Seconds within which a killed process must be gone; freeing its swap takes long on a slow device."""
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -69,7 +71,20 @@ class ProcessGroup:
         except ProcessLookupError:
             return []
         pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
-        return sorted(pid for pid in pids if _group_of(pid) == self.leader)
+        return sorted(pid for pid in pids if _group_of(pid) == self.leader and not self._has_ended(pid))
+
+    def _has_ended(self, pid: int) -> bool:
+        """Return whether it is a zombie; where its parent has died and we are init to it, reap it."""
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state not in ENDED:
+            return False
+        if pid != self.leader:  # whose end Launched waits for
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        return True
 
     def kill(self) -> None:
         """Kill what lives in it."""

@@ -35,6 +35,8 @@ GRACE_S = 5.0
 """Seconds that a command gets between SIGINT or SIGTERM and SIGKILL."""
 TICK_S = 0.05
 """How late a signal, the duration or a reader's failure may be noticed; the command's own end never is."""
+OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Ctrl-C, and the end of the terminal: they go to the command, which has it, at times to it alone."""
 SWAP_COUNTERS = ("pswpin", "pswpout")
 REFAULTS = ("workingset_refault_anon", "workingset_refault_file")
 STAT_COUNTERS = (*SWAP_COUNTERS, *REFAULTS, "pgfault", "pgmajfault")
@@ -166,16 +168,21 @@ def run_in(
     """
     memory = memory_of(own)
     swap, stat = _host_swap(), {} if memory is None else memory.stat()
-    with lend_terminal(launched.pid):
+    with lend_terminal(launched.pid) as terminal:
+
+        def look() -> str | None:
+            terminal.follow()
+            return tick()
+
         launched.release()
         deadline = None if duration_s is None else time.monotonic() + duration_s
-        ended_by = _wait(own, launched, stop, deadline, tick, tick_s)
+        ended_by = _wait(own, launched, stop, deadline, look, tick_s)
         if ended_by != "command":
             _end(own, launched, signal.SIGINT if ended_by == "signal" else signal.SIGTERM, tick)
     ending = launched.ending
     if ending is None:
         raise CommandError(f"process {launched.pid} does not end, even by SIGKILL: see its state in /proc")
-    if ending.exit_code == -signal.SIGINT:  # Ctrl-C went to the command, which had the terminal
+    if stop or -ending.exit_code in OF_TERMINAL:
         ended_by = "signal"
     after = {} if memory is None else memory.stat()
     changes = {name: after[name] - stat.get(name, 0) for name in STAT_COUNTERS if name in after}
@@ -214,7 +221,12 @@ def describe_failure(
 
 
 def _how(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return (
+        f"signal {names.get(-code, -code)}"  # of the real-time ones, only the first and the last have names
+    )
 
 
 def _wait(

@@ -15,6 +15,9 @@ from kdtool.kernel.memcg import MemoryCgroup
 __all__ = ["Living", "descendants", "find_living"]
 
 
+PROC = Path("/proc")
+
+
 class Living(Protocol):
     """A workload that we did not start."""
 
@@ -109,22 +112,26 @@ def _memory_of(pids: list[int]) -> dict[str, Any]:
     return {}
 
 
-def memory_cgroup(pids: Sequence[int]) -> tuple[str, MemoryCgroup] | None:
+def memory_cgroup(pids: Sequence[int], proc: Path = PROC) -> tuple[str, MemoryCgroup] | None:
     """Return name and files of the memory cgroup of the first that lives; None without one of its own."""
     layout = find_layout()
     if layout.memory is None:
         return None
-    for line in next(filter(None, map(_cgroup_lines, pids)), []):
+    for line in next(filter(None, (_cgroup_lines(proc / str(pid)) for pid in pids)), []):
         _, controllers, path = line.split(":", 2)
         wanted = "memory" in controllers.split(",") if layout.memory.version == 1 else not controllers
-        if wanted and path != "/":
-            return path, MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
+        if (
+            not wanted or path == "/" or ".." in path.split("/")
+        ):  # of another cgroup namespace: not mounted here
+            continue
+        found = MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
+        return (path, found) if found.is_on else None
     return None
 
 
-def _cgroup_lines(pid: int) -> list[str]:
-    """Return /proc/PID/cgroup, a line a hierarchy; none of a process that has ended."""
+def _cgroup_lines(process: Path) -> list[str]:
+    """Return the lines of a process's file `cgroup`, a line a hierarchy; none of one that has ended."""
     try:
-        return Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
+        return (process / "cgroup").read_text(errors="surrogateescape").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return []

@@ -7,7 +7,9 @@ Linux reports no munmap to perf: a range that went away stays until another mapp
 execs or ends. Names: the file's path, [heap] and [stack] as the kernel calls them, else "".
 """
 
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +37,50 @@ class Row:
     name: str
 
 
+class _Live:
+    """The rows of one process that no later one covers, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Row] = {}
+        self._by_start: list[tuple[int, int]] = []
+        """First page and number of each row."""
+        self._next = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows.values())
+
+    def add(self, row: Row) -> None:
+        """Take a row in place of those that it covers."""
+        first = bisect_left(self._by_start, (row.start_vpn, 0))
+        after = bisect_left(self._by_start, (row.end_vpn, 0))
+        for at in range(after - 1, first - 1, -1):
+            number = self._by_start[at][1]
+            old = self._rows[number]
+            if old.start_vpn < old.end_vpn <= row.end_vpn:
+                del self._rows[number], self._by_start[at]
+        insort(self._by_start, (row.start_vpn, self._next))
+        self._rows[self._next] = row
+        self._next += 1
+
+    def copy(self, t_ns: int) -> "_Live":
+        """Return the same rows as of another time."""
+        other = _Live()
+        other._rows = {number: replace(row, t_ns=t_ns) for number, row in self._rows.items()}
+        other._by_start, other._next = self._by_start.copy(), self._next
+        return other
+
+
 class Mappings:
     """Turns side records, in order of time, into rows of `vmas`; remembers what each process has mapped."""
 
     def __init__(self) -> None:
-        self._live: dict[int, list[Row]] = {}
+        self._live: dict[int, _Live] = {}
         self._pending: list[tuple[int, Row]] = []
         self.rows = 0
 
     def add(self, pid: int, row: Row) -> None:
         """Take a mapping."""
-        covered = (row.start_vpn, row.end_vpn)
-        live = self._live.get(pid, [])
-        self._live[pid] = [old for old in live if not covered[0] <= old.start_vpn < old.end_vpn <= covered[1]]
-        self._live[pid].append(row)
+        self._live.setdefault(pid, _Live()).add(row)
         self._pending.append((pid, row))
 
     def follow(self, record: Side) -> None:
@@ -56,15 +88,22 @@ class Mappings:
         if isinstance(record, Mapping):
             self.add(record.pid, _row(record))
         elif isinstance(record, Comm) and record.is_exec:
-            self._live[record.pid] = []
+            self._live[record.pid] = _Live()
             gone = Row(record.t_ns, 0, USER_END_VPN, VmaFlag.UNMAPPED, "")
             self._pending.append((record.pid, gone))
         elif isinstance(record, Fork) and record.pid != record.parent_pid:
-            inherited = self._live.get(record.parent_pid, [])
-            for row in list(inherited):
-                self.add(record.pid, Row(record.t_ns, row.start_vpn, row.end_vpn, row.flags, row.name))
+            self._fork(record)
         elif isinstance(record, Exit) and record.last:
             self._live.pop(record.pid, None)
+
+    def _fork(self, record: Fork) -> None:
+        inherited = self._live.get(record.parent_pid, _Live()).copy(record.t_ns)
+        if record.pid in self._live:  # a snapshot was taken of it before its fork was read
+            for row in inherited:
+                self._live[record.pid].add(row)
+        else:
+            self._live[record.pid] = inherited
+        self._pending += [(record.pid, row) for row in inherited]
 
     def write(self, writer: TraceWriter) -> None:
         """Append what came since the last time."""

@@ -115,27 +115,7 @@ static void die(const char *why) {
 
 // ---------------------------------------------------------------------------------------------- the stream
 
-static void sad_spill(sad_state *s) {
-    uint64_t from = s->written, n = s->emitted - from;
-    int fd = open(spool_path, O_WRONLY | O_CLOEXEC);    // not kept open: programs close all descriptors
-    while (n) {
-        uint64_t at = from % s->ring_cap, chunk = n < s->ring_cap - at ? n : s->ring_cap - at;
-        size_t bytes = chunk * sizeof(sad_record), done = 0;
-        while (fd >= 0 && done < bytes) {
-            ssize_t put = pwrite(fd, (char *)&sad_ring(s)[at] + done, bytes - done,
-                                 (off_t)(from * sizeof(sad_record) + done));
-            if (put < 0 && errno == EINTR) continue;
-            if (put <= 0) break;
-            done += (size_t)put;
-        }
-        if (done < bytes) s->lost += chunk;
-        from += chunk;
-        n -= chunk;
-    }
-    if (fd >= 0) close(fd);
-    SAD_ORDER();
-    s->written = from;
-}
+#include "pgspill.h"
 
 static bool holder_lives(int32_t tid) {
     char path[64], text[512] = {0}, state = 'R';
@@ -694,6 +674,7 @@ PUBLIC int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
     S = mmap(NULL, (size_t)file.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     close(fd);
     if (S == MAP_FAILED || S->magic != SAD_MAGIC || S->size != (uint64_t)file.st_size) return 1;
+    spool_open();                                                // as the user that we are now
     pid = (int32_t)getpid();
     if (holder) __sync_bool_compare_and_swap(&S->lock, atoi(holder), 0);
     if (!image_replaced) __sync_fetch_and_add(&S->processes, 1);

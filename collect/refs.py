@@ -9,6 +9,7 @@ Differs: no page is missed and none is sampled; the CPU is qemu's (AVX2 at most)
 Not seen: a process that leaves the tree (a daemon already running), and programs not for x86-64.
 """
 
+import errno
 import os
 import shutil
 import subprocess
@@ -19,8 +20,9 @@ from typing import Any
 from kdtool.collect import reftrace
 from kdtool.collect.base import Problem, Progress, Request, Scope
 from kdtool.collect.compiled import build
-from kdtool.errors import CapabilityError, CommandError, ParameterError, TraceError
+from kdtool.errors import CapabilityError, CommandError, ParameterError
 from kdtool.traces import Reduction, Trace, TraceWriter
+from kdtool.traces.spool import DiskError
 
 __all__ = ["References", "recorded_by_this_version"]
 
@@ -35,7 +37,12 @@ COPYING = tuple(
     )
 )  # fmt: skip
 PACKAGES = "qemu-user gcc libc6-dev"
-MAX_K = 1 << 20
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the program's limit of file sizes (ulimit -f), which holds for its records too",
+    errno.EACCES: "the program became another user and closed all files: let that user write there",
+}
 ELF_X86_64 = (b"\x7fELF\x02\x01", 62)
 
 
@@ -75,7 +82,7 @@ class References:
 
     def recover(self, kept: Path, writer: TraceWriter) -> None:
         """Append what the plugin had recorded when the recorder was killed; it records no more."""
-        spool = reftrace.Spool(kept)
+        spool = reftrace.Spool.left_in(kept)
         spool.stop()
         reftrace.write_rows(spool, writer)
 
@@ -114,9 +121,12 @@ class Tracer:
         """Nothing: the plugin counts from the program's first instruction on."""
 
     def check(self) -> None:
-        """Raise when the plugin could not write its records."""
-        if self._spool.count("lost"):
-            raise TraceError(f"{self._writer.path}: cannot be written: free some space")
+        """Raise when the plugin could not write its records; those from before are kept."""
+        self._writer.spooled = self._spool.emitted
+        with self._writer.keeping_what_is_there():
+            if error := self._spool.count("error"):
+                remedy = REMEDIES.get(error, "record into another folder")
+                raise DiskError(f"{self._writer.path}: cannot be written ({os.strerror(error)}): {remedy}")
 
     def progress(self) -> Progress:
         """Return the references counted so far, before reduction."""
@@ -124,8 +134,10 @@ class Tracer:
 
     def finish(self) -> None:
         """Record no more, and append all that was recorded to its tables."""
+        self.check()
         self._spool.stop()
-        reftrace.write_rows(self._spool, self._writer)
+        with self._writer.keeping_what_is_there():
+            reftrace.write_rows(self._spool, self._writer)
 
     def facts(self) -> dict[str, Any]:
         """Return the emulator, the plugin and its counters."""
@@ -180,8 +192,8 @@ def resolve_command(command: tuple[str, ...]) -> list[str]:
 
 
 def _check_request(request: Request) -> None:
-    if not 0 <= request.k <= MAX_K:
-        raise ParameterError(f"k = {request.k} pages, allowed: 0 (unreduced) to {MAX_K}")
+    if not 0 <= request.k <= reftrace.MAX_K:
+        raise ParameterError(f"k = {request.k} pages, allowed: 0 (unreduced) to {reftrace.MAX_K}")
 
 
 def _linker_variables(environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

@@ -16,14 +16,16 @@ import numpy as np
 
 from kdtool.errors import TraceError
 from kdtool.traces import NO_TID, TraceWriter, VmaFlag
+from kdtool.traces.spool import DiskError
 
-__all__ = ["RECORD", "SOURCES", "Spool", "write_rows"]
+__all__ = ["MAX_K", "RECORD", "SOURCES", "Spool", "write_rows"]
 
 SOURCES = (
     "pgtrace.c",
     "pgexec.h",
     "pglayout.h",
     "pgmodify.h",
+    "pgspill.h",
     "pgwaits.h",
     "pgzeros.h",
     "sad.h",
@@ -32,6 +34,7 @@ SOURCES = (
 RING_RECORDS = 65_536
 """Records kept in the state before they are written to the spool: 3 MB."""
 NAMES_BYTES = 1 << 20
+MAX_K = 1 << 20
 ZONE = 16
 MAGIC = 0x314453746466656B
 WAKES = 1 << 12
@@ -52,7 +55,7 @@ NODE = np.dtype([("key", "u8"), ("first", "u8"), ("pending", RECORD), ("links", 
 COUNTERS = _struct(
     """magic u8 k u4 hash_bits u4 ring_cap u4 zone_cap u4 names_at u8 ring_at u8 nodes_at u8 hash_at u8
     wakes_at u8 size u8 stop u4 broken u4 refs u8 insns u8 lost u8 untraced u8 processes u8 names_used u4
-    names_lost u4 forks u4 unread u4"""
+    names_lost u4 forks u4 unread u4 error u4"""
 )
 STREAM = _struct("lock i4 now u8 emitted u8 written u8 n u4 head u4 tail u4 zone_n u4")
 UNDO = np.dtype([("undo_node", "u4"), ("undo_n", "u4"), ("undo_emitted", "u8"), ("undo", NODE)])
@@ -74,15 +77,39 @@ class Spool:
         self._stream = self._part(STREAM_AT, STREAM, 1)
 
     @classmethod
+    def left_in(cls, folder: Path) -> Self:
+        """Open what a killed recorder left; TraceError unless it is whole, which bounds what is read."""
+        try:
+            if (folder / "state").stat().st_size < HEADER_BYTES:
+                raise ValueError("it had not been begun")
+            spool = cls(folder)
+            spool._check()
+        except (OSError, ValueError) as error:
+            raise TraceError(f"{folder}: cannot be read ({error}): record the trace again") from None
+        return spool
+
+    def _check(self) -> None:
+        """Raise ValueError unless the files are as `make` and the plugin leave them."""
+        k, stream, undo = self.count("k"), self._stream[0], self._part(UNDO_AT, UNDO, 1)[0]
+        if k > MAX_K or self._bytes.size != (layout := _layout(k))["size"]:
+            raise ValueError(f"state: {self._bytes.size} bytes are not those of k = {k}")
+        altered = [name for name, value in layout.items() if self.count(name) != value]
+        if altered:
+            raise ValueError(f"state: {altered[0]} is {self.count(altered[0])}, not {layout[altered[0]]}")
+        written, emitted = int(stream["written"]), int(stream["emitted"])
+        steps = [(emitted, int(stream["n"]))]
+        if undo["undo_node"]:
+            steps.append((int(undo["undo_emitted"]), int(undo["undo_n"])))
+        if any(not written <= end <= written + RING_RECORDS or n > k + 1 for end, n in steps):
+            raise ValueError(f"state: {emitted} records, of which {written} were written")
+        if undo["undo_node"] > k + 1 or written * RECORD.itemsize > self.records_path.stat().st_size:
+            raise ValueError(f"records: there are fewer than the {written} that were written")
+
+    @classmethod
     def make(cls, folder: Path, k: int) -> Self:
         """Make the files for a reduction window of `k` pages; TraceError when there is no room for them."""
-        nodes, hash_bits = k + 2, max(10, (2 * (k + 1)).bit_length())
-        names_at = HEADER_BYTES
-        ring_at = names_at + NAMES_BYTES
-        nodes_at = ring_at + RING_RECORDS * RECORD.itemsize
-        hash_at = nodes_at + nodes * NODE.itemsize
-        wakes_at = hash_at + (4 << hash_bits)
-        size = wakes_at + WAKES * WAKE.itemsize
+        layout = _layout(k)
+        size = layout["size"]
         try:
             folder.mkdir()
             with (folder / "state").open("wb") as file:
@@ -93,9 +120,7 @@ class Spool:
                 f"{folder.parent}: {error.strerror}: free {size >> 20} MiB or more there"
             ) from None
         spool = cls(folder)
-        header = {"magic": MAGIC, "k": k, "hash_bits": hash_bits, "ring_cap": RING_RECORDS}
-        header |= {"zone_cap": min(ZONE, k), "names_at": names_at, "ring_at": ring_at, "nodes_at": nodes_at}
-        for name, value in (header | {"hash_at": hash_at, "wakes_at": wakes_at, "size": size}).items():
+        for name, value in layout.items():
             spool._counters[name] = value
         return spool
 
@@ -108,6 +133,11 @@ class Spool:
         """Return one counter of the state."""
         return int(self._counters[name][0])
 
+    @property
+    def emitted(self) -> int:
+        """Return how many records were made so far."""
+        return int(self._stream["emitted"][0])
+
     def stop(self) -> None:
         """Have every process record no more, from its next reference on."""
         self._counters["stop"] = 1
@@ -117,8 +147,10 @@ class Spool:
 
         Raises
         ------
+        DiskError
+            Records cannot be written: the disk is full. They are still there, to be read another time.
         TraceError
-            Records could not be written: the disk was full.
+            Records were lost.
         """
         self._spool_the_rest()
         if not self.records_path.stat().st_size:
@@ -146,27 +178,44 @@ class Spool:
         ring = self._part(self.count("ring_at"), RECORD, RING_RECORDS)
         pending = nodes["pending"][1 : n + 1]
         rest = [ring[np.arange(written, emitted) % RING_RECORDS], pending[pending["seq"] > 0]]
-        lost = self.count("lost")
+        if lost := self.count("lost"):
+            raise TraceError(
+                f"{self.records_path.parent.parent}: {lost} of {emitted + lost} records could not be written "
+                f"({os.strerror(self.count('error'))}): record again"
+            )
         try:
             with self.records_path.open("r+b") as file:
                 file.truncate(written * RECORD.itemsize)  # no more than was counted, should a killer have hit
                 file.seek(0, os.SEEK_END)
                 file.write(np.concatenate(rest).tobytes())
-        except OSError:
-            lost += emitted - written
-        if lost:
-            raise TraceError(
-                f"{self.records_path.parent.parent}: {lost} of {emitted} records could not be written: "
-                f"free some space there and record again"
-            )
+        except OSError as error:
+            raise DiskError(
+                f"{self.records_path.parent.parent}: {emitted - written} of {emitted} records cannot be "
+                f"written ({error.strerror}): free some space there"
+            ) from None
 
     def name(self, offset: int) -> str:
-        """Return the file name at `offset` of the side table."""
+        """Return the file name at `offset` of the side table; TraceError where that has no such place."""
+        if not 0 <= offset < NAMES_BYTES:
+            raise TraceError(f"{self.state_path}: has no name at {offset}: record the trace again")
         names = self._part(self.count("names_at"), np.dtype("u1"), NAMES_BYTES)[offset:]
         return bytes(names[: int(np.argmin(names))]).decode(errors="surrogateescape")
 
     def _part(self, at: int, dtype: "np.dtype[Any]", n: int) -> "np.ndarray[Any, Any]":
         return self._bytes[at : at + n * dtype.itemsize].view(dtype)
+
+
+def _layout(k: int) -> dict[str, int]:
+    """Return what the header of a state for a reduction window of `k` pages says."""
+    hash_bits = max(10, (2 * (k + 1)).bit_length())
+    names_at = HEADER_BYTES
+    ring_at = names_at + NAMES_BYTES
+    nodes_at = ring_at + RING_RECORDS * RECORD.itemsize
+    hash_at = nodes_at + (k + 2) * NODE.itemsize
+    wakes_at = hash_at + (4 << hash_bits)
+    header = {"magic": MAGIC, "k": k, "hash_bits": hash_bits, "ring_cap": RING_RECORDS}
+    header |= {"zone_cap": min(ZONE, k), "names_at": names_at, "ring_at": ring_at, "nodes_at": nodes_at}
+    return header | {"hash_at": hash_at, "wakes_at": wakes_at, "size": wakes_at + WAKES * WAKE.itemsize}
 
 
 def write_rows(spool: Spool, writer: TraceWriter) -> int:

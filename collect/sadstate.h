@@ -23,6 +23,7 @@
 #define SAD_NAMES (1u << 20)                   // bytes of the side table of file names
 #define SAD_ORDER() __asm__ volatile("" ::: "memory")
 
+#define SAD_SPARE 1024                         // records that the ring still takes when one could not be spilled
 #define SAD_AT_ONCE UINT32_MAX                 // the next store is to be retained at once
 #define SAD_WAKE_BITS 12                       // 4,096 places for what woke somebody last, by object
 
@@ -62,6 +63,7 @@ typedef struct {
     uint32_t names_used, names_lost;
     volatile uint32_t forks;                   // so far, of all processes
     volatile uint32_t unread;                  // pages that could not be looked at for zeros: no permission
+    volatile uint32_t error;                   // errno of the write that ended the recording; 0: none
     _Alignas(64) volatile int32_t lock;        // tid of the holder
     volatile uint64_t now;                     // seq of the newest reference or change
     volatile uint64_t emitted, written;        // records made; records of them in the spool file
@@ -85,13 +87,18 @@ static inline uint32_t *sad_bucket(sad_state *s, uint64_t key) {
     return &sad_hash(s)[key * 0x9E3779B97F4A7C15ull >> (64 - s->hash_bits)];
 }
 
-// Provided by the includer: write the records [written, emitted) to the spool and set written = emitted.
+// Provided by the includer: write the records [written, emitted) to the spool and set written = emitted. Where that
+// fails, set `error` and `stop`: what was not written stays in the ring, and whatever is under way finds room there.
 static void sad_spill(sad_state *s);
 
 // Provided by the includer: whether a page is known to be full of zeros now.
 static bool sad_holds_zeros(sad_state *s, uint64_t key);
 
 static void sad_emit(sad_state *s, const sad_record *record) {
+    if (__builtin_expect(s->emitted - s->written == s->ring_cap, 0)) {
+        s->lost++;
+        return;
+    }
     sad_ring(s)[s->emitted % s->ring_cap] = *record;
     SAD_ORDER();
     s->emitted++;
@@ -99,7 +106,7 @@ static void sad_emit(sad_state *s, const sad_record *record) {
 
 // No single step emits more than three records: with room for them, `undo` never has to reach into the spool.
 static inline void sad_make_room(sad_state *s) {
-    if (__builtin_expect(s->emitted - s->written + 3 > s->ring_cap, 0)) sad_spill(s);
+    if (__builtin_expect(s->emitted - s->written + SAD_SPARE > s->ring_cap, 0)) sad_spill(s);
 }
 
 static void sad_begin(sad_state *s, uint32_t i) {

@@ -68,6 +68,7 @@ class _LiveLine:
     def __init__(self) -> None:
         self._start_s = self._shown_s = time.monotonic()
         self._rows = 0
+        self._is_read = True
 
     def show(self, progress: Mapping[str, Progress], size_bytes: int) -> None:
         now_s = time.monotonic()
@@ -76,12 +77,21 @@ class _LiveLine:
             return
         rows = sum(each.rows for each in progress.values())
         text = live_text(now_s - self._start_s, progress, (rows - self._rows) / since_s, size_bytes)
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        self._print(text)
         self._shown_s, self._rows = now_s, rows
 
     def clear(self) -> None:
         if self._shown_s > self._start_s:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._print("")
+
+    def _print(self, text: str) -> None:
+        """Put a text on the line. A terminal that was closed is no reason to give up the recording."""
+        if not self._is_read:
+            return
+        try:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        except OSError:
+            self._is_read = False
 
 
 def live_text(seconds: float, progress: Mapping[str, Progress], rate_per_s: float, size_bytes: int) -> str:

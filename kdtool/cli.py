@@ -5,9 +5,11 @@ Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error
 
 import io
 import os
+import select
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
@@ -114,6 +116,15 @@ def main() -> None:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
             print("kdtool: interrupted", file=sys.stderr)
         raise
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and not _is_hung_up(sys.stdout):
+            raise
         sys.stderr.close()
         sys.exit(1)
+
+
+def _is_hung_up(stream: TextIO) -> bool:
+    """Return whether a stream writes to a terminal that was closed: as with a broken pipe, nobody reads."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))

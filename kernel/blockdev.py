@@ -50,7 +50,7 @@ def _folder(text: str) -> Path:
         folder = _of_node(Path(text))
     elif re.fullmatch(r"\d+:\d+", text):
         folder = BY_NUMBER / text
-    if not re.fullmatch(r"[\w:.!-]+", folder.name) or not folder.exists():
+    if folder.parent not in (BY_NAME, BY_NUMBER) or not os.path.isfile(folder / "dev"):
         raise unknown_name("device", text.removeprefix("/dev/"), disk_names())
     return folder
 

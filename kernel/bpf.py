@@ -140,8 +140,8 @@ def count_run_time() -> int:
 def load_program(kind: int, code: bytes) -> int:
     """Return the file descriptor of a program that the kernel's verifier has accepted.
 
-    Raises CapabilityError when it is refused to this user, RuntimeError with the verifier's words when the
-    program itself is refused: a bug of ours.
+    Raises CapabilityError when it is refused to this user or by this kernel, RuntimeError with the verifier's
+    words when the program itself is refused: a bug of ours.
     """
     instructions, license_name = ctypes.create_string_buffer(code, len(code)), ctypes.c_char_p(b"GPL")
     log = ctypes.create_string_buffer(LOG_BYTES)
@@ -166,14 +166,21 @@ def load_program(kind: int, code: bytes) -> int:
     except _RefusedProgram:  # once more, for the reason
         try:
             os.close(_bpf(PROG_LOAD, attr(1), "program"))
-        except _RefusedProgram:
+        except _RefusedProgram as refused:
             said = log.value.decode(errors="replace").strip().splitlines()
+            if refused.error == errno.EINVAL and not said:  # the verifier never saw it
+                raise CapabilityError(
+                    "BPF program: this kernel does not take it, and says no reason: use Linux 5.8 or later"
+                ) from None
             raise RuntimeError("the BPF verifier refused the program: " + " | ".join(said[-4:])) from None
         raise
 
 
 class _RefusedProgram(Exception):
     """The verifier's no, or that of a kernel that lacks what the program uses."""
+
+    def __init__(self, error: int) -> None:
+        self.error = error
 
 
 def _bpf(command: int, attr: bytes, what: str) -> int:
@@ -192,7 +199,7 @@ def _bpf_attr(command: int, attr: bytes, what: str, attempts: int = LOAD_ATTEMPT
         return fd, buffer.raw
     error = ctypes.get_errno()
     if command == PROG_LOAD and error in REFUSALS:
-        raise _RefusedProgram
+        raise _RefusedProgram(error)
     if command == PROG_LOAD and error == errno.EAGAIN and attempts > 1:  # a signal came
         return _bpf_attr(command, attr, what, attempts - 1)
     if command == PROG_TEST_RUN and error == errno.EINTR:

@@ -39,6 +39,8 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 EMPTY_S = 10.0
 """Seconds within which killed processes must be gone: freeing 24 GB of swapped memory took less than 3."""
 NEAR_NAMES = 5
+MAX_NAMES = 1000
+"""Names that are tried: containers that share the hierarchy may each have a process of our number."""
 _numbers = itertools.count()
 
 
@@ -87,26 +89,37 @@ class OwnCgroup:
     """
 
     def __init__(self, layout: Layout, *, with_memory: bool, with_events: bool = True) -> None:
+        self._memory_root = _memory_hierarchy(layout).root if with_memory else None
+        self._events_root = _events_hierarchy(layout).root if with_events else None
+        self._made: list[Path] = []
+        self._take_number()
+
+    def _take_number(self) -> None:
         self.name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
-        self.memory: Path | None = None
-        self.events: Path | None = None
-        if with_memory:
-            self.memory = _memory_hierarchy(layout).root / self.name
-        if with_events:
-            self.events = _events_hierarchy(layout).root / self.name
+        self.memory = self._memory_root and self._memory_root / self.name
+        self.events = self._events_root and self._events_root / self.name
         self.paths = tuple(dict.fromkeys(path for path in (self.memory, self.events) if path is not None))
 
     def __enter__(self) -> Self:
-        for path in self.paths:
+        for _ in range(MAX_NAMES):
             try:
-                path.mkdir()
+                for path in self.paths:
+                    path.mkdir()
+                    self._made.append(path)
+                return self
+            except FileExistsError:  # not ours, whatever its name: of a kdtool that had our pid
+                self._remove()
+                self._take_number()
             except OSError as error:
                 self._remove()
                 raise CapabilityError(
                     f"{path}: the cgroup cannot be made: {error.strerror}: run as root, or have "
                     f"{path.parent} delegated to this user"
                 ) from None
-        return self
+        raise CapabilityError(
+            f"{self.paths[0]}: the cgroup cannot be made: {MAX_NAMES} names before it are taken: rmdir what "
+            f"dead kdtools have left in {self.paths[0].parent}"
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -115,7 +128,7 @@ class OwnCgroup:
 
     def processes(self) -> list[int]:
         """Return the pids that live in it, those in cgroups below it included."""
-        return pids_in(*self.paths)
+        return pids_in(*self._made)
 
     def kill(self) -> None:
         """Kill what lives in it and wait until it is gone; what we started and has to be reaped stays."""
@@ -130,9 +143,8 @@ class OwnCgroup:
 
     def _remove(self) -> None:
         self.kill()
-        for path in self.paths:
-            if path.exists():
-                _remove_tree(path)
+        while self._made:
+            _remove_tree(self._made.pop())
 
 
 def own_patterns() -> tuple[str, ...]:

@@ -47,6 +47,11 @@ class MemoryCgroup:
     def __init__(self, path: Path, version: int) -> None:
         self.path, self.version = path, version
 
+    @property
+    def is_on(self) -> bool:
+        """Return whether its memory is accounted: of v2, the controller may be off where it lies."""
+        return self._file("limit").exists()
+
     def set_limit(self, memory_bytes: int) -> None:
         """Limit it; CapabilityError when the kernel refuses (others' use of it is above, or no right)."""
         file = self._file("limit")

@@ -411,6 +411,20 @@ def test_a_file_cut_inside_its_header_is_empty(tmp_path: Path) -> None:
         assert len(spool.take(final=True).slots) == 0
 
 
+def test_a_file_that_has_just_been_made_is_looked_at_again(tmp_path: Path) -> None:
+    """Its process takes the lock only then, and writes the header last."""
+    with spool_of(tmp_path, slots_in(State.DONE)) as spool:
+        whole = (tmp_path / "7-0.cl").read_bytes()
+        (tmp_path / "7-0.cl").write_bytes(b"")
+        made = spool.take(final=False)
+        ended = spool.ended
+        (tmp_path / "7-0.cl").write_bytes(whole)
+        last = spool.take(final=False)
+
+    assert (len(made.slots), made.before_ns, ended) == (0, 0, False)
+    assert (len(last.slots), spool.ended) == (1, True)
+
+
 def test_the_declared_length_of_a_name_is_not_believed(tmp_path: Path) -> None:
     with spool_of(tmp_path, slots_in(State.DONE)) as spool:
         (tmp_path / "7-0.names").write_bytes(np.array([(0, 0, 2**32 - 1)], NAME).tobytes() + b"abc")

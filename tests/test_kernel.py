@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import itertools
 import os
 import struct
 import subprocess
@@ -13,8 +14,9 @@ import needs
 import numpy as np
 import pytest
 
+from kdtool.collect import living
 from kdtool.errors import CapabilityError, ParameterError
-from kdtool.kernel import cgroup, host
+from kdtool.kernel import blockdev, bpf, cgroup, host
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, pids_in, reap_stale
 from kdtool.kernel.fault_events import PerfFaults
@@ -97,6 +99,85 @@ def test_pure_v2_makes_one_directory(tmp_path: Path) -> None:
     own = OwnCgroup(Layout(v2, v2), with_memory=True)
 
     assert own.memory == own.events and len(own.paths) == 1
+
+
+def test_a_cgroup_that_exists_already_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, events = tmp_path / "memory", tmp_path / "events"
+    name = f"{cgroup.PREFIX}{os.getpid()}-"
+    other = events / f"{name}5"
+    for folder in (memory, other):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(cgroup, "_numbers", itertools.count(5))
+    with subprocess.Popen(["sleep", "100"]) as sleeper:
+        (other / "cgroup.procs").write_text(f"{sleeper.pid}")
+        with OwnCgroup(Layout(Hierarchy(memory, 1), Hierarchy(events, 2)), with_memory=True) as own:
+            assert own.paths == (memory / f"{name}6", events / f"{name}6")
+            assert all(path.is_dir() for path in own.paths) and own.processes() == []
+            assert not (memory / f"{name}5").exists()
+        lives = sleeper.poll() is None
+        sleeper.kill()
+
+    assert lives and other.is_dir() and list(memory.iterdir()) == []
+
+
+def test_where_every_name_is_taken_it_is_said_what_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "MAX_NAMES", 3)
+    monkeypatch.setattr(cgroup, "_numbers", itertools.count(0))
+    for number in range(3):
+        (tmp_path / f"{cgroup.PREFIX}{os.getpid()}-{number}").mkdir()
+    own = OwnCgroup(Layout(None, Hierarchy(tmp_path, 2)), with_memory=False)
+
+    with pytest.raises(CapabilityError, match="are taken: rmdir what dead kdtools have left in"), own:
+        pass
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "found"),
+    [
+        ("0::/own", ("memory.max",), "/own"),
+        ("0::/own", ("cgroup.procs",), None),  # the controller is off there
+        ("0::/../../own", ("memory.max",), None),  # outside of what is mounted
+        ("0::/", ("memory.max",), None),
+    ],
+)
+def test_a_memory_cgroup_is_one_that_counts_and_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, files: tuple[str, ...], found: str | None
+) -> None:
+    root = tmp_path / "a/b/root"
+    for folder in (root / "own", tmp_path / "a/own", tmp_path / "proc/7"):
+        folder.mkdir(parents=True)
+    for name in files:
+        (root / "own" / name).write_text("max\n")
+        (tmp_path / "a/own" / name).write_text("max\n")
+    (tmp_path / "proc/7/cgroup").write_text(f"{line}\n")
+    monkeypatch.setattr(living, "find_layout", lambda: Layout(Hierarchy(root, 2), None))
+
+    of_7 = living.memory_cgroup([7], tmp_path / "proc")
+
+    assert (of_7 and of_7[0]) == found
+
+
+@pytest.mark.parametrize(
+    "given", ["", ".", "..", "../..", "{}/queue", "/dev/..", "/no/such/..", "../mem/null"]
+)
+def test_what_is_no_name_of_a_disk_is_an_unknown_device(given: str) -> None:
+    disk = blockdev.disk_names()[0]
+
+    with pytest.raises(ParameterError, match="device "):
+        blockdev.find_disks([given.format(disk)])
+
+
+def test_a_program_that_the_kernel_refuses_without_a_word_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(command: int, attr: bytes, what: str) -> int:
+        raise bpf._RefusedProgram(errno.EINVAL)
+
+    monkeypatch.setattr(bpf, "_bpf", refuse)
+
+    with pytest.raises(CapabilityError, match="BPF program: this kernel does not take it"):
+        bpf.load_program(bpf.PERF_EVENT, bytes(8))
 
 
 @pytest.mark.parametrize("name", ["", "/", ".", "..", "a/../b"])

@@ -17,6 +17,8 @@ from needs import compiled, faults, gcc
 
 from kdtool.collect import session
 from kdtool.collect.base import Progress, Request, Scope
+from kdtool.collect.launch import ProcessGroup
+from kdtool.collect.limited import describe_failure
 from kdtool.errors import ParameterError, TraceError
 from kdtool.kernel.cgroup import find_layout
 from kdtool.traces import Trace, TraceWriter
@@ -152,6 +154,55 @@ def test_a_recorder_killed_at_any_moment_leaves_a_trace_that_info_reads(tmp_path
         assert len(rows) > 1000
     session.record(Request(("true",), tmp_path / "next.kdt"), [Ticker("next")])
     assert not any(path.exists() for path in left)
+
+
+INIT = """
+import ctypes, os, sys
+from kdtool.collect.launch import Launched, ProcessGroup
+from kdtool.collect.limited import run_in
+from kdtool.collect.terminal import Stop
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come to us, as to init
+own = ProcessGroup()
+with Launched(("sh", "-c", "sleep 0.2 & :"), own) as launched:
+    print(run_in(own, launched, Stop()).ended_by)
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("all reaped")
+"""
+
+
+def test_orphans_that_come_to_us_are_reaped_and_do_not_keep_the_recording_from_its_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INIT], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.splitlines() == ["command", "all reaped"]
+
+
+def test_who_has_ended_and_was_not_reaped_lives_no_more() -> None:
+    script = (
+        "import os, time; child = os.fork() or os._exit(0)\n"
+        "os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT); print(flush=True); time.sleep(100)"
+    )
+    own = ProcessGroup()
+    with subprocess.Popen([sys.executable, "-c", script], process_group=0, stdout=subprocess.PIPE) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        own.leader = leader.pid
+        before = own.processes()
+        leader.kill()
+        os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)  # it has ended; its status is still there
+        after = own.processes()
+
+        assert (before, after, leader.wait()) == ([leader.pid], [], -signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("code", "how"), [(-9, "signal SIGKILL"), (-35, "signal 35"), (3, "exit code 3")])
+def test_a_failure_is_told_by_the_name_of_its_signal_if_that_has_one(code: int, how: str) -> None:
+    workload = {"exit_code": code, "ended_by": "command"}
+
+    assert describe_failure(["prog"], workload, None, "look") == f"prog: failed with {how}: look"
 
 
 def roots() -> list[Path]:

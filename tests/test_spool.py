@@ -1,5 +1,6 @@
 """What a trace is while it is written, and what is left of it when its writer ends before its time."""
 
+import errno
 import os
 import random
 import subprocess
@@ -192,6 +193,50 @@ def test_a_small_file_with_absurdly_many_rows_is_refused_before_it_is_read(tmp_p
 
     with pytest.raises(TraceError, match="GiB of memory"):
         trace.columns("faults")
+
+
+class Vanishing(type(Path())):  # type: ignore[misc]
+    """A file that another thread removes right after it was found."""
+
+    def exists(self) -> bool:
+        found = super().exists()
+        self.unlink(missing_ok=True)
+        return bool(found)
+
+
+def test_a_stream_that_is_sealed_while_its_size_is_read_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = TableSpool(tmp_path, "faults")
+    (tmp_path / "spool").mkdir()
+    table.append(faults(0, 10))
+    stream = Vanishing(table._stream_path())
+    monkeypatch.setattr(table, "_stream_path", lambda: stream)
+
+    assert table.bytes in (0, stream.stat().st_size if stream.is_file() else 0)
+    stream.unlink(missing_ok=True)
+    assert table.bytes == 0
+
+
+@pytest.mark.parametrize(("rows", "spooled"), [(10, 0), (0, 10), (0, 0)])
+def test_a_full_disk_that_the_draft_meets_first_leaves_what_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, spooled: int
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "t.kdt"
+    with pytest.raises(TraceError) as told, TraceWriter(path) as writer:
+        if rows:
+            writer.append("faults", faults(0, rows))
+        writer.spooled = spooled
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        writer.draft(DONE, {})
+    monkeypatch.undo()
+
+    assert ("holds what came before" in str(told.value)) == path.exists() == (rows + spooled > 0)
+    if rows:
+        assert recover(path) and Trace(path).rows("faults") == rows
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """scripts/swap: sets up and takes down exactly its own swap."""
 
+import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from typing import Any
 
 import needs
 import pytest
@@ -28,6 +32,60 @@ def ours() -> list[SwapDevice]:
 def on_a_disk(folder: Path) -> bool:
     number = folder.stat().st_dev
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").exists()
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give scripts/swap as a module that only notes what it would run (`ran`), with `swaps` of its own."""
+    loader = SourceFileLoader("swap_script", str(needs.SWAP))
+    spec = spec_from_loader("swap_script", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader.exec_module(module)
+    module.ran, module.swaps = [], tmp_path / "swaps"
+    module.run = lambda *command: module.ran.append(command) or ""
+    module.PROC_SWAPS, module.loops_of = module.swaps, lambda file: []
+    module.swaps.write_text("Filename\tType\tSize\tUsed\tPriority\n")
+    module.DEFAULT_FILE = tmp_path / "kdtool-swap.img"
+    return module
+
+
+@pytest.mark.parametrize("given", ["a/../real dir", "link", "real dir"])
+def test_swap_is_taken_down_whatever_way_its_file_is_named(script: Any, tmp_path: Path, given: str) -> None:
+    """The kernel shows a path without links, and blanks as octal numbers."""
+    for name in ("a", "real dir"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real dir")
+    real = tmp_path / "real dir/kdtool-x.img"
+    real.write_text("")
+    shown = str(real).replace(" ", "\\040")
+    with script.swaps.open("a") as swaps:
+        swaps.write(f"{shown} file\t\t4096\t0\t-2\n")
+
+    script.take_down(script.own_file(f"{tmp_path}/{given}/kdtool-x.img"))
+
+    assert script.ran == [("swapoff", str(real))] and not real.exists()
+
+
+def test_a_link_is_no_swap_file(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "kdtool-link.img").symlink_to(tmp_path / "kdtool-x.img")
+
+    with pytest.raises(argparse.ArgumentTypeError, match="is a link: give the file itself"):
+        script.own_file(f"{tmp_path}/kdtool-link.img")
+
+
+def test_only_what_benches_leave_is_taken_down_unasked(script: Any, tmp_path: Path) -> None:
+    names = ["kdtool-fidelity-{}.img", "kdtool-disk-{}.img", "kdtool-my-fidelity-{}.img", "kdtool-{}.img"]
+    gone = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+    for name in names:
+        (tmp_path / name.format(gone)).write_text("")
+    (tmp_path / f"kdtool-fidelity-{os.getpid()}.img").write_text("")
+
+    script.take_down_orphans()
+
+    left = {path.name for path in tmp_path.glob("*.img")}
+    assert left == {name.format(gone) for name in names[1:]} | {f"kdtool-fidelity-{os.getpid()}.img"}
 
 
 @pytest.fixture
@@ -106,9 +164,9 @@ def test_a_priority_has_it_filled_before_other_swap() -> None:
 @pytest.mark.root
 @needs.root
 @pytest.mark.usefixtures("_down_afterwards")
-def test_what_a_killed_process_left_is_taken_down_by_the_next_up() -> None:
+def test_what_a_killed_bench_left_is_taken_down_by_the_next_up() -> None:
     with subprocess.Popen(["true"]) as gone:
-        left = Path(f"/var/tmp/kdtool-test-left-{gone.pid}.img")
+        left = Path(f"/var/tmp/kdtool-fidelity-{gone.pid}.img")
     made = subprocess.run(
         [sys.executable, needs.SWAP, "up", "--force", "--size", "16M", "--file", left],
         capture_output=True,

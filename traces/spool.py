@@ -62,8 +62,11 @@ class TableSpool:
     @property
     def bytes(self) -> int:
         """Return what the table takes on disk now."""
-        path = self._stream_path()
-        return sum(segment.bytes for segment in self.segments) + (path.stat().st_size if path.exists() else 0)
+        try:
+            streamed = self._stream_path().stat().st_size
+        except FileNotFoundError:  # none yet, or the thread that appends has just sealed it
+            streamed = 0
+        return sum(segment.bytes for segment in self.segments) + streamed
 
     def append(self, columns: Mapping[str, Any]) -> None:
         """Append rows: arrays of one length, one for each column of the schema."""

@@ -37,6 +37,8 @@ class TraceWriter:
 
     Several threads may append at once.
 
+    spooled : records that a source has in the spool so far, and recovers from there itself
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "t.kdt"
     >>> with TraceWriter(path) as writer:
@@ -60,6 +62,7 @@ class TraceWriter:
         self._names: dict[str, int] = {}
         self._names_spooled = 0
         self._lock = threading.RLock()
+        self.spooled = 0
         self._keep = False
         self._folder_fd = -1
 
@@ -111,11 +114,12 @@ class TraceWriter:
 
     def draft(self, manifest: Manifest, lost: Mapping[str, int]) -> None:
         """Note what is to be said of the trace, and lost so far, if this process dies before it seals it."""
-        write_draft(self.path, manifest, lost)
+        with self.keeping_what_is_there():
+            write_draft(self.path, manifest, lost)
 
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
         """Append rows (arrays of one length, one per column of the schema) to `table`."""
-        with self._keeping_what_is_there():
+        with self.keeping_what_is_there():
             with self._lock:
                 spool = self._table(table)
                 self._spool_names()
@@ -139,7 +143,7 @@ class TraceWriter:
 
     def seal(self, manifest: Manifest) -> "Trace":
         """Seal all tables, write the manifest, sync, rename it into place and open the trace."""
-        with self._keeping_what_is_there():
+        with self.keeping_what_is_there():
             self._spool_names()
             seal(self.path, manifest, self._tables, self._lost)
         return Trace(self.path)
@@ -158,12 +162,12 @@ class TraceWriter:
             self._names_spooled += len(names)
 
     @contextmanager
-    def _keeping_what_is_there(self) -> Iterator[None]:
-        """Keep the rows when the disk fills up: hours of recording are not to go for the last second."""
+    def keeping_what_is_there(self) -> Iterator[None]:
+        """Keep what was recorded when the disk fills up: hours are not to go for the last second."""
         try:
             yield
         except DiskError as error:
-            self._keep = self.rows > 0
+            self._keep = self.rows + self.spooled > 0
             held = f"; {self.path} holds what came before" if self._keep else ""
             raise TraceError(f"{error}{held}") from None
 
