@@ -6,9 +6,11 @@ Those of scalars[THREAD] are in memory's scalars, the others' in clocks, see thr
 import numpy as np
 
 from kdtool.replay.memory import (
+    HAS_BITS,
     INSN_PS,
     NOW,
     NOW_NS,
+    RECLAIM_KIND,
     THREAD,
     WAITED,
     WAITED_NS,
@@ -28,7 +30,8 @@ def switch_thread(thread, memory):  # type: ignore[no-untyped-def]
     if thread == before:
         return
     clocks[before, WAITED], clocks[before, WORKED] = scalars[WAITED_NS], scalars[WORKED_NS]
-    clocks[before, NOW] = max(clocks[before, NOW], scalars[NOW_NS])
+    if not scalars[RECLAIM_KIND] & HAS_BITS:  # else leave_stretch() keeps it: NOW_NS may be another's
+        clocks[before, NOW] = max(clocks[before, NOW], scalars[NOW_NS])
     scalars[WAITED_NS], scalars[WORKED_NS] = clocks[thread, WAITED], clocks[thread, WORKED]
     scalars[THREAD] = thread
 

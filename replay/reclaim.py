@@ -42,6 +42,7 @@ from kdtool.replay.memory import (
     MGLRU,
     MOST_AGE,
     NOW_NS,
+    OOM_KILLS,
     RECLAIM_KIND,
     STAT_ACTIVE,
     STAT_FILE_ACTIVE,
@@ -222,7 +223,8 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
     while is_full(capacity, scalars):
         vain = 0 if _free_some(memory, device) else vain + 1
         if vain > MAX_RECLAIM_RETRIES:
-            # The kernel would kill now. What is locked is being read, and no read takes longer than this.
+            # The kernel kills now. What is locked is being read, and no read takes longer than this.
+            memory[7][OOM_KILLS] += 1
             sleep(scalars[NOW_NS], scalars[DEVICE_FREE_NS], memory)
             scalars[NOW_NS] = max(scalars[NOW_NS], scalars[DEVICE_FREE_NS])
             update_stats(scalars)

@@ -38,6 +38,9 @@ class Result:
     Of the major faults, `file_major_faults` are on pages of files; the kernel's own readahead serves those,
     not the policy, and coverage leaves them out. `file_pages_read` were read from files, readahead included;
     of these, `file_refaults` had been in memory before (workingset_refault_file).
+
+    `oom_kills`: how often the kernel would have killed the program for its limit, having found nothing to
+    give up again and again (try_charge_memcg(), mm/memcontrol.c, v6.18); replay has it wait, and go on.
     """
 
     trace: str
@@ -73,6 +76,7 @@ class Result:
     stall_ns: int
     runtime_ns: int
     decisions: int
+    oom_kills: int
     seed: int
     replay_s: float
 
@@ -154,6 +158,7 @@ def score(
         stall_ns=scalars[layout.WAITED_NS] - scalars[layout.START_WAITED_NS],
         runtime_ns=scalars[layout.NOW_NS] - scalars[layout.START_NS],
         decisions=count[layout.DECISIONS],
+        oom_kills=count[layout.OOM_KILLS],
         seed=0,
         replay_s=replay_s,
     )

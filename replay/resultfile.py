@@ -1,6 +1,6 @@
 """Results as Parquet: a row a result, the columns and types of Result, the version in the metadata.
 
-{"kdtool.schema": "result", "kdtool.schema_version": "1.1", "kdtool.version": ...}
+{"kdtool.schema": "result", "kdtool.schema_version": "1.2", "kdtool.version": ...}
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from kdtool.replay.run import Result
 
 __all__ = ["RESULT_SCHEMA_VERSION", "result_schema", "write_results"]
 
-RESULT_SCHEMA_VERSION = "1.1"
+RESULT_SCHEMA_VERSION = "1.2"
 """Major: a column changed its name, type or meaning, or went. Minor: a column came."""
 
 _TYPES = {

@@ -173,9 +173,18 @@ def _score_notes(rows: Rows) -> Iterator[str]:
         yield "one start in the kernel's 2 s statistics period; --phases 9 tries nine"
     if agent_ns := max(result.agent_ns for results in rows.values() for result in results):
         yield f"asked for by an agent {agent_ns / 1000:g} us after a fault, but for Linux's own and bounds"
+    if killed := _killed(rows):
+        yield f"the kernel would kill it for its limit under {killed}; replay has it wait instead"
     least = max(result.exact_from_pages for results in rows.values() for result in results)
     if first.k and first.memory_pages < least:
         yield f"k is large for less than {least:,} pages: record with a smaller --k"
+
+
+def _killed(rows: Rows) -> str:
+    """Return the policies under which the kernel would kill the program, of several starts at how many."""
+    killed = {label: sum(result.oom_kills > 0 for result in results) for label, results in rows.items()}
+    several = len(next(iter(rows.values()))) > 1
+    return ", ".join(f"{label} ({n} starts)" if several else label for label, n in killed.items() if n)
 
 
 CURVE_PERCENTS = (5, *range(10, 101, 10))

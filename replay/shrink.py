@@ -38,6 +38,7 @@ from kdtool.replay.memory import (
     FILE_COUNT,
     FILE_IN,
     NOW_NS,
+    PREDICTED,
     PREFETCHED,
     READAHEAD,
     RECLAIM_NS,
@@ -166,7 +167,7 @@ def _shrink_active_list(n_pages, file, memory):  # type: ignore[no-untyped-def]
             rotated += 1
             continue
         scalars[ACTIVE_COUNT + file] -= 1
-        marks[page] = marks[page] & (REFERENCED | DIRTY | READAHEAD) | WORKINGSET
+        marks[page] = marks[page] & (REFERENCED | DIRTY | READAHEAD | PREDICTED) | WORKINGSET
         push_newest(inactive, page, memory)
     note_cost(file, 0, rotated, scalars)
 

@@ -9,8 +9,9 @@ from builders import Plug, end_of_run, holding, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtool.replay import Device, Flush, load_policy, replay, run, run_shadow
+from kdtool.replay import Device, Flush, load_policy, load_workload, replay, run, run_shadow
 from kdtool.replay.memory import AGE, MOST_AGE, WRITTEN, new_memory
+from kdtool.traces import Trace
 
 
 class TwoLists:
@@ -334,3 +335,9 @@ def test_random_loads_and_stores_with_hot_pages_are_within_two_percent_of_the_ke
     found = median(major_faults(vpns, stores, limit_pages))
 
     assert kernel[0] * 0.98 <= found <= kernel[1] * 1.02
+
+
+@pytest.mark.parametrize(("flush", "kills"), [(Flush(phase_ns=500_000_000), 1), (Flush(0, 0), 0)])
+def test_where_all_pages_are_active_and_statistics_old_the_kernel_would_kill(flush, kills):
+    w, policy = load_workload(Trace("examples/stencil.kdt")), load_policy("linux-vma")
+    assert replay(w, policy, run_shadow(w, 6000, ssd(), "linux", flush), ssd()).oom_kills == kills

@@ -53,6 +53,15 @@ def test_the_largest_share_is_the_best_and_an_unknown_one_none(result):
     assert [row_of(board(results), name)[1] for name in shares] == ["50.0%", "*90.0%", "–"]
 
 
+def test_where_the_kernel_would_kill_the_program_it_is_said(result):
+    killed = [replace(result, policy=name, oom_kills=n) for name, n in {"a": 0, "b": 3, "c": 1}.items()]
+    note = "the kernel would kill it for its limit under {}; replay has it wait instead".format
+    assert note("b, c") in board(killed)
+    at_two = [replace(each, flush_phase_ns=phase) for each in killed for phase in (1, 2)]
+    assert note("b (2 starts), c (2 starts)") in board(at_two)
+    assert "kill" not in "".join(board([result]))
+
+
 def test_where_all_are_alike_none_is_marked(result):
     lines = board([replace(result, policy=name, runtime_ns=10**9 + n) for n, name in enumerate("abc")])
     assert "*" not in "".join(lines)
@@ -169,7 +178,7 @@ def test_results_come_back_from_parquet_typed_and_with_a_version(result, tmp_pat
     assert table.schema.field("coverage").type == pa.float64()
     assert not table.schema.field("major_faults").nullable
     assert table.schema.field("accuracy").nullable
-    assert table.schema.metadata[b"kdtool.schema_version"] == RESULT_SCHEMA_VERSION.encode() == b"1.1"
+    assert table.schema.metadata[b"kdtool.schema_version"] == RESULT_SCHEMA_VERSION.encode() == b"1.2"
     assert list(tmp_path.iterdir()) == [path]
 
 

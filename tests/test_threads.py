@@ -12,8 +12,9 @@ from kdtool.errors import TraceError
 from kdtool.replay import drive as drive_module
 from kdtool.replay import load_policy, replay, run_shadow
 from kdtool.replay import threads as threads_module
+from kdtool.replay.clocks import switch_thread
 from kdtool.replay.curve import miss_curve
-from kdtool.replay.memory import RECLAIMS
+from kdtool.replay.memory import NOW, NOW_NS, RECLAIMS, THREAD, Flush, new_memory
 from kdtool.replay.policies import POLICIES
 from kdtool.replay.waits import MOST_BEHIND_INSNS, find_wakes
 from kdtool.traces import RefKind, VmaFlag
@@ -219,3 +220,12 @@ def test_threads_that_wait_leave_their_cpu_to_others():
     assert many.major_faults > 1000
     assert two.major_faults == pytest.approx(many.major_faults, rel=0.05)
     assert many.runtime_ns < two.runtime_ns < 1.5 * many.runtime_ns
+
+
+@pytest.mark.parametrize(("reclaim", "clock_ns"), [("linux", 10), ("lru", 1000)])
+def test_in_streams_a_thread_does_not_take_over_the_time_of_anothers_fault(reclaim, clock_ns):
+    memory = new_memory(100, 100, reclaim, Flush(), n_threads=2)
+    memory.scalars[[THREAD, NOW_NS]] = 0, 1000  # the last fault was of thread 1
+    memory.clocks[:, NOW] = 10
+    callable_part(switch_thread)(1, memory.arrays())
+    assert memory.clocks[0, NOW] == clock_ns

@@ -54,12 +54,13 @@ class Prediction:
     major_faults: int
     swap_ins: int
     state: int = 0
+    oom_kills: int = 0
 
     @classmethod
     def of(cls, result: Result, state: int = 0) -> "Prediction":
         """Return the prediction that a replay of the whole program is."""
         swap_ins = result.major_faults - result.file_major_faults + result.prefetch_issued
-        return cls(result.runtime_ns, result.major_faults, swap_ins, state)
+        return cls(result.runtime_ns, result.major_faults, swap_ins, state, result.oom_kills)
 
     def to_row(self) -> dict[str, Any]:
         """Return it as a JSON object."""

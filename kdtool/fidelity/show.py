@@ -172,6 +172,9 @@ def _trouble_lines(cells: Sequence[Cell]) -> list[str]:
         where = f"{cell.program} {cell.limit_percent}% {cell.setting}"
         if cell.trouble:
             lines.append(f"not whole: {where}: {cell.trouble}")
+        killed = sum(start.oom_kills > 0 for start in cell.predicted)
+        if killed:
+            lines.append(f"killed in replay: {where}: at {killed} of {len(cell.predicted)} starts")
         if cell.oom_kills or cell.disturbed:
             lines.append(
                 f"made again: {where}: {cell.oom_kills} killed for the limit, {cell.disturbed} disturbed"
