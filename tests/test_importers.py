@@ -4,6 +4,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,7 @@ def test_oracle_general_comes_back_byte_for_byte(
     written = folder / "out"
 
     assert [vpn for vpn, _, _ in refs(trace)] == [dense[each] for each in objects]
-    assert export_trace("oracle-general", trace.path, written) == len(objects)
+    assert export_trace("oracle-general", trace.path, written).records == len(objects)
     assert written.read_bytes() == data
 
 
@@ -235,6 +236,74 @@ def test_pages_of_several_processes_are_several_objects(tmp_path: Path) -> None:
         export_trace("oracle-general", trace.path, tmp_path / "out")
     with pytest.raises(ParameterError, match="did you mean 'oracle-general'"):
         export_trace("oracle", trace.path, tmp_path / "other")
+
+
+def test_processes_whose_numbers_are_far_apart_share_no_object(tmp_path: Path) -> None:
+    pids = [1, 4097, 1, -1, 1 << 30, 4097]  # 4097 and -1 have the low 12 bits of others
+    trace = write_refs(tmp_path / "t.kdt", [5] * 6, pids=pids)
+
+    export_trace("oracle-general", trace.path, tmp_path / "out")
+
+    records = np.fromfile(tmp_path / "out", RECORD)
+    assert records["object"].tolist() == [0, 1, 0, 2, 3, 1]
+    assert records["next"].tolist() == [2, 5, -1, -1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("vpns", "pids", "said"),
+    [
+        ([1, 1 << 52], [1, 1], "page 4503599627370496 is beyond any 64-bit address"),
+        (range(4097), range(4097), "has more than 4096 processes"),
+    ],
+)
+def test_what_has_no_key_is_not_exported(
+    tmp_path: Path, vpns: Sequence[int], pids: Sequence[int], said: str
+) -> None:
+    trace = write_refs(tmp_path / "t.kdt", vpns, pids=pids)
+    with pytest.raises(TraceError, match=said):
+        export_trace("oracle-general", trace.path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [trace.path]
+
+
+@pytest.mark.parametrize("block_records", [1, 7, 64])
+def test_blocks_change_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_records: int) -> None:
+    objects = (np.random.default_rng(5).zipf(1.4, 200) % 40).tolist()
+    dense = {each: i for i, each in enumerate(dict.fromkeys(objects))}
+    monkeypatch.setattr("kdtool.traces.importers.oracle.BATCH_ROWS", block_records)
+
+    export_trace("oracle-general", write_refs(tmp_path / "t.kdt", objects).path, tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == oracle([dense[each] for each in objects])
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from kdtool.traces.exporters import export_trace
+export_trace("oracle-general", Path(sys.argv[1]), Path(sys.argv[2]))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_of_an_export_does_not_grow_with_its_references(tmp_path: Path) -> None:
+    peak_kib = []
+    for n in (2_000_000, 6_000_000):
+        trace = write_refs(tmp_path / f"{n}.kdt", np.arange(n) % 1000)
+        command = [sys.executable, "-c", PEAK, str(trace.path), str(tmp_path / f"{n}.bin")]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        peak_kib.append(int(done.stdout))
+    assert (peak_kib[1] - peak_kib[0]) * 1024 < 4_000_000 * 10
+
+
+def test_an_export_of_a_trace_that_lost_events_is_asked_for(tmp_path: Path) -> None:
+    trace = write_refs(tmp_path / "t.kdt", [1, 2, 1], k=2, lost=7)
+
+    with pytest.raises(TraceError, match="7 of 10 refs were lost"):
+        export_trace("oracle-general", trace.path, tmp_path / "out")
+    done = kdtool("export", "oracle-general", trace.path, "-o", tmp_path / "out", "--allow-loss")
+    assert done.stdout == (
+        f"{tmp_path}/out: 3 records, reduced (sad, k = 2): exact for an LRU of 2 pages or more\n"
+    )
 
 
 @pytest.mark.parametrize(
