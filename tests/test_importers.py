@@ -137,6 +137,30 @@ def test_samples_come_out_in_order_of_time_over_rounds(tmp_path: Path) -> None:
     assert trace.names() == {0: "work"}
 
 
+def record(kind: int, *words: int) -> bytes:
+    return struct.pack(f"<IHH{len(words)}Q", kind, 0, 8 + 8 * len(words), *words)
+
+
+def test_lost_events_are_counted_beyond_64_bits_and_then_not_believed(tmp_path: Path) -> None:
+    trace = imported(tmp_path, "perf", perf_data(fault(1, 1), record(2, 0, 1 << 60), record(2, 0, 5)))
+    assert trace.manifest.tables["faults"].lost == (1 << 60) + 5
+
+    for kind, words in ((2, (0, 1 << 63)), (13, (1 << 63,))):
+        data = perf_data(fault(1, 1), record(kind, *words), record(kind, *words))
+        with pytest.raises(TraceError, match="18446744073709551616 events were lost"):
+            imported(tmp_path, "perf", data, f"t{kind}")
+
+
+def test_ids_that_events_share_are_not_held_for_each(tmp_path: Path) -> None:
+    one = perf_data(fault(1, 1), sample_type=0x1800F)
+    ids = struct.pack("<QQ", 104, 320)  # more than half of the file, for each of three events
+    attr = one[104:232] + ids
+    at = 104 + 3 * len(attr)
+    header = struct.pack("<8s9Q", b"PERFILE2", 104, 144, 104, 3 * 144, at, 48, 0, 0, 0).ljust(104, b"\0")
+    with pytest.raises(TraceError, match="its events have"):
+        imported(tmp_path, "perf", header + 3 * attr + fault(1, 1))
+
+
 def test_samples_that_stand_for_several_events_are_losses(tmp_path: Path) -> None:
     trace = imported(tmp_path, "perf", perf_data(fault(1, 1), fault(2, 2), period=100, config=6))
 
@@ -162,6 +186,8 @@ def test_samples_that_stand_for_several_events_are_losses(tmp_path: Path) -> Non
         (perf_data(fault(1, 1), config=3), "no page-fault event"),
         (perf_data(fault(1 << 63, 1)), r"2\*\*63"),
         (perf_data(), "perf was killed before"),
+        (perf_data(record(3), fault(1, 1)), "a record of type 3 is too short"),
+        (perf_data(record(2, 1), fault(1, 1)), "a record of type 2 is too short"),
     ],
 )
 def test_damaged_perf_files_are_refused_in_one_line(tmp_path: Path, data: bytes, said: str) -> None:
