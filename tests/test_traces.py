@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kdtool.errors import TraceError
 from kdtool.replay.columns import OneByOne
 from kdtool.traces import Manifest, Trace, TraceWriter
+from kdtool.traces.document import parse_document
 from kdtool.traces.importers import import_trace
 from kdtool.traces.info import describe
 from kdtool.traces.manifest import canonical_json
@@ -150,6 +151,56 @@ def test_a_manifest_with_parts_of_other_kinds_is_a_trace_error(trace, change):
     reseal(trace.path, change)
     with pytest.raises(TraceError, match=r"manifest\.json"):
         Trace(trace.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: b"\xef\xbb\xbf" + found,
+        lambda found: found + b"\n",
+        lambda found: found.replace(b":", b": ", 1),
+        lambda found: b'{"state":"complete",' + found[1:],
+        lambda found: found.replace(b"insns", b"\\u0069nsns", 1),
+        lambda found: found.decode().encode("utf-16"),
+    ],
+)
+def test_a_manifest_of_the_same_meaning_and_other_bytes_was_altered(trace, change):
+    file = trace.path / "manifest.json"
+    altered = change(file.read_bytes())
+    assert json.loads(altered) == json.loads(file.read_bytes())
+    file.write_bytes(altered)
+    with pytest.raises(TraceError, match=r"other bytes than were written|appears twice"):
+        Trace(trace.path)
+
+
+def nested(depth):
+    return b"[" * depth + b"]" * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"a": 1e999}', "1e999 is no finite number"),
+        (b'{"a": -Infinity}', "-Infinity is no finite number"),
+        (b'{"a": 18446744073709551616}', "is beyond 64 bits"),
+        (b'{"a": -9223372036854775809}', "is beyond 64 bits"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "9{40} is beyond 64 bits"),
+        (nested(101), "more than 100 deep"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "more than 100 deep"),
+        (nested(100_000), "too deep"),
+        (b'{"a": 1, "b": {"c": 1, "c": 1}}', "key 'c' appears twice"),
+    ],
+)
+def test_a_document_that_would_surprise_its_reader_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse_document(text)
+
+
+def test_a_document_may_hold_all_that_ours_hold():
+    text = (
+        b'{"a": [18446744073709551615, -9223372036854775808, 1.5, null, "x", {}], "b": ' + nested(99) + b"}"
+    )
+    assert parse_document(text) == json.loads(text)
 
 
 @pytest.mark.timeout(10)

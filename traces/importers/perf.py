@@ -17,6 +17,7 @@ import numpy.typing as npt
 from kdtool.errors import TraceError
 from kdtool.traces.importers.base import Imported
 from kdtool.traces.importers.perfdata import Attr, PerfFile, Run
+from kdtool.traces.sealing import MAX_LOST
 from kdtool.traces.writer import TraceWriter
 
 __all__ = ["PerfImporter"]
@@ -33,7 +34,7 @@ NAMES = {IP: "address of the instruction", TID: "thread", TIME: "time", ADDR: "a
 CLOCKS = {0: "realtime", 1: "monotonic", 4: "monotonic_raw", 7: "boottime"}
 FEWEST_WORDS = {LOST: 3, COMM: 2, LOST_SAMPLES: 2}
 """Of a record, with its head: up to what is read of it."""
-MAX_HELD, MAX_PERIOD, MAX_LOST = 16_000_000, 1 << 40, 1 << 62
+MAX_HELD, MAX_PERIOD = 16_000_000, 1 << 40
 PAGE_SHIFT = np.uint64(12)
 LOW_32, HALF = np.uint64(0xFFFF_FFFF), np.uint64(32)
 T_NS, TASK, CPU_OF, PAGE, INSTRUCTION, MAJOR, COLUMNS = 0, 1, 2, 3, 4, 5, 6
