@@ -3,10 +3,12 @@
 Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error, 2 usage.
 """
 
+import errno
 import io
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -16,6 +18,12 @@ from kdtool.errors import KdtoolError, ParameterError
 __all__ = ["app", "main"]
 
 ROOMS = ("collect", "traces", "learners", "replay", "verify", "deploy", "calibrate", "demo")
+
+# What a system says of a path that was given. Others, such as that a file is not there, may be our own fault.
+OF_A_PATH = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+    errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
 
 # Options that take several values: `--policy none leap-paper` is `--policy none --policy leap-paper`.
 MANY = {"--policy", "--memory", "--device", "-p", "-m", "-d"}
@@ -104,8 +112,7 @@ def main() -> None:
         _seal_what_was_killed(ours)
         app(spread_values(sys.argv[1:]))
     except KdtoolError as error:
-        print(f"kdtool: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(str(error))
     except KeyboardInterrupt:
         print("kdtool: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -116,3 +123,13 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_A_PATH:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}: give another file or folder")
+
+
+def _refuse(message: str) -> NoReturn:
+    """Print an error as one line, whatever it quotes, and exit."""
+    print(f"kdtool: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(1)
