@@ -380,6 +380,10 @@ I  04016ffe,4
 """
 
 
+def test_lackeys_last_byte_is_an_address(tmp_path: Path) -> None:
+    assert refs(imported(tmp_path, "lackey", b"I  ffffffffffffffff,1\n")) == [((1 << 52) - 1, "code", 1)]
+
+
 def test_lackeys_lines_become_references(tmp_path: Path) -> None:
     trace = imported(tmp_path, "lackey", LACKEY)
 
@@ -416,6 +420,9 @@ def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         (b" L 04222cac,0", "line 2"),
         (b" L 04222cac,99999", "line 2"),
         (b" L 12345678123456789,8", "line 2"),
+        (b"I  ffffffffffffffff,2", "line 2"),
+        (b"==99999999999== a process", "more than 9 digits"),
+        (b"==" + b"9" * 5000 + b"== a process", "more than 9 digits"),
         (b"L  04222cac,8", "line 2"),
         (b"\xff\xfe\x00", "line 2"),
         (b"==8== another process", "mixed"),
@@ -481,6 +488,22 @@ def test_what_is_no_csv_of_references_is_one_line(tmp_path: Path, text: str) -> 
 def test_csv_whose_header_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="not the CSV it should be"):
         imported(tmp_path, "csv", b"vpn\xe9,kind\n1,load\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["vpn\n4503599627370496\n", "vpn,kind\n1,jump\n", "vpn,kind\n1," + "z" * 9000]
+)
+def test_what_is_wrong_in_a_csv_names_the_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TraceError, match=r"t\.in: (vpn|kind)") as caught:
+        imported(tmp_path, "csv", text.encode())
+    assert len(str(caught.value)) < len(str(tmp_path)) + 150
+
+
+def test_csv_may_have_hexadecimal_numbers(tmp_path: Path) -> None:
+    assert refs(imported(tmp_path, "csv", b"vpn,insns\n0x10,5\n10,0xA\n")) == [
+        (16, "load", 5),
+        (10, "load", 10),
+    ]
 
 
 def test_csv_with_windows_line_ends_is_read(tmp_path: Path) -> None:

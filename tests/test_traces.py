@@ -242,6 +242,45 @@ def test_a_segment_whose_values_are_missing_is_refused(tmp_path):
         list(Trace(made.path).batches("refs"))
 
 
+def test_a_table_whose_segment_holds_no_row_has_empty_columns(tmp_path):
+    def say_so(document):
+        document["tables"]["refs"].update(rows=0, counted=0)
+        document["tables"]["refs"]["segments"][0].update(rows=0)
+
+    made = write_refs(tmp_path / "t.kdt", [1, 2])
+    dtypes = {name: values.dtype for name, values in made.columns("refs").items()}
+    file = made.path / "refs" / "000000.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    reseal_segment(made, "refs")
+    reseal(made.path, say_so)
+
+    columns = Trace(made.path).columns("refs")
+    assert {name: values.dtype for name, values in columns.items()} == dtypes
+    assert not any(map(len, columns.values()))
+
+
+def test_names_that_are_not_utf_8_are_refused(tmp_path):
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        writer.append("refs", refs_columns([1]))
+        writer.name_id("name")
+        made = writer.seal(Manifest("complete", "insns", ["test"], {"name": "test"}))
+    file = made.path / "names" / "000000.parquet"
+    ids = pq.read_table(file).column("name_id")
+    names = pa.array([b"na\xffe"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table([ids, names], schema=TABLES["names"]), file)
+    reseal_segment(made, "names")
+
+    with pytest.raises(TraceError, match="cannot be decoded"):
+        Trace(made.path).names()
+
+
+def test_half_a_character_in_a_name_is_replaced(tmp_path):
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        ids = [writer.name_id(name) for name in ("a\ud800b", "a\udcffb", "\udfff", "a\ud801b")]
+        made = writer.seal(Manifest("complete", "insns", ["test"], {"name": "test"}))
+    assert ids == [0, 0, 1, 0] and made.names() == {0: "a\ufffdb", 1: "\ufffd"}
+
+
 def test_names_that_a_small_file_multiplies_are_held_once(tmp_path):
     with TraceWriter(tmp_path / "t.kdt") as writer:
         writer.name_id("a")

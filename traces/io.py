@@ -87,10 +87,10 @@ class Trace:
         """
         info, schema = self._info(table), schema_of(table)
         wanted = schema.names if names is None else names
-        if not info.segments:
-            return {name: np.empty(0, schema.field(name).type.to_pandas_dtype()) for name in wanted}
         _check_memory(self.path, info.rows, [schema.field(name).type for name in wanted])
         parts = list(self.batches(table, wanted))
+        if not parts:  # a segment may hold no row
+            return {name: np.empty(0, schema.field(name).type.to_pandas_dtype()) for name in wanted}
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
     def batches(
@@ -159,7 +159,7 @@ class Trace:
                         if n:
                             found = {name: _array(file, batch[name]) for name in wanted}
                             yield found | {name: values[:n] for name, values in lacking.items()}
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of names
                 raise TraceError(f"{file}: cannot be decoded ({error}): record it again") from None
             if seen != segment.rows:
                 raise TraceError(f"{file}: {seen} rows, {segment.rows} in the manifest: record it again")

@@ -195,7 +195,7 @@ class ResumedWriter(TraceWriter):
             for name in spooled_tables(self.path):
                 self._table(name).recover()
             known = read_names(self.path / "names", self._table("names").segments)
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             os.close(self._folder_fd)
             raise TraceError(f"{self.path}: was interrupted and cannot be sealed ({error})") from None
         self._names, self._names_spooled = known, len(known)
