@@ -3,13 +3,14 @@
 Data goes to stdout, everything else to stderr. Exit 0 done, 1 an expected error, 2 usage.
 """
 
+import errno
 import io
 import os
 import select
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -19,6 +20,12 @@ from kdtool.errors import KdtoolError, ParameterError
 __all__ = ["app", "main"]
 
 ROOMS = ("collect", "traces", "learners", "replay", "verify", "deploy", "calibrate", "demo")
+
+# What a system says of a path that was given. Others, such as that a file is not there, may be our own fault.
+OF_A_PATH = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+    errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
 
 # Options that take several values: `--policy none leap-paper` is `--policy none --policy leap-paper`.
 MANY = {"--policy", "--memory", "--device", "-p", "-m", "-d"}
@@ -107,8 +114,7 @@ def main() -> None:
         _seal_what_was_killed(ours)
         app(spread_values(sys.argv[1:]))
     except KdtoolError as error:
-        print(f"kdtool: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(str(error))
     except KeyboardInterrupt:
         print("kdtool: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -117,6 +123,8 @@ def main() -> None:
             print("kdtool: interrupted", file=sys.stderr)
         raise
     except OSError as error:
+        if error.filename is not None and error.errno in OF_A_PATH:
+            _refuse(f"{error.filename}: {error.strerror}: give another file or folder")
         if not isinstance(error, BrokenPipeError) and not _is_hung_up(sys.stdout):
             raise
         sys.stderr.close()
@@ -128,3 +136,9 @@ def _is_hung_up(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
+def _refuse(message: str) -> NoReturn:
+    """Print an error as one line, whatever it quotes, and exit."""
+    print(f"kdtool: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(1)

@@ -128,24 +128,29 @@ def answer_action(hook: Hook, answer: int) -> Action | None:
 def tree_to_table(tree: Tree, name: str, max_entries: int = LIMITS.entries, hook: Hook = HOOKS[0]) -> Table:
     """Return `tree` as a range-match table; leaves without a prediction are left to the default action.
 
-    Raises ProgramError when it needs more than `max_entries` entries, before it makes them.
+    Raises ProgramError when it needs more than `max_entries` entries.
     """
-    if tree.n_leaves > max_entries:
-        raise ProgramError(
-            f"model {tree.name!r} has {tree.n_leaves} leaves, allowed are {max_entries} entries: "
-            f"train with fewer leaves or give a larger --max-entries"
-        )
     actions = ((box, answer_action(hook, value)) for box, value in leaf_boxes(tree))
     entries = tuple(Entry(box, priority=1, action=action) for box, action in actions if action is not None)
     fields = tuple(MatchField(feature, "RANGE") for feature in tree.inputs)
-    return Table(name, fields, entries, default_action=Action("no_action"))
+    return _checked(Table(name, fields, entries, default_action=Action("no_action")), max_entries)
+
+
+def _checked(table: Table, max_entries: int) -> Table:
+    """Return `table`; ProgramError when it has more than `max_entries` entries."""
+    if len(table.entries) > max_entries:
+        raise ProgramError(
+            f"table {table.name!r} takes {len(table.entries):,} entries, allowed are {max_entries:,}: "
+            f"train with fewer leaves or give a larger --max-entries"
+        )
+    return table
 
 
 def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Program:
     """Return `program` with its models as tables and no model left.
 
-    Raises ProgramError for a tree with more leaves than `max_entries`, for any other model, and for an entry
-    that infers: only a default action can be turned into entries below the others.
+    Raises ProgramError for a table that takes more than `max_entries`, for another model than a tree, and for
+    an entry that infers: only a default action can be turned into entries below the others.
     """
     models = {model.name: model for model in program.models}
     tables = []
@@ -164,7 +169,7 @@ def program_to_tables(program: Program, max_entries: int = LIMITS.entries) -> Pr
                 )
             leaves = tree_to_table(model, table.name, max_entries, find_hook(program.hook))
             table = _stack(table, leaves, find_hook(program.hook))  # noqa: PLW2901 - the table that goes on
-        tables.append(table)
+        tables.append(_checked(table, max_entries))
     return replace(program, name=f"{program.name}-tables", models=(), tables=tuple(tables))
 
 

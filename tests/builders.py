@@ -85,10 +85,11 @@ def end_of_run(w, capacity, device, reclaim, flush=None, policy="none"):
     return run._run(w, load_policy(policy), before, device, missed, 0, None), missed
 
 
-def write_refs(path: Path, vpns, *, k=0, **columns) -> Trace:
+def write_refs(path: Path, vpns, *, k=0, lost=0, **columns) -> Trace:
     """Write a reference string as a sealed trace."""
     with TraceWriter(path) as writer:
         writer.append("refs", refs_columns(vpns, **columns))
+        writer.lose("refs", lost)
         manifest = Manifest("complete", "insns", ["test"], {"name": "test"}, reduction=Reduction("sad", k))
         return writer.seal(manifest)
 

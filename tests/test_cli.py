@@ -323,6 +323,47 @@ def test_an_interrupted_command_says_so():
     assert run_command("raise KeyboardInterrupt") == (130, "", "kdtool: interrupted\n")
 
 
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", f"{LONG}.kdt"),
+        ("info", LONG),
+        ("info", "a/" * 3000 + "t.kdt"),
+        ("info", "TRACE", "--plot", f"{LONG}.png"),
+        ("import", "csv", "t.csv", "-o", f"{LONG}.kdt"),
+        ("import", "csv", LONG, "-o", "new.kdt"),
+        ("export", "oracle-general", "TRACE", "-o", LONG),
+        ("export", "oracle-general", LONG, "-o", "new"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(arguments, trace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("vpn\n1\n")
+    given = [str(trace) if argument == "TRACE" else argument for argument in arguments]
+    refused(*given, saying="File name too long")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_folder_that_one_may_not_enter_is_one_line():
+    said = "kdtool: error: x/recording.json: Permission denied: give another file or folder\n"
+    assert run_command("raise PermissionError(13, 'Permission denied', 'x/recording.json')") == (1, "", said)
+
+
+@pytest.mark.parametrize("error", ["OSError(22, 'Invalid', 'x')", "FileNotFoundError(2, 'None', 'x')",
+                                   "PermissionError(13, 'Denied')", "ValueError('x')"])  # fmt: skip
+def test_an_error_that_may_be_our_own_keeps_its_traceback(error):
+    code, _, said = run_command(f"raise {error}")
+    assert code == 1 and said.startswith("Traceback")
+
+
+def test_an_error_that_quotes_several_lines_is_one():
+    body = "import kdtool.errors as e; raise e.TraceError('a (b\\nc\\u2028d): e')"
+    assert run_command(body) == (1, "", "kdtool: error: a (b c d): e\n")
+
+
 def test_bytes_that_are_no_text_are_printed_and_are_no_names():
     assert run_command("print('a' + chr(0xDCFF))") == (0, "a\\udcff\n", "")
     said = "kdtool: error: argument 't\\udcff.kdt' is not UTF-8: rename the file\n"

@@ -99,7 +99,7 @@ def test_a_bad_number_is_one_line_and_is_neither_read_nor_written(change, saying
         ("[]", "holds no object"),
         ("7", "holds no object"),
         ("[" * 100_000, "is not JSON"),
-        ('{"cold_ns": {"value": NaN, "source": "x"}}', "is not JSON: NaN is no number"),
+        ('{"cold_ns": {"value": NaN, "source": "x"}}', "is not JSON: NaN is no finite number"),
         (json.dumps({"base": "ssdd"}), "base 'ssdd' is no shipped profile: give one of hdd"),
         (json.dumps({"base": ["ssd"]}), "is no shipped profile"),
         (json.dumps({"base": "d.json"}), "is no shipped profile"),

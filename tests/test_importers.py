@@ -4,6 +4,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,30 @@ def test_samples_come_out_in_order_of_time_over_rounds(tmp_path: Path) -> None:
     assert trace.names() == {0: "work"}
 
 
+def record(kind: int, *words: int) -> bytes:
+    return struct.pack(f"<IHH{len(words)}Q", kind, 0, 8 + 8 * len(words), *words)
+
+
+def test_lost_events_are_counted_beyond_64_bits_and_then_not_believed(tmp_path: Path) -> None:
+    trace = imported(tmp_path, "perf", perf_data(fault(1, 1), record(2, 0, 1 << 60), record(2, 0, 5)))
+    assert trace.manifest.tables["faults"].lost == (1 << 60) + 5
+
+    for kind, words in ((2, (0, 1 << 63)), (13, (1 << 63,))):
+        data = perf_data(fault(1, 1), record(kind, *words), record(kind, *words))
+        with pytest.raises(TraceError, match="18446744073709551616 events were lost"):
+            imported(tmp_path, "perf", data, f"t{kind}")
+
+
+def test_ids_that_events_share_are_not_held_for_each(tmp_path: Path) -> None:
+    one = perf_data(fault(1, 1), sample_type=0x1800F)
+    ids = struct.pack("<QQ", 104, 320)  # more than half of the file, for each of three events
+    attr = one[104:232] + ids
+    at = 104 + 3 * len(attr)
+    header = struct.pack("<8s9Q", b"PERFILE2", 104, 144, 104, 3 * 144, at, 48, 0, 0, 0).ljust(104, b"\0")
+    with pytest.raises(TraceError, match="its events have"):
+        imported(tmp_path, "perf", header + 3 * attr + fault(1, 1))
+
+
 def test_samples_that_stand_for_several_events_are_losses(tmp_path: Path) -> None:
     trace = imported(tmp_path, "perf", perf_data(fault(1, 1), fault(2, 2), period=100, config=6))
 
@@ -161,6 +186,8 @@ def test_samples_that_stand_for_several_events_are_losses(tmp_path: Path) -> Non
         (perf_data(fault(1, 1), config=3), "no page-fault event"),
         (perf_data(fault(1 << 63, 1)), r"2\*\*63"),
         (perf_data(), "perf was killed before"),
+        (perf_data(record(3), fault(1, 1)), "a record of type 3 is too short"),
+        (perf_data(record(2, 1), fault(1, 1)), "a record of type 2 is too short"),
     ],
 )
 def test_damaged_perf_files_are_refused_in_one_line(tmp_path: Path, data: bytes, said: str) -> None:
@@ -209,7 +236,7 @@ def test_oracle_general_comes_back_byte_for_byte(
     written = folder / "out"
 
     assert [vpn for vpn, _, _ in refs(trace)] == [dense[each] for each in objects]
-    assert export_trace("oracle-general", trace.path, written) == len(objects)
+    assert export_trace("oracle-general", trace.path, written).records == len(objects)
     assert written.read_bytes() == data
 
 
@@ -235,6 +262,74 @@ def test_pages_of_several_processes_are_several_objects(tmp_path: Path) -> None:
         export_trace("oracle-general", trace.path, tmp_path / "out")
     with pytest.raises(ParameterError, match="did you mean 'oracle-general'"):
         export_trace("oracle", trace.path, tmp_path / "other")
+
+
+def test_processes_whose_numbers_are_far_apart_share_no_object(tmp_path: Path) -> None:
+    pids = [1, 4097, 1, -1, 1 << 30, 4097]  # 4097 and -1 have the low 12 bits of others
+    trace = write_refs(tmp_path / "t.kdt", [5] * 6, pids=pids)
+
+    export_trace("oracle-general", trace.path, tmp_path / "out")
+
+    records = np.fromfile(tmp_path / "out", RECORD)
+    assert records["object"].tolist() == [0, 1, 0, 2, 3, 1]
+    assert records["next"].tolist() == [2, 5, -1, -1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("vpns", "pids", "said"),
+    [
+        ([1, 1 << 52], [1, 1], "page 4503599627370496 is beyond any 64-bit address"),
+        (range(4097), range(4097), "has more than 4096 processes"),
+    ],
+)
+def test_what_has_no_key_is_not_exported(
+    tmp_path: Path, vpns: Sequence[int], pids: Sequence[int], said: str
+) -> None:
+    trace = write_refs(tmp_path / "t.kdt", vpns, pids=pids)
+    with pytest.raises(TraceError, match=said):
+        export_trace("oracle-general", trace.path, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [trace.path]
+
+
+@pytest.mark.parametrize("block_records", [1, 7, 64])
+def test_blocks_change_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_records: int) -> None:
+    objects = (np.random.default_rng(5).zipf(1.4, 200) % 40).tolist()
+    dense = {each: i for i, each in enumerate(dict.fromkeys(objects))}
+    monkeypatch.setattr("kdtool.traces.importers.oracle.BATCH_ROWS", block_records)
+
+    export_trace("oracle-general", write_refs(tmp_path / "t.kdt", objects).path, tmp_path / "out")
+
+    assert (tmp_path / "out").read_bytes() == oracle([dense[each] for each in objects])
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from kdtool.traces.exporters import export_trace
+export_trace("oracle-general", Path(sys.argv[1]), Path(sys.argv[2]))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_of_an_export_does_not_grow_with_its_references(tmp_path: Path) -> None:
+    peak_kib = []
+    for n in (2_000_000, 6_000_000):
+        trace = write_refs(tmp_path / f"{n}.kdt", np.arange(n) % 1000)
+        command = [sys.executable, "-c", PEAK, str(trace.path), str(tmp_path / f"{n}.bin")]
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+        peak_kib.append(int(done.stdout))
+    assert (peak_kib[1] - peak_kib[0]) * 1024 < 4_000_000 * 10
+
+
+def test_an_export_of_a_trace_that_lost_events_is_asked_for(tmp_path: Path) -> None:
+    trace = write_refs(tmp_path / "t.kdt", [1, 2, 1], k=2, lost=7)
+
+    with pytest.raises(TraceError, match="7 of 10 refs were lost"):
+        export_trace("oracle-general", trace.path, tmp_path / "out")
+    done = kdtool("export", "oracle-general", trace.path, "-o", tmp_path / "out", "--allow-loss")
+    assert done.stdout == (
+        f"{tmp_path}/out: 3 records, reduced (sad, k = 2): exact for an LRU of 2 pages or more\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -285,6 +380,10 @@ I  04016ffe,4
 """
 
 
+def test_lackeys_last_byte_is_an_address(tmp_path: Path) -> None:
+    assert refs(imported(tmp_path, "lackey", b"I  ffffffffffffffff,1\n")) == [((1 << 52) - 1, "code", 1)]
+
+
 def test_lackeys_lines_become_references(tmp_path: Path) -> None:
     trace = imported(tmp_path, "lackey", LACKEY)
 
@@ -321,6 +420,9 @@ def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         (b" L 04222cac,0", "line 2"),
         (b" L 04222cac,99999", "line 2"),
         (b" L 12345678123456789,8", "line 2"),
+        (b"I  ffffffffffffffff,2", "line 2"),
+        (b"==99999999999== a process", "more than 9 digits"),
+        (b"==" + b"9" * 5000 + b"== a process", "more than 9 digits"),
         (b"L  04222cac,8", "line 2"),
         (b"\xff\xfe\x00", "line 2"),
         (b"==8== another process", "mixed"),
@@ -386,6 +488,22 @@ def test_what_is_no_csv_of_references_is_one_line(tmp_path: Path, text: str) -> 
 def test_csv_whose_header_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="not the CSV it should be"):
         imported(tmp_path, "csv", b"vpn\xe9,kind\n1,load\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["vpn\n4503599627370496\n", "vpn,kind\n1,jump\n", "vpn,kind\n1," + "z" * 9000]
+)
+def test_what_is_wrong_in_a_csv_names_the_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TraceError, match=r"t\.in: (vpn|kind)") as caught:
+        imported(tmp_path, "csv", text.encode())
+    assert len(str(caught.value)) < len(str(tmp_path)) + 150
+
+
+def test_csv_may_have_hexadecimal_numbers(tmp_path: Path) -> None:
+    assert refs(imported(tmp_path, "csv", b"vpn,insns\n0x10,5\n10,0xA\n")) == [
+        (16, "load", 5),
+        (10, "load", 10),
+    ]
 
 
 def test_csv_with_windows_line_ends_is_read(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from needs import root
 
 from kdtool.collect.recovery import recover
 from kdtool.errors import TraceError
-from kdtool.traces import TABLES, Manifest, ResumedWriter, Trace, TraceWriter, spool
+from kdtool.traces import TABLES, Manifest, ResumedWriter, Trace, TraceWriter, canonical_json, spool
 from kdtool.traces.spool import TableSpool, whole_batches
 
 APPEND = Path(__file__).parent / "programs" / "append_rows.py"
@@ -68,6 +68,31 @@ def test_a_killed_writer_leaves_all_that_it_appended(tmp_path: Path, moment: int
     assert trace.rows("names") * max(info.rows, 1) >= info.rows
     assert not recover(path)
     assert sorted(entry.name for entry in path.iterdir()) == ["manifest.json", "names", "sched"]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        '{"refs": 1e999}',
+        '{"refs": 1e30}',
+        '{"refs": 1.5}',
+        '{"refs": -5}',
+        '{"refs": true}',
+        '{"refs": 18446744073709551615}',
+        '{"nope": 3}',
+        "[]",
+        "3",
+    ],
+)
+def test_a_draft_that_would_make_no_manifest_is_not_sealed(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "t.kdt"
+    path.mkdir()
+    manifest = canonical_json(DONE.to_document()).decode()
+    (path / "recording.json").write_text(f'{{"manifest": {manifest}, "lost": {lost}}}')
+
+    with pytest.raises(TraceError, match=r"recording\.json: cannot be read"):
+        recover(path)
+    assert [entry.name for entry in path.iterdir()] == ["recording.json"]
 
 
 def test_sealing_that_is_cut_anywhere_can_be_begun_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kdtool.errors import TraceError
 from kdtool.replay.columns import OneByOne
 from kdtool.traces import Manifest, Trace, TraceWriter
+from kdtool.traces.document import parse_document
 from kdtool.traces.importers import import_trace
 from kdtool.traces.info import describe
 from kdtool.traces.manifest import canonical_json
@@ -152,6 +153,56 @@ def test_a_manifest_with_parts_of_other_kinds_is_a_trace_error(trace, change):
         Trace(trace.path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: b"\xef\xbb\xbf" + found,
+        lambda found: found + b"\n",
+        lambda found: found.replace(b":", b": ", 1),
+        lambda found: b'{"state":"complete",' + found[1:],
+        lambda found: found.replace(b"insns", b"\\u0069nsns", 1),
+        lambda found: found.decode().encode("utf-16"),
+    ],
+)
+def test_a_manifest_of_the_same_meaning_and_other_bytes_was_altered(trace, change):
+    file = trace.path / "manifest.json"
+    altered = change(file.read_bytes())
+    assert json.loads(altered) == json.loads(file.read_bytes())
+    file.write_bytes(altered)
+    with pytest.raises(TraceError, match=r"other bytes than were written|appears twice"):
+        Trace(trace.path)
+
+
+def nested(depth):
+    return b"[" * depth + b"]" * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"a": 1e999}', "1e999 is no finite number"),
+        (b'{"a": -Infinity}', "-Infinity is no finite number"),
+        (b'{"a": 18446744073709551616}', "is beyond 64 bits"),
+        (b'{"a": -9223372036854775809}', "is beyond 64 bits"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "9{40} is beyond 64 bits"),
+        (nested(101), "more than 100 deep"),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, "more than 100 deep"),
+        (nested(100_000), "too deep"),
+        (b'{"a": 1, "b": {"c": 1, "c": 1}}', "key 'c' appears twice"),
+    ],
+)
+def test_a_document_that_would_surprise_its_reader_is_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        parse_document(text)
+
+
+def test_a_document_may_hold_all_that_ours_hold():
+    text = (
+        b'{"a": [18446744073709551615, -9223372036854775808, 1.5, null, "x", {}], "b": ' + nested(99) + b"}"
+    )
+    assert parse_document(text) == json.loads(text)
+
+
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("name", ["manifest.json", "refs/000000.parquet"])
 def test_a_file_that_would_never_end_is_refused(trace, name):
@@ -189,6 +240,45 @@ def test_a_segment_whose_values_are_missing_is_refused(tmp_path):
 
     with pytest.raises(TraceError, match="1 values are missing"):
         list(Trace(made.path).batches("refs"))
+
+
+def test_a_table_whose_segment_holds_no_row_has_empty_columns(tmp_path):
+    def say_so(document):
+        document["tables"]["refs"].update(rows=0, counted=0)
+        document["tables"]["refs"]["segments"][0].update(rows=0)
+
+    made = write_refs(tmp_path / "t.kdt", [1, 2])
+    dtypes = {name: values.dtype for name, values in made.columns("refs").items()}
+    file = made.path / "refs" / "000000.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    reseal_segment(made, "refs")
+    reseal(made.path, say_so)
+
+    columns = Trace(made.path).columns("refs")
+    assert {name: values.dtype for name, values in columns.items()} == dtypes
+    assert not any(map(len, columns.values()))
+
+
+def test_names_that_are_not_utf_8_are_refused(tmp_path):
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        writer.append("refs", refs_columns([1]))
+        writer.name_id("name")
+        made = writer.seal(Manifest("complete", "insns", ["test"], {"name": "test"}))
+    file = made.path / "names" / "000000.parquet"
+    ids = pq.read_table(file).column("name_id")
+    names = pa.array([b"na\xffe"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table([ids, names], schema=TABLES["names"]), file)
+    reseal_segment(made, "names")
+
+    with pytest.raises(TraceError, match="cannot be decoded"):
+        Trace(made.path).names()
+
+
+def test_half_a_character_in_a_name_is_replaced(tmp_path):
+    with TraceWriter(tmp_path / "t.kdt") as writer:
+        ids = [writer.name_id(name) for name in ("a\ud800b", "a\udcffb", "\udfff", "a\ud801b")]
+        made = writer.seal(Manifest("complete", "insns", ["test"], {"name": "test"}))
+    assert ids == [0, 0, 1, 0] and made.names() == {0: "a\ufffdb", 1: "\ufffd"}
 
 
 def test_names_that_a_small_file_multiplies_are_held_once(tmp_path):

@@ -22,7 +22,7 @@ from kdtool.traces.schema import ADDED_SINCE_1_0, schema_of
 from kdtool.traces.sealing import MANIFEST, is_unsealed
 from kdtool.traces.spool import sha256_of
 
-__all__ = ["BATCH_ROWS", "Columns", "Trace"]
+__all__ = ["BATCH_ROWS", "Columns", "Trace", "require_room"]
 
 Columns = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -73,8 +73,8 @@ class Trace:
         if lost and not allow_loss:
             said = ", ".join(f"{info.lost:,} of {info.counted:,} {name}" for name, info in lost.items())
             raise TraceError(
-                f"{self.path}: {said} were lost, and what is learned or replayed from it would be wrong: "
-                f"record it again with a larger --buffer, or give --allow-loss"
+                f"{self.path}: {said} were lost, and what is learned, replayed or exported from it would be "
+                f"wrong: record it again with a larger --buffer, or give --allow-loss"
             )
 
     def columns(self, table: str, names: list[str] | None = None) -> dict[str, "np.ndarray[Any, Any]"]:
@@ -87,10 +87,10 @@ class Trace:
         """
         info, schema = self._info(table), schema_of(table)
         wanted = schema.names if names is None else names
-        if not info.segments:
-            return {name: np.empty(0, schema.field(name).type.to_pandas_dtype()) for name in wanted}
         _check_memory(self.path, info.rows, [schema.field(name).type for name in wanted])
         parts = list(self.batches(table, wanted))
+        if not parts:  # a segment may hold no row
+            return {name: np.empty(0, schema.field(name).type.to_pandas_dtype()) for name in wanted}
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
     def batches(
@@ -122,7 +122,7 @@ class Trace:
         n_rows = self.rows("names")
         if not n_rows:
             return {}
-        _check_room(self.path, n_rows, n_rows * NAME_BYTES)
+        require_room(self.path, f"{n_rows} rows", n_rows * NAME_BYTES)
         found: dict[int, str] = {}
         for part in self.batches("names"):
             found.update(zip(part["name_id"].tolist(), part["name"].tolist(), strict=True))
@@ -159,7 +159,7 @@ class Trace:
                         if n:
                             found = {name: _array(file, batch[name]) for name in wanted}
                             yield found | {name: values[:n] for name, values in lacking.items()}
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of names
                 raise TraceError(f"{file}: cannot be decoded ({error}): record it again") from None
             if seen != segment.rows:
                 raise TraceError(f"{file}: {seen} rows, {segment.rows} in the manifest: record it again")
@@ -218,13 +218,14 @@ def _array(file: Path, column: pa.Array) -> "np.ndarray[Any, Any]":
 def _check_memory(path: Path, rows: int, types: list[pa.DataType]) -> None:
     """Refuse columns that this machine cannot hold before they are read: a small file can declare many."""
     width = sum(each.bit_width for each in types if pa.types.is_primitive(each))
-    _check_room(path, rows, rows * width // 8 * 2)  # as Arrow, and as NumPy where the two differ
+    require_room(path, f"{rows} rows", rows * width // 8 * 2)  # as Arrow, and as NumPy where the two differ
 
 
-def _check_room(path: Path, rows: int, needed: int) -> None:
+def require_room(path: Path, what: str, needed: int) -> None:
+    """Raise TraceError for `what` that needs more bytes than this machine has memory."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > total:
         raise TraceError(
-            f"{path}: {rows} rows need {needed >> 30} GiB of memory, this machine has {total >> 30}: "
+            f"{path}: {what} need {needed >> 30} GiB of memory, this machine has {total >> 30}: "
             f"use a larger machine or record a shorter trace"
         )

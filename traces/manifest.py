@@ -1,17 +1,16 @@
 """The manifest of a trace: what was recorded, where, how completely, and the hash of every byte of it.
 
-`manifest.json` is canonical JSON (sorted keys) with a `sha256` over itself without that key, so that
-a changed byte anywhere in the trace, the manifest included, is found when it is opened.
+`manifest.json` is canonical JSON (sorted keys) with a `sha256` over itself without that key, to the byte, so
+that a changed one anywhere in the trace, the manifest included, is found when it is opened.
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from kdtool.errors import TraceError
-from kdtool.traces.document import read_document
+from kdtool.traces.document import canonical_json, parse_document, read_bounded
 from kdtool.traces.schema import SCHEMA_VERSION, TABLES
 
 __all__ = ["Manifest", "Reduction", "Segment", "TableInfo", "canonical_json"]
@@ -87,7 +86,11 @@ class Manifest:
         TraceError
             Not a trace, truncated, altered, unbalanced, or of another major version.
         """
-        return cls.of(path, _load(path))
+        document, found = _load(path)
+        _check_version(path, document)
+        if found != canonical_json(document):
+            raise TraceError(f"{path}: has other bytes than were written: it was altered; record it again")
+        return cls.of(path, document)
 
     @classmethod
     def of(cls, path: Path, document: dict[str, Any]) -> Self:
@@ -107,18 +110,11 @@ class Manifest:
         return manifest
 
 
-def canonical_json(document: dict[str, Any]) -> bytes:
-    """Return the bytes that are hashed: sorted keys, no spaces, ASCII, no NaN.
-
-    >>> canonical_json({"b": 1, "a": [True, None]})
-    b'{"a":[true,null],"b":1}'
-    """
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Return the document and the bytes of the file."""
     try:
-        document = read_document(path)
+        found = read_bounded(path)
+        document = parse_document(found)
     except (FileNotFoundError, NotADirectoryError):
         raise TraceError(
             f"{path.parent}: not a trace (no manifest.json): give a folder that `kdtool collect` or "
@@ -128,12 +124,12 @@ def _load(path: Path) -> dict[str, Any]:
         raise TraceError(f"{path}: cannot be read as JSON ({error}): record the trace again") from None
     if not isinstance(document, dict):
         raise TraceError(f"{path}: not a manifest: expected a JSON object")
-    return document
+    return document, found
 
 
 def _check_version(path: Path, document: dict[str, Any]) -> None:
-    version = document.get("schema_version")
-    major = str(version).split(".", maxsplit=1)[0]
+    version = str(document.get("schema_version"))[:20]
+    major = version.split(".", maxsplit=1)[0]
     if major != SCHEMA_VERSION.split(".", maxsplit=1)[0]:
         raise TraceError(
             f"{path}: schema version {version}, this kdtool reads {SCHEMA_VERSION.split('.')[0]}.x: "

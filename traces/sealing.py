@@ -17,12 +17,15 @@ from typing import Any
 from kdtool.errors import TraceError
 from kdtool.traces.document import read_document
 from kdtool.traces.manifest import Manifest, TableInfo, canonical_json
+from kdtool.traces.schema import TABLES
 from kdtool.traces.spool import SPOOL, DiskError, TableSpool, sync
 
-__all__ = ["MANIFEST", "is_unsealed", "lock_folder", "read_draft", "seal", "write_draft"]
+__all__ = ["MANIFEST", "MAX_LOST", "is_unsealed", "lock_folder", "read_draft", "seal", "write_draft"]
 
 DRAFT = "recording.json"
 MANIFEST = "manifest.json"
+MAX_LOST = 1 << 62
+"""With the rows it stays inside 64 bits."""
 
 
 def lock_folder(path: Path) -> int:
@@ -59,10 +62,17 @@ def read_draft(path: Path) -> tuple[Manifest, dict[str, int]]:
     """Return what a dead writer noted last; TraceError when that cannot be read."""
     try:
         document: dict[str, Any] = read_document(path / DRAFT)
-        lost = {str(name): int(n) for name, n in document["lost"].items()}
-        return Manifest.of(path / DRAFT, document["manifest"]), lost
+        return Manifest.of(path / DRAFT, document["manifest"]), _lost(document["lost"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TraceError(f"{path / DRAFT}: cannot be read ({error}): record the trace again") from None
+
+
+def _lost(counts: dict[str, Any]) -> dict[str, int]:
+    """Return the losses of a draft; ValueError for what no manifest may say: sealed, it could not be read."""
+    for table, n in counts.items():
+        if table not in TABLES or type(n) is not int or not 0 <= n <= MAX_LOST:
+            raise ValueError(f"it says that {str(n)[:40]} of {table[:40]!r} were lost")
+    return counts
 
 
 def is_unsealed(path: Path) -> bool:

@@ -10,6 +10,7 @@ SIGKILL, `ResumedWriter` takes over what is there.
 """
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from kdtool.traces.spool import SPOOL, DiskError, TableSpool, read_names, spoole
 
 __all__ = ["ResumedWriter", "TraceWriter"]
 
+NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that stand for no byte of a file's name (PEP 383)."""
 UNKNOWN = Manifest("interrupted", "unknown", [], {"name": "unknown"})
 
 
@@ -135,9 +138,10 @@ class TraceWriter:
     def name_id(self, name: str) -> int:
         """Return the id of `name` in the side table, adding it if it is new.
 
-        A file may have any bytes as its name: those that are no UTF-8 become the replacement character.
+        A file may have any bytes as its name, and JSON half a character: what is no UTF-8 becomes the
+        replacement character.
         """
-        text = name.encode(errors="surrogateescape").decode(errors="replace")
+        text = NO_BYTE.sub("\ufffd", name).encode(errors="surrogateescape").decode(errors="replace")
         with self._lock:
             return self._names.setdefault(text, len(self._names))
 
@@ -195,7 +199,7 @@ class ResumedWriter(TraceWriter):
             for name in spooled_tables(self.path):
                 self._table(name).recover()
             known = read_names(self.path / "names", self._table("names").segments)
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             os.close(self._folder_fd)
             raise TraceError(f"{self.path}: was interrupted and cannot be sealed ({error})") from None
         self._names, self._names_spooled = known, len(known)

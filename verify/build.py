@@ -1,6 +1,7 @@
 """Building: a verified program becomes match-action tables, in a file and in a listing for people."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +9,21 @@ import numpy.typing as npt
 
 from kdtool.errors import ProgramError
 from kdtool.rmt import (
-    LIMITS,
     Action,
     Program,
     Table,
     Tree,
+    find_hook,
     program_to_tables,
     require_hook,
     worst_case,
     write_program,
 )
-from kdtool.rmt.mappings import count_mappings
+from kdtool.rmt.mappings import Mapping, count_mappings
 from kdtool.rmt.p4runtime import p4info, updates
 from kdtool.rmt.program import VALUE_MAX, VALUE_MIN
 from kdtool.traces import Trace, memory_pages
+from kdtool.verify.checks.tables import MAX_ENTRIES
 from kdtool.verify.equivalence import compare_decisions
 from kdtool.verify.program import verify_program
 from kdtool.verify.wholefile import write_whole
@@ -41,7 +43,7 @@ __all__ = [
 
 
 def build_tables(
-    program: Program, folder: Path, max_entries: int = LIMITS.entries
+    program: Program, folder: Path, max_entries: int = MAX_ENTRIES
 ) -> tuple[Program, list[Path]]:
     """Verify `program`, lower its models to tables, verify those, and write them to `folder`.
 
@@ -52,10 +54,10 @@ def build_tables(
     return tables, write_tables(tables, folder)
 
 
-def prove_tables(program: Program, max_entries: int = LIMITS.entries) -> Program:
+def prove_tables(program: Program, max_entries: int = MAX_ENTRIES) -> Program:
     """Verify `program`, lower its models to tables, verify those; ProgramError unless both are proved."""
-    require_proof(program)
     _require_room(program, max_entries)
+    require_proof(program)
     tables = program_to_tables(program, max_entries)
     worst = worst_case(tables)
     # Scanning entries takes more steps than walking a tree: what was declared for the model is raised
@@ -74,35 +76,47 @@ def write_tables(tables: Program, folder: Path) -> list[Path]:
 
 
 def _require_room(program: Program, max_entries: int) -> None:
-    """Raise ProgramError, before any entry is made, for a tree of more entries; say what would fit."""
-    for model in program.models:
-        if not isinstance(model, Tree):
-            continue  # refused by program_to_tables
-        chosen, *others = count_mappings(model)
-        if not chosen.fits(max_entries):
+    """Raise ProgramError, before any entry is made, for a table that takes more; say what would fit."""
+    allowed = min(max_entries, MAX_ENTRIES)
+    advice = "train with fewer leaves" + (" or give a larger --max-entries" if allowed < MAX_ENTRIES else "")
+    why = "" if allowed < MAX_ENTRIES else ", as many as can be proved"
+    ways = {table.name: found for table, _, found in _mappings(program)}
+    for table in program.tables:
+        n_entries = ways[table.name][0].entries if table.name in ways else len(table.entries)
+        if n_entries > allowed:
             said = ", ".join(
-                f"{each.name} {each.entries:,} ({'fits' if each.fits(max_entries) else 'does not fit'})"
-                for each in others
+                f"{each.name} {each.entries:,} ({'fits' if each.fits(allowed) else 'does not fit'})"
+                for each in ways.get(table.name, [])[1:]
             )
             raise ProgramError(
-                f"model {model.name!r} takes {chosen.entries:,} range entries, allowed are {max_entries:,}: "
-                f"train with fewer leaves or give a larger --max-entries; in other mappings: {said}"
+                f"table {table.name!r} takes {n_entries:,} range entries, allowed are {allowed:,}{why}: "
+                f"{advice}{said and f'; in other mappings: {said}'}"
             )
+
+
+def _mappings(program: Program) -> Iterator[tuple[Table, Tree, list[Mapping]]]:
+    """Yield each table that infers a tree by default, with what each way of mapping it takes."""
+    models, hook = {model.name: model for model in program.models}, find_hook(program.hook)
+    for table in program.tables:
+        model = models[table.default_action.model] if table.default_action.name == "infer" else None
+        if isinstance(model, Tree):  # any other is refused by program_to_tables
+            yield table, model, count_mappings(table, model, hook)
 
 
 def format_mappings(program: Program, max_entries: int) -> str:
-    """Return, a line a mapping, how many entries each tree of `program` takes; nothing is expanded."""
-    lines = [f"{'model':16} {'mapping':10} {'entries':>12} {'tables':>7} {'key bits':>9}  of {max_entries:,}"]
-    for model in program.models:
-        for each in count_mappings(model) if isinstance(model, Tree) else ():
+    """Return, a line a mapping, how many entries each table that infers a tree takes; none is expanded."""
+    allowed = min(max_entries, MAX_ENTRIES)
+    lines = [f"{'model':16} {'mapping':10} {'entries':>12} {'tables':>7} {'key bits':>9}  of {allowed:,}"]
+    for _, model, ways in _mappings(program):
+        for each in ways:
             numbers = f"{each.entries:12,} {each.tables:7} {each.key_bits:9}"
-            verdict = "fits" if each.fits(max_entries) else "does not fit"
+            verdict = "fits" if each.fits(allowed) else "does not fit"
             lines.append(f"{model.name:16} {each.name:10} {numbers}  {verdict}")
     return "\n".join(lines)
 
 
 def build_p4runtime(
-    program: Program, folder: Path, max_entries: int = LIMITS.entries
+    program: Program, folder: Path, max_entries: int = MAX_ENTRIES
 ) -> tuple[Program, list[Path]]:
     """Build tables of `program` as `build_tables` does, and write them in P4Runtime's formats as well.
 

@@ -1,4 +1,4 @@
-"""`kdtool info` and `kdtool import`."""
+"""`kdtool info`, `kdtool import` and `kdtool export`."""
 
 import json
 import sys
@@ -61,8 +61,9 @@ def register(app: typer.Typer) -> None:
         form: str = typer.Argument(metavar="FORMAT", help="oracle-general.", show_default=False),
         trace: Path = typer.Argument(help="A trace with page references (T.kdt).", show_default=False),
         output: Path = typer.Option(..., "--output", "-o", help="The file to write.", show_default=False),
+        allow_loss: bool = typer.Option(False, "--allow-loss", help="Export a trace that lost events too."),
     ) -> None:
         """Write a trace's references in another tool's format."""
         from kdtool.traces.exporters import export_trace
 
-        print(f"{output}: {export_trace(form, trace, output):,} records")
+        print(f"{output}: {export_trace(form, trace, output, allow_loss=allow_loss)}")

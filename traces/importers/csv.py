@@ -1,8 +1,8 @@
 """`csv`: page references as `vpn[,tid,kind,insns]` with a header, one a line, in global order.
 
 Absent columns: `tid` 1, `kind` load, `insns` the number of the line, so that each reference is one
-instruction long. Numbers are decimal; `kind` is load, store, code or kernel, or the number of one (0 to 3).
-The trace is unreduced (k = 0) and has one process, 1.
+instruction long. Numbers are decimal, or hexadecimal where 0x says so; `kind` is load, store, code or kernel,
+or the number of one (0 to 3). The trace is unreduced (k = 0) and has one process, 1.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def _read(file: Path) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
             for batch in reader:
                 if any(batch.column(i).null_count for i in range(batch.num_columns)):
                     raise TraceError(f"{file}: an empty field after row {rows}: every field has a number")
-                yield _columns(batch, rows)
+                yield _columns(file, batch, rows)
                 rows += batch.num_rows
     except OSError as error:
         raise TraceError(f"{file}: cannot be read: {error}") from None
@@ -62,7 +62,7 @@ def _check_header(file: Path, names: list[str]) -> None:
         raise TraceError(f"{file}: header {','.join(names)[:80]}: it must be vpn[,tid,kind,insns], each once")
 
 
-def _columns(batch: pa.RecordBatch, start: int) -> dict[str, npt.NDArray[np.generic]]:
+def _columns(file: Path, batch: pa.RecordBatch, start: int) -> dict[str, npt.NDArray[np.generic]]:
     n_rows = batch.num_rows
     columns: dict[str, npt.NDArray[np.generic]] = {
         "pid": np.ones(n_rows, np.int32),
@@ -73,18 +73,20 @@ def _columns(batch: pa.RecordBatch, start: int) -> dict[str, npt.NDArray[np.gene
     }
     for name in batch.schema.names:
         column = batch.column(name)
-        columns[name] = _kinds(column) if name == "kind" else column.to_numpy(zero_copy_only=False)
+        columns[name] = _kinds(file, column) if name == "kind" else column.to_numpy(zero_copy_only=False)
     if int(np.max(columns["vpn"], initial=0)) >= 1 << 52:
-        raise TraceError(f"vpn {int(columns['vpn'].max())}: a page number (address >> 12) is below 2**52")
+        raise TraceError(
+            f"{file}: vpn {int(columns['vpn'].max())}: a page number (address >> 12) is below 2**52"
+        )
     return columns
 
 
-def _kinds(column: pa.StringArray) -> npt.NDArray[np.uint8]:
+def _kinds(file: Path, column: pa.StringArray) -> npt.NDArray[np.uint8]:
     coded = column.dictionary_encode()
     names = coded.dictionary.to_pylist()
     unknown = [name for name in names if name not in KINDS]
     if unknown:
-        raise TraceError(f"kind {unknown[0]!r}: allowed are load, store, code, kernel or 0 to 3")
+        raise TraceError(f"{file}: kind {unknown[0][:40]!r}: allowed are load, store, code, kernel or 0 to 3")
     numbers = np.array([KINDS[name] for name in names], np.uint8)
     kinds: npt.NDArray[np.uint8] = numbers[coded.indices.to_numpy()]
     return kinds

@@ -26,7 +26,7 @@ __all__ = ["LackeyImporter"]
 
 BLOCK_BYTES = 16 << 20
 MAX_LINE_BYTES = 1 << 16
-HEX_DIGITS, SIZE_DIGITS = 16, 5
+HEX_DIGITS, SIZE_DIGITS, PID_DIGITS = 16, 5, 9
 PAGE_SHIFT = np.uint64(12)
 ONE = np.uint64(1)
 NEWLINE, COMMA, SPACE = ord("\n"), ord(","), ord(" ")
@@ -59,7 +59,7 @@ class LackeyImporter:
         pids: set[int] = set()
         lines, insns, last = 0, 0, (np.uint64(0), -1)
         for text in _blocks(file):
-            pids.update(int(pid) for pid in PROCESS.findall(text))
+            pids.update(_processes(file, text))
             if len(pids) > 1:
                 raise TraceError(f"{file}: of processes {sorted(pids)[:2]}, mixed: {HINT}.%p")
             parsed = _Lines(file, text, lines)
@@ -93,6 +93,7 @@ class _Lines:
         commas = self._commas(starts, ends)
         self._address = self._number(starts + 3, commas, HEXADECIMAL, HEX_DIGITS, 4)
         self._size = self._decimal(commas + 1, ends)
+        self._check(self._address + self._size - ONE >= self._address)  # it ends below 2**64
         self.n_insns = int(is_code.sum())
         self._is_code = is_code
 
@@ -154,6 +155,14 @@ class _Lines:
         if not fine.all():
             number = self._lines_before + int(self._numbers[np.flatnonzero(~fine)[0]]) + 1
             raise TraceError(f"{self._file}: line {number} is not one of lackey's: {HINT}")
+
+
+def _processes(file: Path, text: bytes) -> set[int]:
+    """Return the processes that valgrind's own lines name."""
+    found = set(PROCESS.findall(text))
+    if any(len(pid) > PID_DIGITS for pid in found):
+        raise TraceError(f"{file}: names a process by more than {PID_DIGITS} digits: {HINT}")
+    return {int(pid) for pid in found}
 
 
 def _blocks(file: Path) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from kdtool.errors import ParameterError, TraceError
 from kdtool.traces.importers.base import Imported
-from kdtool.traces.io import Trace
+from kdtool.traces.io import BATCH_ROWS, Trace, require_room
 from kdtool.traces.manifest import Reduction
 from kdtool.traces.schema import RefKind
 from kdtool.traces.sizes import PAGE_BYTES
@@ -32,7 +32,10 @@ __all__ = ["OracleGeneralImporter", "write_oracle_general"]
 RECORD = np.dtype([("time", "<u4"), ("object", "<u8"), ("size", "<u4"), ("next", "<i8")])
 BLOCK_RECORDS = 1 << 20
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-MAX_VPN = 1 << 52
+VPN_BITS = 52
+MAX_VPN, MAX_PROCESSES = 1 << VPN_BITS, 1 << (64 - VPN_BITS)
+BYTES_A_PAGE = 60
+"""Its key and number, both once more while others are put between them, and what comes next."""
 REFS_PER_SECOND = 1_000_000
 """Of the times that are written: references have none."""
 
@@ -69,45 +72,65 @@ class OracleGeneralImporter:
 def write_oracle_general(trace: Trace, file: Path) -> int:
     """Write the references of `trace` to `file`, which must not exist, and return how many records it has.
 
-    Memory: 16 bytes a page of the footprint beside the references themselves. TraceError without references.
+    Memory: some 60 bytes a page of the footprint, however many references there are: what comes next is
+    filled in from the end of the file to its beginning. TraceError without references.
     """
     if file.exists():
         raise ParameterError(f"{file}: exists already and is never overwritten: choose another name")
-    refs = trace.columns("refs", ["pid", "vpn"])
-    pages = refs["pid"].astype(np.uint64) << np.uint64(52) | refs["vpn"]
-    _, first, object_of = np.unique(pages, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.uint64)
-    rank[np.argsort(first)] = np.arange(len(first), dtype=np.uint64)
-    after = _next_access(object_of, len(first))
+    pages = _Pages(trace.path)
+    batches = trace.batches("refs", ["pid", "vpn"], BATCH_ROWS)
     beside = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
-        with beside.open("wb") as out:
-            for start in range(0, len(pages), BLOCK_RECORDS):
-                part = slice(start, start + BLOCK_RECORDS)
-                records = np.empty(len(pages[part]), RECORD)
-                records["time"] = np.arange(start, start + len(records)) // REFS_PER_SECOND
-                records["object"], records["size"] = rank[object_of[part]], PAGE_BYTES
-                records["next"] = after[part]
+        with beside.open("w+b") as out:
+            n_rows = 0
+            for part in batches:
+                records = np.empty(len(part["vpn"]), RECORD)
+                records["time"] = np.arange(n_rows, n_rows + len(records)) // REFS_PER_SECOND
+                records["object"], records["size"] = pages.of(part["pid"], part["vpn"]), PAGE_BYTES
+                records["next"] = -1
                 out.write(records.tobytes())
+                n_rows += len(records)
+            _fill_in_next(out, n_rows, pages.count)
         beside.rename(file)
     except OSError as error:
         raise TraceError(f"{file}: cannot be written: {error.strerror}") from None
     finally:
         with suppress(OSError):
             beside.unlink()
-    return len(pages)
+    return n_rows
 
 
-def _next_access(object_of: npt.NDArray[np.int64], n_objects: int) -> npt.NDArray[np.int64]:
-    """Return for each reference the number of the next one to the same object, -1 if there is none.
+def _fill_in_next(out: BinaryIO, n_rows: int, n_objects: int) -> None:
+    """Write into each record which one is the next of its object, the last block first."""
+    following = np.full(n_objects, -1, np.int64)
+    for start in reversed(range(0, n_rows, BATCH_ROWS)):
+        out.seek(start * RECORD.itemsize)
+        data = out.read(min(BATCH_ROWS, n_rows - start) * RECORD.itemsize)
+        records = np.frombuffer(bytearray(data), RECORD)
+        records["next"] = _next_access(records["object"], start, following)
+        out.seek(start * RECORD.itemsize)
+        out.write(records.tobytes())
 
-    >>> _next_access(np.array([0, 1, 0, 0]), 2).tolist()
-    [2, -1, 3, -1]
+
+def _next_access(
+    objects: npt.NDArray[np.uint64], start: int, following: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return for each reference of a block the number of the next one to the same object, -1 if none is.
+
+    following : of each object, the first reference after the block; then the first from `start` on
+
+    >>> following = np.array([7, -1])
+    >>> _next_access(np.array([0, 1, 0, 0]), 2, following).tolist(), following.tolist()
+    ([4, -1, 5, 7], [2, 3])
     """
-    order = np.argsort(object_of, kind="stable")
-    after = np.full(len(object_of), -1, np.int64)
-    same = object_of[order[1:]] == object_of[order[:-1]]
-    after[order[:-1][same]] = order[1:][same]
+    order = np.argsort(objects, kind="stable")
+    objects = objects[order]
+    is_last = np.append(objects[1:] != objects[:-1], True)
+    is_first = np.append(True, is_last[:-1])
+    after = np.empty(len(order), np.int64)
+    after[order[:-1]] = order[1:] + start
+    after[order[is_last]] = following[objects[is_last]]
+    following[objects[is_first]] = order[is_first] + start
     return after
 
 
@@ -153,11 +176,44 @@ def _has_large_objects(file: Path) -> bool:
     return any(int(records["object"].max(initial=0)) >= MAX_VPN for records in _blocks(file))
 
 
+class _Pages:
+    """Numbers of the pages of all processes, in the order of first reference."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._processes, self._pages = _Numbers(), _Numbers()
+
+    @property
+    def count(self) -> int:
+        """Return how many pages have a number."""
+        return self._pages.count
+
+    def of(self, pids: npt.NDArray[np.int32], vpns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return the number of each reference's page; TraceError where a key has no room for it."""
+        process = self._processes.of(pids.astype(np.uint64))
+        if self._processes.count > MAX_PROCESSES:
+            raise TraceError(
+                f"{self._path}: has more than {MAX_PROCESSES} processes, which is the most: record fewer"
+            )
+        if (most := int(vpns.max(initial=0))) >= MAX_VPN:
+            raise TraceError(
+                f"{self._path}: page {most} is beyond any 64-bit address, below {MAX_VPN}: record it again"
+            )
+        numbers = self._pages.of(process << np.uint64(VPN_BITS) | vpns)
+        require_room(self._path, f"{self.count} pages", self.count * BYTES_A_PAGE)
+        return numbers
+
+
 class _Numbers:
     """Numbers of objects in the order of first appearance: 16 bytes an object, sorted by object."""
 
     def __init__(self) -> None:
         self._objects = self._numbers = np.empty(0, np.uint64)
+
+    @property
+    def count(self) -> int:
+        """Return how many objects have a number."""
+        return len(self._objects)
 
     def of(self, objects: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Return the number of each object; new ones get the next."""

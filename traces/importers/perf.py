@@ -17,6 +17,7 @@ import numpy.typing as npt
 from kdtool.errors import TraceError
 from kdtool.traces.importers.base import Imported
 from kdtool.traces.importers.perfdata import Attr, PerfFile, Run
+from kdtool.traces.sealing import MAX_LOST
 from kdtool.traces.writer import TraceWriter
 
 __all__ = ["PerfImporter"]
@@ -31,6 +32,8 @@ IN_ORDER = (IDENTIFIER, IP, TID, TIME, ADDR, ID, STREAM_ID, CPU, PERIOD)
 """Fields of a sample, a word each, as the kernel writes them (perf_output_sample in kernel/events/core.c)."""
 NAMES = {IP: "address of the instruction", TID: "thread", TIME: "time", ADDR: "address: record with -d"}
 CLOCKS = {0: "realtime", 1: "monotonic", 4: "monotonic_raw", 7: "boottime"}
+FEWEST_WORDS = {LOST: 3, COMM: 2, LOST_SAMPLES: 2}
+"""Of a record, with its head: up to what is read of it."""
 MAX_HELD, MAX_PERIOD = 16_000_000, 1 << 40
 PAGE_SHIFT = np.uint64(12)
 LOW_32, HALF = np.uint64(0xFFFF_FFFF), np.uint64(32)
@@ -84,15 +87,19 @@ class _Reading:
 
     def take(self, run: Run) -> None:
         """Take the records of a run."""
+        if run.records.shape[1] < FEWEST_WORDS.get(run.type, 1):
+            raise TraceError(
+                f"{self._file}: damaged (a record of type {run.type} is too short): record it again"
+            )
         if run.type == SAMPLE:
             self._take_samples(run.records)
         elif run.type == COMM:
             for record in run.records:
                 self._take_comm(record)
-        elif run.type == LOST and run.records.shape[1] >= 3:
-            self._lost += int(run.records[:, 2].sum())
-        elif run.type == LOST_SAMPLES and run.records.shape[1] >= 2:
-            self._lost_samples += int(run.records[:, 1].sum())
+        elif run.type == LOST:
+            self._lost += sum(run.records[:, 2].tolist())  # of Python's integers: NumPy's would wrap
+        elif run.type == LOST_SAMPLES:
+            self._lost_samples += sum(run.records[:, 1].tolist())
         elif run.type == FINISHED_ROUND:
             self._flush(self._round_ns)
             self._round_ns = self._max_ns
@@ -105,8 +112,10 @@ class _Reading:
             columns = {"ts_ns": t_ns, "pid": pids, "tid": tids, "name_id": name_ids}
             self._writer.append("tasks", columns)
         # perf counts what it lost twice: when it noticed, and, since 6.1, once more at the end, exactly.
-        lost = self._lost_samples or self._lost
-        self._writer.lose("faults", lost + self._counted - self._rows)
+        lost = (self._lost_samples or self._lost) + self._counted - self._rows
+        if lost > MAX_LOST:
+            raise TraceError(f"{self._file}: damaged ({lost} events were lost): record it again")
+        self._writer.lose("faults", lost)
 
     def _where_the_id_is(self, attrs: list[Attr]) -> int | None:
         """Return the word of a sample that says which event it is of; None if there is only one event."""

@@ -140,14 +140,17 @@ class PerfFile:
             raise self._damaged(f"an event takes {attr_bytes} bytes")
         if size // attr_bytes > MAX_ATTRS:
             raise self._damaged(f"it has {size // attr_bytes} events")
-        attrs = []
+        attrs, all_ids_bytes = [], 0
         for number, start in enumerate(range(at, at + size, attr_bytes)):
             attr = self._bytes[start : start + attr_bytes].tobytes()
             kind, _, config, period, sample_type, _, flags = struct.unpack_from("<IIQQQQQ", attr)
             ids_at, ids_bytes = struct.unpack_from("<QQ", attr, attr_bytes - 16)
             self._check_section(ids_at, ids_bytes)
+            all_ids_bytes += ids_bytes
             if ids_bytes % 8 or ids_bytes // 8 > MAX_IDS:
                 raise self._damaged(f"event {number} has {ids_bytes} bytes of ids")
+            if all_ids_bytes > len(self._bytes):  # each has its own: shared ones would be held many times
+                raise self._damaged(f"its events have {all_ids_bytes} bytes of ids or more")
             ids = self._bytes[ids_at : ids_at + ids_bytes].copy().view(np.uint64)
             clocked = flags & USE_CLOCKID and attr_bytes - 16 >= CLOCKID_AT + 4
             attrs.append(

@@ -83,7 +83,7 @@ def _losses(description: dict[str, Any]) -> Iterator[Line]:
         counted = sum(table["counted"] for table in tables.values())
         yield "lost", f"nothing: all {counted:,} events that were counted have their row"
     unpaired = sources.get("sched", {}).get("unpaired")
-    if unpaired:
+    if type(unpaired) is int and unpaired:
         yield "", f"{unpaired:,} switches do not pair: the kernel dropped others uncounted"
 
 

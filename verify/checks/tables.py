@@ -6,7 +6,7 @@ import numpy.typing as npt
 from kdtool.rmt import Program, Table
 from kdtool.verify.finding import Finding, proved, refuted, unknown
 
-__all__ = ["check_table", "check_tables"]
+__all__ = ["MAX_ENTRIES", "check_table", "check_tables"]
 
 MAX_ENTRIES = 8192
 """Pairs are compared all with all: 8192 entries are 67 million pairs, some seconds."""
