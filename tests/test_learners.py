@@ -188,6 +188,30 @@ def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
         train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), lambda *_: None)
 
 
+def test_a_set_of_streams_without_a_sample_is_not_tried():
+    # Each page lies in a region of its own, so that no region ever has a second swap-in.
+    w = workload([page << 13 for page in [*range(400)] * 2], step_insns=100_000)
+    training = training_part(w, "50%", ssd(), Fraction(1, 2), 16)
+    tried = []
+
+    train(
+        [training], find_learner("tree"), ssd(), seed=0,
+        progress=lambda candidate, _: tried.append(candidate.features.name),
+    )  # fmt: skip
+
+    region = next(features for features in FEATURE_SETS if features.name == "region")
+    assert len(part_dataset([training], region, whole=True).y) == 0
+    assert set(tried) == {"process"}
+
+
+def test_processes_of_one_swap_in_each_teach_nothing():
+    pages = [*range(400)] * 2
+    w = workload(pages, pids=[1 + page for page in pages])
+    training = training_part(w, "50%", ssd(), Fraction(1, 2), 16)
+    with pytest.raises(TraceError, match=r"^test: no swap-in to learn from .*: train on a longer trace"):
+        train([training], find_learner("tree"), ssd(), seed=0)
+
+
 def test_for_an_agent_the_degree_is_the_smallest_that_is_as_fast_as_any_however_late_it_is():
     w = workload(rows_program(), step_insns=100_000)
     device, tree = ssd().by_agent(300_000), find_learner("tree")
