@@ -22,7 +22,7 @@ from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.result import Result, Shadow, exact_pages, score
 from kdtool.replay.workload import Workload
 from kdtool.rmt import LIMITS
-from kdtool.traces import parse_fraction
+from kdtool.traces import MOST_SHOWN, parse_fraction, parse_number
 
 __all__ = [
     "Progress",
@@ -96,9 +96,11 @@ def first_row(start: str, n_refs: int) -> int:
     (120, 7)
     """
     fraction = parse_fraction(start)
-    if fraction is None and not start.isdecimal():
-        raise ParameterError(f"--from {start}: give a row number or a percentage of the rows, such as 60%")
-    row = int(start) if fraction is None else int(fraction * n_refs)
+    row = parse_number(start) if fraction is None else int(fraction * n_refs)
+    if row is None:
+        raise ParameterError(
+            f"--from {start[:MOST_SHOWN]}: give a row number or a percentage of the rows, such as 60%"
+        )
     if row >= n_refs:
         raise ParameterError(f"--from {start}: the trace has rows 0 to {n_refs - 1}: give one of them")
     return row

@@ -142,11 +142,13 @@ def split_arguments(given: list[str], policy: str | None) -> tuple[str, tuple[st
 def _manage(given: list[str], stop: bool, as_json: bool) -> None:
     """Print what runs, or end it."""
     from kdtool.deploy import runtime
+    from kdtool.traces import parse_number
 
     if stop:
-        if len(given) > 1 or (given and not given[0].isdecimal()):
+        pid = parse_number(given[0]) if given else None
+        if len(given) > 1 or (given and pid is None):
             raise typer.BadParameter("give one pid, or none for all agents", param_hint="--stop")
-        ended = runtime.stop(int(given[0]) if given else None)
+        ended = runtime.stop(pid)
         print(json.dumps({"ended": ended}) if as_json else f"ended: {', '.join(map(str, ended)) or 'none'}")
         return
     agents = runtime.running()
