@@ -1,5 +1,7 @@
 """Learners find what is there, from the training part alone, and give the same program twice."""
 
+import os
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from builders import ssd, strided_trace, workload, write_refs
 
-from kdtool.errors import KdtoolError, TraceError
+from kdtool.errors import KdtoolError, ProgramError, TraceError
 from kdtool.features import FEATURE_SETS
 from kdtool.learners import LEARNERS, Candidate, find_learner, train, training_part
 from kdtool.learners.degree import DEGREES_PAGES
@@ -16,8 +18,9 @@ from kdtool.learners.parts import part_dataset
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.learners.training import best_candidate
 from kdtool.replay import Flush, LiveSetting, ProgramPolicy, load_policy, replay, run_shadow
-from kdtool.rmt import from_document, read_program, to_document
+from kdtool.rmt import LIMITS, check_program_target, from_document, read_program, to_document
 from kdtool.rmt.agentrules import FRESH_NS
+from kdtool.traces import VmaFlag
 from kdtool.verify import verify_program
 
 
@@ -168,6 +171,8 @@ def test_train_traces_writes_program_and_dataset(tmp_path):
         ({"memory": "200%"}, "at most 100%"),
         ({"part": "0%"}, "between 0 and 100"),
         ({"part": "half"}, "percentage"),
+        ({"part": f"{'9' * 5000}%"}, f"--train {'9' * 80}: give a percentage"),
+        ({"part": f"{'9' * 40}%"}, "between 0 and 100"),
         ({"device": "sdd"}, "did you mean 'ssd'"),
         ({"seed": -1}, "--seed -1, allowed: 0 to 2147483647"),
         ({"seed": 2**31}, "--seed 2147483648, allowed"),
@@ -180,6 +185,44 @@ def test_bad_requests_are_named_and_write_nothing(tmp_path, change, message):
     with pytest.raises(KdtoolError, match=message):
         train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(**change), lambda *_: None)
     assert not (tmp_path / "p.rmt.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "saying"),
+    [
+        ("folder.rmt.json", "cannot be written: give another name or folder by -o"),
+        ("pipe.rmt.json", "cannot be written: give another name or folder by -o"),
+        ("file/p.rmt.json", "cannot be written: give another name or folder by -o"),
+        ("file/missing/p.rmt.json", "cannot be written: give another name or folder by -o"),
+        (f"missing/{'p' * 240}.rmt.json", "cannot be written: File name too long: give another by -o"),
+        ("p.json", "p.json: a program's name ends in .rmt.json: give -o p.rmt.json"),
+    ],
+)
+def test_a_program_that_could_not_be_written_is_not_learned(tmp_path, name, saying, monkeypatch):
+    monkeypatch.setattr("kdtool.learners.session.load_workload", None)
+    (tmp_path / "folder.rmt.json").mkdir()
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe.rmt.json")
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(ProgramError, match=re.escape(saying)):
+        train_traces([tmp_path / "t.kdt"], tmp_path / name, TrainingRequest(), lambda *_: None)
+
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_not_there_yet_is_no_fault_and_none_is_made_by_the_check(tmp_path):
+    check_program_target(tmp_path / "new" / "newer" / "p.rmt.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_is_too_large_to_write_leaves_no_dataset(tmp_path, monkeypatch):
+    trace = strided_trace(tmp_path / "t.kdt", n_pages=600)
+    monkeypatch.setattr("kdtool.rmt.codec.LIMITS", replace(LIMITS, file_bytes=10))
+    request = TrainingRequest(dataset=tmp_path / "d.parquet")
+    with pytest.raises(ProgramError, match="at most 10 can be read again"):
+        train_traces([trace.path], tmp_path / "p.rmt.json", request, lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.kdt"]
 
 
 def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
