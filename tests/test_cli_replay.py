@@ -113,7 +113,7 @@ def test_bad_options_are_named_and_nothing_is_written(trace, arguments, saying, 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_memory_below_the_reductions_bound_is_refused(reduced, jobs):
     refused(
-        "replay", reduced, "-m", "10%", "--jobs", jobs, saying="k = 64 and a policy that prefetches 0 need 65"
+        "replay", reduced, "-m", "10%", "--jobs", jobs, saying="k = 64 needs 65 at least: give more memory"
     )
 
 

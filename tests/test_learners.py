@@ -231,6 +231,20 @@ def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
         train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), lambda *_: None)
 
 
+def test_memories_to_learn_at_have_room_for_what_files_read_ahead():
+    heap, start = 0x100000, 0x1000
+    maps = {
+        "row": np.array([0], np.int64), "pid": np.array([1], np.int32),
+        "start_vpn": np.array([start], np.uint64), "end_vpn": np.array([start + 50], np.uint64),
+        "flags": np.array([VmaFlag.READ | VmaFlag.FILE], np.uint8), "name_id": np.array([5], np.uint32),
+        "offset_pages": np.array([0], np.int64),
+    }  # fmt: skip
+    w = workload([start, *[heap + page for page in [*range(100)] * 6]], maps=maps)
+    training = training_part(w, "160K", ssd(), Fraction(1, 2), 8)
+    # Of 30, 50, 20 and 60 pages, a window of 32 and two more fit in 50 and 60.
+    assert [shadow.memory_pages for shadow in training.shadows] == [40, 50, 60]
+
+
 def test_a_set_of_streams_without_a_sample_is_not_tried():
     # Each page lies in a region of its own, so that no region ever has a second swap-in.
     w = workload([page << 13 for page in [*range(400)] * 2], step_insns=100_000)

@@ -135,7 +135,7 @@ def test_replay_sweep_is_the_same_for_a_workload_in_memory():
 @pytest.mark.parametrize(
     ("options", "saying"),
     [
-        ({"memories": ("50%", "0.1%")}, "need 65 at least"),
+        ({"memories": ("50%", "0.1%")}, "needs 65 at least"),
         ({"reclaim": "lruu"}, "did you mean 'lru'"),
         ({"start": "100%"}, "rows 0 to 82813"),
         ({"phases": 0}, "--phases 0"),
