@@ -13,7 +13,7 @@ import numpy as np
 
 from kdtool.errors import ParameterError, TraceError
 from kdtool.features import Dataset, Events, FeatureSet, build_dataset
-from kdtool.replay import SWAP_MISSED, Device, Shadow, Workload, miss_events, run_shadow
+from kdtool.replay import SWAP_MISSED, Device, Shadow, Workload, least_memory, miss_events, run_shadow
 from kdtool.traces import memory_pages
 
 __all__ = ["TrainingPart", "part_dataset", "training_part"]
@@ -71,7 +71,7 @@ def training_part(
         )
     stop = int(rows[n_train - 1]) + 1
     choose = int(rows[int(n_train * FIT_SHARE) - 1]) + 1
-    least = max(workload.k + 1, degree_pages + 2)  # what check_memory asks for
+    least = least_memory(workload, degree_pages)
     others = [int(pages * share) for share in SHARES[1:]]
     fitting = [other for other in others if least <= other <= workload.footprint_pages]
     part = workload.prefix(stop)

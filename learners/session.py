@@ -1,19 +1,20 @@
 """`kdtool train` as a function: from trace files to a program file."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdtool.errors import ParameterError, ProgramError, unknown_name
+from kdtool.errors import ParameterError, unknown_name
 from kdtool.features import Dataset, write_dataset
 from kdtool.learners import Candidate, find_learner, train, training_part
 from kdtool.learners.parts import part_dataset
 from kdtool.learners.training import usual_degree
 from kdtool.replay import compile_ahead, load_device, load_workload
 from kdtool.replay.files import check_target, whole_file
-from kdtool.rmt import Network, Program, program_sha256, write_program
-from kdtool.traces import Trace, parse_fraction
+from kdtool.rmt import Network, Program, check_program_target, program_sha256, write_program
+from kdtool.traces import MOST_SHOWN, Trace, parse_fraction
 
 __all__ = ["TrainingRequest", "train_traces"]
 
@@ -51,13 +52,12 @@ def train_traces(
     """
     if request.hook not in HOOKS:
         raise unknown_name("hook", request.hook, HOOKS)
-    if not output.name.endswith(".rmt.json"):
-        raise ProgramError(f"{output}: a program's name ends in .rmt.json: give -o {output.stem}.rmt.json")
+    check_program_target(output)
     if request.dataset is not None:
         check_target(request.dataset, ".parquet")
     fraction = parse_fraction(request.part)
     if fraction is None:
-        raise ParameterError(f"--train {request.part}: give a percentage such as 60%")
+        raise ParameterError(f"--train {request.part[:MOST_SHOWN]}: give a percentage such as 60%")
     if not 0 <= request.seed <= MAX_SEED:
         raise ParameterError(f"--seed {request.seed}, allowed: 0 to {MAX_SEED}")
     learner, device = find_learner(request.learner), load_device(request.device).by_agent(request.agent_ns)
@@ -73,10 +73,10 @@ def train_traces(
         parts, learner, device, degree_pages=request.degree_pages, seed=request.seed, progress=report
     )
     samples: Dataset = part_dataset(parts, best.features, whole=True)
-    if request.dataset is not None:
-        with whole_file(request.dataset) as partial:
+    with nullcontext() if request.dataset is None else whole_file(request.dataset) as partial:
+        if partial is not None:
             write_dataset(samples, partial)
-    write_program(program, output)
+        write_program(program, output)  # a program that is refused leaves no dataset either
     return {
         "program": str(output),
         "sha256": program_sha256(program),

@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 
+from kdtool.errors import TraceError
 from kdtool.features import FEATURE_SETS, Dataset, FeatureSet
 from kdtool.learners.base import Learner
 from kdtool.learners.degree import choose_degree, fitting_degrees
@@ -132,15 +133,23 @@ def best_candidate(candidates: Sequence[Candidate], none_ns: int) -> Candidate:
 
 
 def _samples(parts: list[TrainingPart]) -> list[tuple[FeatureSet, Dataset]]:
-    """Return the samples of each feature set, but of none that has those of one before it.
+    """Return the samples of each feature set that has any, but of none that has those of one before it.
 
-    As threads are the process where there is but one.
+    As threads are the process where there is but one. Of a program that never comes back to a region, that
+    set has none. Raises TraceError when no set has any.
     """
     found: list[tuple[FeatureSet, Dataset]] = []
     for features in FEATURE_SETS:
         own = _thinned(part_dataset(parts, features, whole=False), MAX_FIT_SAMPLES)
-        if not any(_same(own, other) for _, other in found):
+        if len(own.y) and not any(_same(own, other) for _, other in found):
             found.append((features, own))
+    if not found:
+        traces = ", ".join(part.workload.name for part in parts)
+        streams = ", ".join(features.name for features in FEATURE_SETS)
+        raise TraceError(
+            f"{traces}: no swap-in to learn from has another after it in its stream ({streams}): "
+            f"train on a longer trace or with less --memory"
+        )
     return found
 
 
@@ -149,7 +158,7 @@ def _same(one: Dataset, other: Dataset) -> bool:
 
 
 def _thinned(dataset: Dataset, max_samples: int) -> Dataset:
-    step = -(-len(dataset.y) // max_samples)
+    step = max(1, -(-len(dataset.y) // max_samples))
     return replace(dataset, X=dataset.X[::step], y=dataset.y[::step])
 
 

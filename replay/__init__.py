@@ -7,7 +7,7 @@ from kdtool.replay.filemaps import FILES
 from kdtool.replay.live import Allowed, LiveSetting
 from kdtool.replay.memory import SWAP_MISSED, Flush
 from kdtool.replay.policies import BOUNDS, POLICIES, LinuxCluster, Policy, ProgramPolicy, Setting, load_policy
-from kdtool.replay.run import Result, Shadow, check_memory, replay, run_shadow
+from kdtool.replay.run import Result, Shadow, check_memory, least_memory, replay, run_shadow
 from kdtool.replay.workload import Workload, load_workload, workload_from_arrays
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "check_memory",
     "compile_ahead",
     "device_names",
+    "least_memory",
     "load_device",
     "load_policy",
     "load_workload",

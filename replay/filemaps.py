@@ -57,7 +57,7 @@ class FileMaps:
     mappings : int64 of shape (n_mappings, N_MAPPING): first id, last id + 1, row of `files`, id - vpn, and
         the VmaFlags that readahead goes by
     mapping_of : int32 of shape (n_pages,), row of `mappings`, NOT_MAPPED for a page that is never touched
-    ra_pages : the largest window, read_ahead_kb of the files' device
+    ra_pages : the largest window, read_ahead_kb of the files' device; 0 where there is no file
     """
 
     files: npt.NDArray[np.int64]
@@ -137,4 +137,4 @@ def file_maps(
     row_of = np.full(len(flags), -1, np.int64)
     row_of[rows] = np.arange(len(rows))
     mapping_of = np.full(int(first[-1]), NOT_MAPPED, np.int32)
-    return FileMaps(files, np.stack(columns, axis=1), mapping_of, ra_pages), row_of
+    return FileMaps(files, np.stack(columns, axis=1), mapping_of, ra_pages if len(names) else 0), row_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdtool.replay.curve import MissCurve
 from kdtool.replay.files import whole_file
 from kdtool.replay.run import Result
-from kdtool.replay.scoreboard import LOOK_AHEAD, policy_labels
+from kdtool.replay.scoreboard import LOOK_AHEAD, mib_texts, policy_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,10 @@ STYLES: tuple[dict[str, Any], ...] = tuple(
 )
 """A marker of its own for each line: colours alone are lost in print and on many eyes."""
 
-BOUND_STYLE: dict[str, Any] = {"color": "0.45", "marker": ".", "linestyle": ":"}
+BOUND_STYLES: tuple[dict[str, Any], ...] = tuple(
+    {"color": "0.45", "marker": marker, "linestyle": linestyle}
+    for marker, linestyle in ((".", ":"), ("x", "--"), ("+", "-."))
+)
 
 
 def plot_results(results: Sequence[Result], path: Path) -> None:
@@ -73,18 +76,19 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
 def _draw_panel(
     axis: "Axes", results: Sequence[Result], labels: dict[tuple[str, str], str], panel: Panel
 ) -> None:
-    memories = sorted({result.memory_pages / PAGES_A_MIB for result in results})
-    styles = cycle(STYLES)
+    memories = sorted({result.memory_pages for result in results})
+    sizes = mib_texts(memories)
+    styles, bound_styles = cycle(STYLES), cycle(BOUND_STYLES)
     for i, (key, label) in enumerate(labels.items()):
         bound = key[0] in LOOK_AHEAD
-        style = BOUND_STYLE if bound else next(styles)
+        style = next(bound_styles if bound else styles)
         points: dict[int, list[float]] = {}
         for result in results:
             value = getattr(result, panel.key)
             if (result.policy, result.policy_version) == key and value is not None:
                 points.setdefault(result.memory_pages, []).append(value * panel.scale)
         # Side by side, so that what several have in common does not hide all but the last.
-        aside = (i - (len(labels) - 1) / 2) * memories[-1] / 150
+        aside = (i - (len(labels) - 1) / 2) * memories[-1] / PAGES_A_MIB / 150
         at = [pages / PAGES_A_MIB + aside for pages in sorted(points)]
         middle, low, high = (
             [pick(points[pages]) for pages in sorted(points)] for pick in (median_low, min, max)
@@ -94,9 +98,9 @@ def _draw_panel(
         axis.vlines(at, low, high, color=style["color"], linewidth=1)
     axis.set_ylim(0, panel.top)
     axis.set_ylabel(panel.label)
-    axis.set_xlim(0, memories[-1] * 1.08)
+    axis.set_xlim(0, memories[-1] / PAGES_A_MIB * 1.08)
     if len(memories) <= 5:
-        axis.set_xticks(memories, [f"{size:.0f}" for size in memories])
+        axis.set_xticks([pages / PAGES_A_MIB for pages in memories], [sizes[pages] for pages in memories])
 
 
 def plot_curves(curves: Sequence[MissCurve], path: Path) -> None:

@@ -22,7 +22,7 @@ from kdtool.replay.policies.none import NoPrefetch
 from kdtool.replay.result import Result, Shadow, exact_pages, score
 from kdtool.replay.workload import Workload
 from kdtool.rmt import LIMITS
-from kdtool.traces import parse_fraction
+from kdtool.traces import MOST_SHOWN, parse_fraction, parse_number
 
 __all__ = [
     "Progress",
@@ -33,6 +33,7 @@ __all__ = [
     "check_times",
     "exact_pages",
     "first_row",
+    "least_memory",
     "replay",
     "replay_none",
     "run_shadow",
@@ -43,20 +44,35 @@ LATE_FLUSH = Flush()
 ALONE = LiveSetting()
 
 
+def least_memory(workload: Workload, degree_pages: int) -> int:
+    """Return the smallest memory, in pages, that check_memory() lets pass for a policy of that degree."""
+    return max(_needs(workload, degree_pages))[0]
+
+
+def _needs(workload: Workload, degree_pages: int) -> list[tuple[int, str, str]]:
+    """Return how many pages of memory are needed, by what, and what else than more memory would help."""
+    k, ra_pages = workload.k, workload.files.ra_pages
+    return [
+        (2, "any replay needs", ""),
+        (
+            degree_pages + 2,
+            f"a policy that prefetches {degree_pages} needs",
+            " or a policy that prefetches fewer (train --degree)",
+        ),
+        (ra_pages + 2, f"files with a readahead of {ra_pages} need", " or a smaller --read-ahead"),
+        (k + 1, f"a trace reduced with k = {k} needs", " or record with a smaller --k"),
+    ]
+
+
 def check_memory(workload: Workload, memory_pages: int, degree_pages: int) -> None:
     """Refuse a memory that holds less than what reduction took for granted, or than one decision brings in.
 
     Raises ParameterError.
     """
-    ahead = f"a policy that prefetches {degree_pages}"
-    if workload.files.ra_pages > degree_pages:
-        degree_pages = workload.files.ra_pages
-        ahead = f"files with a readahead of {degree_pages}"
-    least = max(workload.k + 1, degree_pages + 2)
+    least, what, otherwise = max(_needs(workload, degree_pages), key=lambda need: need[0])
     if memory_pages < least:
         raise ParameterError(
-            f"memory is {memory_pages} pages, but a trace reduced with k = {workload.k} and {ahead} "
-            f"need {least} at least: give more memory or record with a smaller --k"
+            f"memory is {memory_pages} pages, but {what} {least} at least: give more memory{otherwise}"
         )
     if min(memory_pages, workload.n_pages) > MOST_PAGES:
         raise ParameterError(
@@ -96,9 +112,11 @@ def first_row(start: str, n_refs: int) -> int:
     (120, 7)
     """
     fraction = parse_fraction(start)
-    if fraction is None and not start.isdecimal():
-        raise ParameterError(f"--from {start}: give a row number or a percentage of the rows, such as 60%")
-    row = int(start) if fraction is None else int(fraction * n_refs)
+    row = parse_number(start) if fraction is None else int(fraction * n_refs)
+    if row is None:
+        raise ParameterError(
+            f"--from {start[:MOST_SHOWN]}: give a row number or a percentage of the rows, such as 60%"
+        )
     if row >= n_refs:
         raise ParameterError(f"--from {start}: the trace has rows 0 to {n_refs - 1}: give one of them")
     return row

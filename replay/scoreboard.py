@@ -2,9 +2,10 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor, log10
 from statistics import median_low
 from typing import Any
 
@@ -20,6 +21,7 @@ from kdtool.traces import PAGE_BYTES
 
 __all__ = [
     "LOOK_AHEAD",
+    "mib_texts",
     "plain_console",
     "policy_labels",
     "print_curves",
@@ -54,7 +56,7 @@ def policy_labels(results: Sequence[Result]) -> dict[tuple[str, str], str]:
 def print_scoreboard(results: Sequence[Result], console: Console | None = None) -> None:
     """Print a table for each trace, memory and device, and mark the best of each column: see _best_rows()."""
     console = console or plain_console()
-    labels = policy_labels(results)
+    labels, sizes = policy_labels(results), mib_texts(result.memory_pages for result in results)
     groups: dict[tuple[str, int, str], dict[str, dict[int, Result]]] = {}
     for result in results:
         group = groups.setdefault((result.trace, result.memory_pages, result.device), {})
@@ -64,7 +66,7 @@ def print_scoreboard(results: Sequence[Result], console: Console | None = None) 
         if i:
             console.print()
         rows = {label: list(by_phase.values()) for label, by_phase in phases.items()}
-        title = f"{trace} · memory {pages} pages ({_mib(pages)} MiB) · {device}"
+        title = f"{trace} · memory {pages} pages ({sizes[pages]} MiB) · {device}"
         _print_table(console, title, _score_table(rows), _score_notes(rows))
 
 
@@ -204,12 +206,13 @@ def _curve_table(curve: MissCurve) -> Table:
     table = Table(box=score_table_box, pad_edge=False)
     for column in ("memory", "pages", "MiB", "major", "misses", "of accesses"):
         table.add_column(column, justify="right", no_wrap=True)
-    for percent in CURVE_PERCENTS:
-        pages = max(curve.footprint_pages * percent // 100, 1)
+    rows = {percent: max(curve.footprint_pages * percent // 100, 1) for percent in CURVE_PERCENTS}
+    sizes = mib_texts(rows.values())
+    for percent, pages in rows.items():
         major = curve.major_faults(pages)
         unsure = "~" if pages < curve.exact_from_pages else ""
         counts = (f"{major:,}", f"{major + curve.cold_faults:,}", f"{curve.miss_ratio(pages):.2%}")
-        table.add_row(f"{percent}%", f"{pages:,}", _mib(pages), *(unsure + count for count in counts))
+        table.add_row(f"{percent}%", f"{pages:,}", sizes[pages], *(unsure + count for count in counts))
     return table
 
 
@@ -228,5 +231,19 @@ def _print_table(console: Console, title: str, table: Table, notes: Iterator[str
         console.print(note, style="dim italic", highlight=False, markup=False)
 
 
-def _mib(pages: int) -> str:
-    return f"{pages * PAGE_BYTES / 2**20:.0f}"
+def mib_texts(sizes_pages: Iterable[int]) -> dict[int, str]:
+    """Return how sizes that are seen together read in MiB.
+
+    Whole numbers, if these tell the sizes apart and none is 0; else three digits from the first that is not
+    0, or as many more as it takes.
+
+    >>> mib_texts([474, 948]), mib_texts([200, 280]), mib_texts([100])
+    ({474: '2', 948: '4'}, {200: '0.781', 280: '1.09'}, {100: '0.391'})
+    """
+    mib = {pages: pages * PAGE_BYTES / 2**20 for pages in sizes_pages}
+    texts, digits = {pages: f"{size:.0f}" for pages, size in mib.items()}, 3
+    while len(set(texts.values())) < len(texts) or "0" in texts.values():
+        decimals = {pages: max(digits - 1 - floor(log10(size)), 0) for pages, size in mib.items()}
+        texts = {pages: f"{size:.{decimals[pages]}f}" for pages, size in mib.items()}
+        digits += 1
+    return texts

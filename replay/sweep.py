@@ -33,6 +33,8 @@ class Sweep:
     `memories` are sizes or percentages of the trace's footprint; `start` is a row or a percentage of rows.
     `phases`: at how many moments of the kernel's statistics period to start, evenly spread; which it will be
     is chance, and decides how much `linux` reclaim swaps. `files` and `ra_pages` are load_workload()'s.
+
+    Raises ParameterError for two devices of one name, by which results are told.
     """
 
     policies: tuple[Policy, ...]
@@ -44,6 +46,14 @@ class Sweep:
     allow_loss: bool = False
     files: str = DATA
     ra_pages: int = RA_PAGES
+
+    def __post_init__(self) -> None:
+        names = [device.name for device in self.devices]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ParameterError(
+                f"{twice}: two devices of this name, and results go by it: rename the file of one, or give "
+                f"it once"
+            )
 
     def flushes(self) -> list[Flush]:
         """Return a Flush for each starting moment, the one in the middle of the period when it is one."""

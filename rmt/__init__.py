@@ -4,7 +4,14 @@ The Numba VM is imported by name (`from kdtool.rmt.numba_vm import decide`), so 
 checking programs needs no compiler.
 """
 
-from kdtool.rmt.codec import from_document, program_sha256, read_program, to_document, write_program
+from kdtool.rmt.codec import (
+    check_program_target,
+    from_document,
+    program_sha256,
+    read_program,
+    to_document,
+    write_program,
+)
 from kdtool.rmt.cost import worst_case
 from kdtool.rmt.examples import migrate_program, stride_program
 from kdtool.rmt.hooks import HOOKS, Hook, find_hook, require_hook
@@ -60,6 +67,7 @@ __all__ = [
     "Tree",
     "Vm",
     "answer_action",
+    "check_program_target",
     "find_hook",
     "from_document",
     "leaf_boxes",

@@ -21,7 +21,14 @@ from kdtool.rmt.modelcodec import read_model
 from kdtool.rmt.partcodec import Scope, read_feature, read_register, read_table
 from kdtool.rmt.program import FORMAT, FORMAT_VERSION, LIMITS, VALUE_MAX, Budget, Guards, Program
 
-__all__ = ["from_document", "program_sha256", "read_program", "to_document", "write_program"]
+__all__ = [
+    "check_program_target",
+    "from_document",
+    "program_sha256",
+    "read_program",
+    "to_document",
+    "write_program",
+]
 
 
 FIRST_VERSION, PAGES_VERSIONS = "1.0", ("1.0", "1.1")
@@ -44,22 +51,44 @@ def program_sha256(program: Program) -> str:
     return str(to_document(program)["sha256"])
 
 
-def write_program(program: Program, path: Path | str) -> None:
-    """Write `program` to `path` (`*.rmt.json`) through a temporary name, so that it is whole or absent.
+def check_program_target(path: Path | str) -> None:
+    """Refuse, before hours of training, a file that write_program() could not write after them.
 
-    Raises ProgramError when the name does not end in .rmt.json, the file would be too large to be read, or
-    it cannot be written.
+    Raises ProgramError for a name that does not end in .rmt.json or is too long, for what is there and no
+    regular file, and where the folder can be neither written nor made.
     """
     target = Path(path)
     if not target.name.endswith(".rmt.json"):
         raise ProgramError(f"{target}: a program's name ends in .rmt.json: give -o {target.stem}.rmt.json")
+    folder = target.parent
+    while not os.path.lexists(folder):  # those that are missing will be made
+        folder = folder.parent
+    writable = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    if not writable or (os.path.exists(target) and not os.path.isfile(target)):
+        raise ProgramError(f"{target}: cannot be written: give another name or folder by -o")
+    try:
+        os.lstat(folder / _partial(target).name)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ProgramError(f"{target}: cannot be written: {error.strerror}: give another by -o") from None
+
+
+def write_program(program: Program, path: Path | str) -> None:
+    """Write `program` to `path` (`*.rmt.json`) through a temporary name, so that it is whole or absent.
+
+    Raises ProgramError when check_program_target() does, the file would be too large to be read, or it cannot
+    be written.
+    """
+    target = Path(path)
+    check_program_target(target)
     text = json.dumps(to_document(program), indent=1) + "\n"
     if len(text) > LIMITS.file_bytes:
         raise ProgramError(
             f"{target}: {len(text)} bytes, at most {LIMITS.file_bytes} can be read again: "
             f"train fewer or smaller trees"
         )
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial = _partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text)
@@ -69,6 +98,10 @@ def write_program(program: Program, path: Path | str) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-{os.getpid()}")
 
 
 def read_program(path: Path | str) -> Program:

@@ -94,6 +94,14 @@ def test_a_curve_is_printed_drawn_and_given_whole(trace, reduced, tmp_path):
         (["--plot", "/proc/p.png"], "/proc/p.png"),
         (["--mrc", "--from", "100%"], "the trace has rows 0 to"),
         (["--mrc", "--from", "x"], "--from x"),
+        (["--from", "9" * 5000], f"--from {'9' * 80}: give a row number or a percentage"),
+        (["--from", f"{'9' * 5000}%"], f"--from {'9' * 80}: give a row number or a percentage"),
+        (["--from", "9" * 40], f"--from {'9' * 40}: the trace has rows 0 to"),
+        (["--memory", "9" * 5000], f"size '{'9' * 80}': give bytes"),
+        (["--memory", f"1.{'9' * 5000}M"], "': give bytes or a number with K, M, G or T"),
+        (["--memory", f"{'9' * 5000}%"], f"size '{'9' * 80}': give bytes"),
+        (["--memory", f"{'9' * 40}T"], "the trace touches only"),
+        (["--read-ahead", "9" * 5000], f"size '{'9' * 80}': give bytes"),
     ],
 )
 def test_bad_options_are_named_and_nothing_is_written(trace, arguments, saying, tmp_path, monkeypatch):
@@ -105,7 +113,7 @@ def test_bad_options_are_named_and_nothing_is_written(trace, arguments, saying, 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_memory_below_the_reductions_bound_is_refused(reduced, jobs):
     refused(
-        "replay", reduced, "-m", "10%", "--jobs", jobs, saying="k = 64 and a policy that prefetches 0 need 65"
+        "replay", reduced, "-m", "10%", "--jobs", jobs, saying="k = 64 needs 65 at least: give more memory"
     )
 
 

@@ -15,7 +15,15 @@ from test_cli import kdtool
 
 from kdtool.errors import ParameterError, TraceError
 from kdtool.kernel.cgroup import OwnCgroup, find_layout
-from kdtool.replay import Flush, load_policy, load_workload, replay, run_shadow
+from kdtool.replay import (
+    Flush,
+    check_memory,
+    least_memory,
+    load_policy,
+    load_workload,
+    replay,
+    run_shadow,
+)
 from kdtool.replay.filemaps import read_ahead_pages
 from kdtool.replay.run import replay_none
 from kdtool.traces import RefKind, Trace, VmaFlag
@@ -142,6 +150,42 @@ def test_a_mapping_whose_offset_is_unknown_is_left_out():
     assert workload([30, 0], maps=maps, files="all").n_refs == 1
     del maps["offset_pages"]
     assert workload([30, 0], maps=maps, files="all").n_refs == 1
+
+
+def test_files_that_are_left_out_need_no_memory():
+    code = mappings((0, 1, START, 50, READ | EXEC | FILE, 6, 0))
+    heap = mappings((0, 1, ANON, 50, READ | WRITE, 7, 0))
+    stores = {"vpns": [ANON, ANON + 1, ANON + 2, ANON], "kinds": [1, 1, 1, 1]}
+    for maps, files in ((code, "data"), (heap, "all"), (one_file(50), "none")):
+        w = workload(**stores, maps=maps, files=files)
+        assert w.files.ra_pages == 0
+        assert run_shadow(w, 2, ssd()).missed.sum() == 1
+    assert workload(**stores, maps=one_file(50)).files.ra_pages == 32
+
+
+@pytest.mark.parametrize(
+    ("k", "degree_pages", "file_pages", "memory_pages", "saying"),
+    [
+        (0, 0, 0, 1, "any replay needs 2 at least: give more memory"),
+        (0, 16, 0, 17, "a policy that prefetches 16 needs 18 at least: give more memory or a policy that "
+                       "prefetches fewer (train --degree)"),
+        (16, 16, 0, 17, "a policy that prefetches 16 needs 18 at least: give more memory or a policy that "
+                        "prefetches fewer (train --degree)"),
+        (0, 16, 50, 33, "files with a readahead of 32 need 34 at least: give more memory or a smaller "
+                        "--read-ahead"),
+        (64, 16, 50, 64, "a trace reduced with k = 64 needs 65 at least: give more memory or record with a "
+                         "smaller --k"),
+    ],
+)  # fmt: skip
+def test_a_memory_that_is_too_small_says_for_what_and_what_else_would_help(
+    k, degree_pages, file_pages, memory_pages, saying
+):
+    w = workload([ANON, START], maps=one_file(file_pages) if file_pages else None, k=k)
+    assert least_memory(w, degree_pages) == memory_pages + 1
+    check_memory(w, memory_pages + 1, degree_pages)
+    with pytest.raises(ParameterError) as caught:
+        check_memory(w, memory_pages, degree_pages)
+    assert str(caught.value) == f"memory is {memory_pages} pages, but {saying}"
 
 
 def test_bounds_refuse_files_and_windows_have_a_limit():

@@ -1,5 +1,7 @@
 """Learners find what is there, from the training part alone, and give the same program twice."""
 
+import os
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from builders import ssd, strided_trace, workload, write_refs
 
-from kdtool.errors import KdtoolError, TraceError
+from kdtool.errors import KdtoolError, ProgramError, TraceError
 from kdtool.features import FEATURE_SETS
 from kdtool.learners import LEARNERS, Candidate, find_learner, train, training_part
 from kdtool.learners.degree import DEGREES_PAGES
@@ -16,8 +18,9 @@ from kdtool.learners.parts import part_dataset
 from kdtool.learners.session import TrainingRequest, train_traces
 from kdtool.learners.training import best_candidate
 from kdtool.replay import Flush, LiveSetting, ProgramPolicy, load_policy, replay, run_shadow
-from kdtool.rmt import from_document, read_program, to_document
+from kdtool.rmt import LIMITS, check_program_target, from_document, read_program, to_document
 from kdtool.rmt.agentrules import FRESH_NS
+from kdtool.traces import VmaFlag
 from kdtool.verify import verify_program
 
 
@@ -168,6 +171,8 @@ def test_train_traces_writes_program_and_dataset(tmp_path):
         ({"memory": "200%"}, "at most 100%"),
         ({"part": "0%"}, "between 0 and 100"),
         ({"part": "half"}, "percentage"),
+        ({"part": f"{'9' * 5000}%"}, f"--train {'9' * 80}: give a percentage"),
+        ({"part": f"{'9' * 40}%"}, "between 0 and 100"),
         ({"device": "sdd"}, "did you mean 'ssd'"),
         ({"seed": -1}, "--seed -1, allowed: 0 to 2147483647"),
         ({"seed": 2**31}, "--seed 2147483648, allowed"),
@@ -182,10 +187,86 @@ def test_bad_requests_are_named_and_write_nothing(tmp_path, change, message):
     assert not (tmp_path / "p.rmt.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "saying"),
+    [
+        ("folder.rmt.json", "cannot be written: give another name or folder by -o"),
+        ("pipe.rmt.json", "cannot be written: give another name or folder by -o"),
+        ("file/p.rmt.json", "cannot be written: give another name or folder by -o"),
+        ("file/missing/p.rmt.json", "cannot be written: give another name or folder by -o"),
+        (f"missing/{'p' * 240}.rmt.json", "cannot be written: File name too long: give another by -o"),
+        ("p.json", "p.json: a program's name ends in .rmt.json: give -o p.rmt.json"),
+    ],
+)
+def test_a_program_that_could_not_be_written_is_not_learned(tmp_path, name, saying, monkeypatch):
+    monkeypatch.setattr("kdtool.learners.session.load_workload", None)
+    (tmp_path / "folder.rmt.json").mkdir()
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe.rmt.json")
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(ProgramError, match=re.escape(saying)):
+        train_traces([tmp_path / "t.kdt"], tmp_path / name, TrainingRequest(), lambda *_: None)
+
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_not_there_yet_is_no_fault_and_none_is_made_by_the_check(tmp_path):
+    check_program_target(tmp_path / "new" / "newer" / "p.rmt.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_is_too_large_to_write_leaves_no_dataset(tmp_path, monkeypatch):
+    trace = strided_trace(tmp_path / "t.kdt", n_pages=600)
+    monkeypatch.setattr("kdtool.rmt.codec.LIMITS", replace(LIMITS, file_bytes=10))
+    request = TrainingRequest(dataset=tmp_path / "d.parquet")
+    with pytest.raises(ProgramError, match="at most 10 can be read again"):
+        train_traces([trace.path], tmp_path / "p.rmt.json", request, lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.kdt"]
+
+
 def test_a_trace_that_never_swaps_teaches_nothing(tmp_path):
     trace = write_refs(tmp_path / "t.kdt", range(500))
     with pytest.raises(TraceError, match="64 are needed"):
         train_traces([trace.path], tmp_path / "p.rmt.json", TrainingRequest(), lambda *_: None)
+
+
+def test_memories_to_learn_at_have_room_for_what_files_read_ahead():
+    heap, start = 0x100000, 0x1000
+    maps = {
+        "row": np.array([0], np.int64), "pid": np.array([1], np.int32),
+        "start_vpn": np.array([start], np.uint64), "end_vpn": np.array([start + 50], np.uint64),
+        "flags": np.array([VmaFlag.READ | VmaFlag.FILE], np.uint8), "name_id": np.array([5], np.uint32),
+        "offset_pages": np.array([0], np.int64),
+    }  # fmt: skip
+    w = workload([start, *[heap + page for page in [*range(100)] * 6]], maps=maps)
+    training = training_part(w, "160K", ssd(), Fraction(1, 2), 8)
+    # Of 30, 50, 20 and 60 pages, a window of 32 and two more fit in 50 and 60.
+    assert [shadow.memory_pages for shadow in training.shadows] == [40, 50, 60]
+
+
+def test_a_set_of_streams_without_a_sample_is_not_tried():
+    # Each page lies in a region of its own, so that no region ever has a second swap-in.
+    w = workload([page << 13 for page in [*range(400)] * 2], step_insns=100_000)
+    training = training_part(w, "50%", ssd(), Fraction(1, 2), 16)
+    tried = []
+
+    train(
+        [training], find_learner("tree"), ssd(), seed=0,
+        progress=lambda candidate, _: tried.append(candidate.features.name),
+    )  # fmt: skip
+
+    region = next(features for features in FEATURE_SETS if features.name == "region")
+    assert len(part_dataset([training], region, whole=True).y) == 0
+    assert set(tried) == {"process"}
+
+
+def test_processes_of_one_swap_in_each_teach_nothing():
+    pages = [*range(400)] * 2
+    w = workload(pages, pids=[1 + page for page in pages])
+    training = training_part(w, "50%", ssd(), Fraction(1, 2), 16)
+    with pytest.raises(TraceError, match=r"^test: no swap-in to learn from .*: train on a longer trace"):
+        train([training], find_learner("tree"), ssd(), seed=0)
 
 
 def test_for_an_agent_the_degree_is_the_smallest_that_is_as_fast_as_any_however_late_it_is():

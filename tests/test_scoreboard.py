@@ -12,10 +12,11 @@ from builders import ssd, workload
 from rich.console import Console
 
 from kdtool.errors import ParameterError
-from kdtool.replay import load_policy, replay, run_shadow
+from kdtool.replay import load_policy, plots, replay, run_shadow
 from kdtool.replay.curve import miss_curve
 from kdtool.replay.files import check_target, whole_file
 from kdtool.replay.plots import plot_curves, plot_results
+from kdtool.replay.policies import BOUNDS
 from kdtool.replay.resultfile import RESULT_SCHEMA_VERSION, result_schema, write_results
 from kdtool.replay.scoreboard import print_curves, print_scoreboard
 
@@ -153,9 +154,28 @@ def test_a_curve_is_shown_by_parts_of_the_footprint():
     lines = curve_lines(miss_curve(workload([*range(100), *range(100)])))
     rows = [line.split() for line in lines if re.match(r"\s+\d+%", line)]
     assert [row[0] for row in rows] == ["5%", *(f"{percent}%" for percent in range(10, 101, 10))]
-    assert rows[-2] == ["90%", "90", "0", "100", "200", "100.00%"]
-    assert rows[-1] == ["100%", "100", "0", "0", "100", "50.00%"]
+    assert rows[-2] == ["90%", "90", "0.352", "100", "200", "100.00%"]
+    assert rows[-1] == ["100%", "100", "0.391", "0", "100", "50.00%"]
     assert not any("~" in line for line in lines)
+
+
+def test_sizes_that_whole_mib_do_not_tell_apart_have_more_digits(result):
+    def titles(*sizes):
+        lines = board([replace(result, memory_pages=pages) for pages in sizes])
+        return [line.split("(")[1].split(" MiB")[0] for line in lines if "pages (" in line]
+
+    assert titles(4741, 9482) == ["19", "37"]
+    assert titles(200, 280) == ["0.781", "1.09"]
+    assert titles(127) == ["0.496"]
+    assert titles(129) == ["1"]
+    assert titles(31419, 31420) == ["122.730", "122.734"]
+    assert titles(1, 128 << 8) == ["0.00391", "128"]
+
+
+def test_a_curve_of_few_pages_has_no_size_twice_and_none_of_0():
+    lines = curve_lines(miss_curve(workload([*range(1000), *range(1000)])))
+    sizes = [line.split()[2] for line in lines if re.match(r"\s+\d+%", line)]
+    assert sizes[:3] + sizes[-1:] == ["0.195", "0.391", "0.781", "3.91"]
 
 
 def test_a_curve_says_where_it_is_not_exact():
@@ -206,6 +226,24 @@ def test_pictures_are_whole_png_files_in_the_place_of_older_ones(result, tmp_pat
         draw(path)
         assert path.read_bytes().startswith(PNG)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.png", "r.png"]
+
+
+def test_a_picture_tells_sizes_and_bounds_apart(result, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    policies = ("none", *(bound.name for bound in BOUNDS))
+    results = [
+        replace(result, policy=policy, memory_pages=pages) for policy in policies for pages in (200, 280)
+    ]
+
+    plot_results(results, tmp_path / "r.png")
+
+    for axis in drawn[0].axes:
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["0.781", "1.09"]
+        assert axis.get_xticks().tolist() == [200 / 256, 280 / 256]
+        lines = axis.get_lines()
+        assert len({line.get_marker() for line in lines}) == len(policies) == 4
+        assert len({line.get_linestyle() for line in lines[1:]}) == len(BOUNDS)
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one(tmp_path):

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from kdtool.errors import CapabilityError, ParameterError, ProgramError, TraceError
 from kdtool.replay import Flush, load_device, load_policy, load_workload, replay, run_shadow
+from kdtool.replay import devices as devices_module
 from kdtool.replay import display as display_module
 from kdtool.replay import parallel as parallel_module
 from kdtool.replay.display import Display
@@ -134,7 +135,7 @@ def test_replay_sweep_is_the_same_for_a_workload_in_memory():
 @pytest.mark.parametrize(
     ("options", "saying"),
     [
-        ({"memories": ("50%", "0.1%")}, "need 65 at least"),
+        ({"memories": ("50%", "0.1%")}, "needs 65 at least"),
         ({"reclaim": "lruu"}, "did you mean 'lru'"),
         ({"start": "100%"}, "rows 0 to 82813"),
         ({"phases": 0}, "--phases 0"),
@@ -156,6 +157,21 @@ def test_zero_jobs_are_refused():
 def test_two_traces_of_one_name_are_refused(tmp_path):
     with pytest.raises(ParameterError, match=r"stencil\.kdt: two traces of this name"):
         score_traces([STENCIL, tmp_path / "stencil.kdt"], sweep("none"))
+
+
+def test_two_devices_of_one_name_are_refused(tmp_path):
+    profile = Path(devices_module.__file__).parent / "devices" / "ssd.json"
+    files = [tmp_path / folder / "host.json" for folder in "ab"] + [tmp_path / "ssd.json"]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(profile.read_text())
+    first, second, like_shipped = map(str, files)
+
+    for devices, name in (((first, second), "host"), ((like_shipped, "ssd"), "ssd"), (("hdd", "hdd"), "hdd")):
+        with pytest.raises(ParameterError, match=rf"^{name}: two devices of this name, .*: rename the file"):
+            sweep("none", devices=devices)
+
+    assert [device.name for device in sweep("none", devices=(first, "ssd")).devices] == ["host", "ssd"]
 
 
 class Odd:

@@ -19,10 +19,18 @@ from kdtool.traces.schema import (
     VmaFlag,
     schema_of,
 )
-from kdtool.traces.sizes import PAGE_BYTES, memory_pages, parse_fraction, parse_size
+from kdtool.traces.sizes import (
+    MOST_SHOWN,
+    PAGE_BYTES,
+    memory_pages,
+    parse_fraction,
+    parse_number,
+    parse_size,
+)
 from kdtool.traces.writer import ResumedWriter, TraceWriter
 
 __all__ = [
+    "MOST_SHOWN",
     "NO_OFFSET",
     "NO_ROW",
     "NO_TID",
@@ -49,6 +57,7 @@ __all__ = [
     "canonical_json",
     "memory_pages",
     "parse_fraction",
+    "parse_number",
     "parse_size",
     "schema_of",
 ]

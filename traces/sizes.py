@@ -5,14 +5,18 @@ from fractions import Fraction
 
 from kdtool.errors import ParameterError
 
-__all__ = ["PAGE_BYTES", "memory_pages", "parse_fraction", "parse_size"]
+__all__ = ["MOST_SHOWN", "PAGE_BYTES", "memory_pages", "parse_fraction", "parse_number", "parse_size"]
 
 PAGE_BYTES = 4096
 """The page of every trace: x86-64's base page."""
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+DIGITS = r"\d{1,40}"
+"""More than any size has; thousands are more than Python reads, sys.get_int_max_str_digits()."""
+SIZE = re.compile(rf"({DIGITS}(?:\.{DIGITS})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+PERCENT = re.compile(rf"({DIGITS}(?:\.{DIGITS})?)\s*%")
+MOST_SHOWN = 80
+"""Characters of a wrong size or number that an error repeats."""
 
 
 def parse_size(text: str) -> int:
@@ -23,8 +27,19 @@ def parse_size(text: str) -> int:
     """
     match = SIZE.fullmatch(text.strip())
     if match is None:
-        raise ParameterError(f"size '{text}': give bytes or a number with K, M, G or T, such as 96M")
+        raise ParameterError(
+            f"size '{text[:MOST_SHOWN]}': give bytes or a number with K, M, G or T, such as 96M"
+        )
     return int(Fraction(match[1]) * UNITS[match[2].upper()])
+
+
+def parse_number(text: str) -> int | None:
+    """Return a whole number, None for anything that is not one, or is larger than any that counts something.
+
+    >>> parse_number("1200"), parse_number("-1"), parse_number("9" * 5000)
+    (1200, None, None)
+    """
+    return int(text) if re.fullmatch(DIGITS, text) else None
 
 
 def parse_fraction(text: str) -> Fraction | None:

@@ -162,11 +162,13 @@ def _refuse_others(context: typer.Context) -> None:
 def _manage(given: list[str], cgroup: str | None, stop: bool, as_json: bool) -> None:
     """Print what runs, or end it: all agents, or that of a pid or a cgroup."""
     from kdtool.deploy import runtime
+    from kdtool.traces import parse_number
 
     if stop:
-        if len(given) > 1 or (given and (cgroup is not None or not given[0].isdecimal())):
+        pid = parse_number(given[0]) if given else None
+        if len(given) > 1 or (given and (cgroup is not None or pid is None)):
             raise typer.BadParameter("give one pid, or --cgroup, or none for all agents", param_hint="--stop")
-        ended = runtime.stop(int(given[0]) if given else None, cgroup)
+        ended = runtime.stop(pid, cgroup)
         print(json.dumps({"ended": ended}) if as_json else f"ended: {', '.join(map(str, ended)) or 'none'}")
         return
     agents = runtime.running(cgroup)
