@@ -217,6 +217,7 @@ def test_the_document_holds_runs_predictions_and_scores():
         "major_faults": 610,
         "swap_ins": 911,
         "state": 0,
+        "oom_kills": 0,
     }
     assert third["scores"] == {} and third["trouble"] == "0 of 2 runs"
     assert {row["setting"] for row in document["summary"]} == {"none", "vma", "cluster", "all"}
