@@ -615,7 +615,8 @@ def test_what_a_killed_kdtool_left_is_reaped_by_the_next_when_its_program_has_en
             os.kill(pid, signal.SIGKILL)
     while any((path / "cgroup.procs").read_text() for path in left):
         time.sleep(0.01)
-    record(tmp_path, "true")
+    (tmp_path / "later").mkdir()
+    record(tmp_path / "later", "true")
     assert own_cgroups(process.pid) == []
 
 

@@ -51,9 +51,7 @@ def register(app: typer.Typer) -> None:
         output: Path | None = typer.Option(
             None, "--output", "-o", help="Folder to write to.", show_default=False
         ),
-        max_entries: int = typer.Option(
-            65_536, "--max-entries", min=1, help="Refuse more entries than this."
-        ),
+        max_entries: int = typer.Option(8_192, "--max-entries", min=1, help="Refuse more entries than this."),
         estimate: bool = typer.Option(
             False, "--estimate", help="Only say how many entries each way of making tables would take."
         ),
