@@ -152,3 +152,11 @@ def test_what_another_recorder_recorded_is_recorded_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(matrix, "recorded_by_this_version", lambda _: False)
     assert recorded() != first
     assert sum("recording" in line for line in said) == 2
+
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(matrix, "record", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        recorded()
+    assert store.recorded(small) is None  # though it had been recorded before

@@ -1,6 +1,5 @@
 """What is to be measured, and what is measured once a program: its footprint and its page references."""
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def record_references(plan: Plan, store: Store, say: Say) -> None:
         if found is not None and found["k"] == plan.k and recorded_by_this_version(Trace(path)):
             continue
         say(f"{program.name}: recording every page reference")
-        shutil.rmtree(path, ignore_errors=True)  # of another version
+        store.forget_recorded(program)  # of another version
         begin_s = time.monotonic()
         request = Request(program.command(store.binaries), path, k=plan.k, quiet_stdout=True)
         trace = record(request, [collector("refs")])

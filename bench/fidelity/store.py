@@ -12,6 +12,7 @@ Each file names the version of the program that it belongs to; files of another 
 import fcntl
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ class Store:
     def keep_recorded(self, program: BenchProgram, facts: dict[str, Any]) -> None:
         """Note what recording the program took."""
         self._write(self.trace(program).with_suffix(".json"), program, facts)
+
+    def forget_recorded(self, program: BenchProgram) -> None:
+        """Remove the program's recording, first the note of it: one that is cut short has none."""
+        self.trace(program).with_suffix(".json").unlink(missing_ok=True)
+        shutil.rmtree(self.trace(program), ignore_errors=True)
 
     def footprint(self, program: BenchProgram) -> Footprint | None:
         """Return the program's footprint if it was measured."""
