@@ -224,9 +224,7 @@ def _how(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     names = {number.value: number.name for number in signal.Signals}
-    return (
-        f"signal {names.get(-code, -code)}"  # of the real-time ones, only the first and the last have names
-    )
+    return f"signal {names.get(-code, -code)}"  # most real-time ones have no name
 
 
 def _wait(

@@ -14,7 +14,6 @@ from kdtool.kernel.memcg import MemoryCgroup
 
 __all__ = ["Living", "descendants", "find_living"]
 
-
 PROC = Path("/proc")
 
 
@@ -120,9 +119,8 @@ def memory_cgroup(pids: Sequence[int], proc: Path = PROC) -> tuple[str, MemoryCg
     for line in next(filter(None, (_cgroup_lines(proc / str(pid)) for pid in pids)), []):
         _, controllers, path = line.split(":", 2)
         wanted = "memory" in controllers.split(",") if layout.memory.version == 1 else not controllers
-        if (
-            not wanted or path == "/" or ".." in path.split("/")
-        ):  # of another cgroup namespace: not mounted here
+        # With .. it is of another cgroup namespace, and not mounted here.
+        if not wanted or path == "/" or ".." in path.split("/"):
             continue
         found = MemoryCgroup(layout.memory.root / path.strip("/"), layout.memory.version)
         return (path, found) if found.is_on else None

@@ -19,9 +19,8 @@ def check_target(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise ParameterError(f"{path}: its name must end in {suffix}: give {path.stem}{suffix}")
     try:
-        os.stat(_partial(path))
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):  # as it should be
+            os.stat(_partial(path))
     except OSError as error:
         raise ParameterError(f"{path}: cannot be written: {error.strerror}: choose another name") from None
     if not path.parent.is_dir():

@@ -67,9 +67,8 @@ def check_program_target(path: Path | str) -> None:
     if not writable or (os.path.exists(target) and not os.path.isfile(target)):
         raise ProgramError(f"{target}: cannot be written: give another name or folder by -o")
     try:
-        os.lstat(folder / _partial(target).name)
-    except FileNotFoundError:
-        pass
+        with suppress(FileNotFoundError):  # as it should be
+            os.lstat(folder / _partial(target).name)
     except OSError as error:
         raise ProgramError(f"{target}: cannot be written: {error.strerror}: give another by -o") from None
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,20 +38,16 @@ def stores(trace: Trace, capfd: pytest.CaptureFixture[str]) -> int:
     return int(np.count_nonzero((vpn >= base) & (vpn < base + 4096)))
 
 
-@pytest.mark.parametrize("habits", [(), ("closes",), ("limits",), ("closes", "limits")], ids=" ".join)
-def test_programs_may_close_all_files_and_limit_their_size(
-    spills: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], habits: tuple[str, ...]
-) -> None:
-    trace = record(tmp_path / "t.kdt", spills, *habits)
-
-    assert trace.manifest.workload["exit_code"] == 0
-    assert stores(trace, capfd) == TOUCHES
+def as_root(*habits: str) -> Any:
+    return pytest.param(habits, marks=[root, pytest.mark.root], id=" ".join(habits))
 
 
-@root
-@pytest.mark.root
-@pytest.mark.parametrize("habits", [("leaves",), ("leaves", "limits")], ids=" ".join)
-def test_programs_may_become_another_user(
+@pytest.mark.parametrize(
+    "habits",
+    [(), ("closes",), ("limits",), ("closes", "limits"), as_root("leaves"), as_root("leaves", "limits")],
+    ids=" ".join,
+)
+def test_programs_may_close_all_files_limit_their_size_and_become_another_user(
     spills: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], habits: tuple[str, ...]
 ) -> None:
     trace = record(tmp_path / "t.kdt", spills, *habits)
