@@ -8,9 +8,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Disk", "SwapDevice", "free_swap_bytes", "notes_by_worker", "swap_devices", "swap_disk"]
+__all__ = ["Disk", "SwapDevice", "WriteQueue", "free_swap_bytes", "swap_devices", "swap_disk", "write_queue"]
 
 PROC_SWAPS = Path("/proc/swaps")
+RWB_DEF_DEPTH = 16
+"""block/blk-wbt.c, v6.18."""
+PAGE_BYTES = 4096
 SYNCHRONOUS = ("zram", "pmem", "ram")
 """Drivers that set BLK_FEAT_SYNCHRONOUS, by the name of their disks; the kernel shows the flag nowhere."""
 
@@ -78,12 +81,31 @@ def swap_disk(device: SwapDevice) -> Disk | None:
     return Disk(folder.name, major << 20 | minor, queued)
 
 
-def notes_by_worker(device: SwapDevice) -> bool:
-    """Tell whether a worker of the CPU that the disk interrupts notes the ends of writes, not the interrupt.
+@dataclass(frozen=True)
+class WriteQueue:
+    """How a swap device's disk takes writes.
 
-    So it is on a loop device with direct I/O: iomap_dio_bio_end_io(), fs/iomap/direct-io.c, v6.18.
+    by_worker : a worker of the CPU that the disk interrupts notes the ends of writes, not the interrupt: so
+        it is on a loop device with direct I/O, iomap_dio_bio_end_io(), fs/iomap/direct-io.c, v6.18
+    request_pages : the most pages of one request, by its segments and its size; 1 where the kernel shows none
+    write_requests : how many write requests may be on their way at first where blk-wbt throttles them, else 0
     """
-    return device.kind == "loop" and _read(_disk(Path(device.path), is_file=False), "loop/dio") == "1"
+
+    by_worker: bool
+    request_pages: int
+    write_requests: int
+
+
+def write_queue(device: SwapDevice) -> WriteQueue:
+    """Return how the disk of a swap device takes writes, by /sys/block/*/queue."""
+    disk = _disk(Path(device.path), is_file=device.kind == "file")
+    segments, kib = (_read(disk, f"queue/{name}") or "0" for name in ("max_segments", "max_sectors_kb"))
+    throttled = int(_read(disk, "queue/wbt_lat_usec") or 0) > 0
+    return WriteQueue(
+        by_worker=device.kind == "loop" and _read(disk, "loop/dio") == "1",
+        request_pages=max(min(int(segments), int(kib) * 1024 // PAGE_BYTES), 1),
+        write_requests=RWB_DEF_DEPTH * throttled,
+    )
 
 
 def _device(line: str) -> SwapDevice:

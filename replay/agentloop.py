@@ -55,6 +55,7 @@ from kdtool.replay.memory import (
     WORKED_NS,
     WRITTEN,
 )
+from kdtool.replay.plug import hold_plug, release_plug
 from kdtool.replay.reclaim import free_batch, touch
 from kdtool.replay.slots import free_slot
 from kdtool.replay.zeropages import major_ns
@@ -142,6 +143,7 @@ def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
     if is_claimed(out[0], scalars[NOW_NS], memory):
         _send(before_ns, memory, words, reads, device)
     change_cpu(scalars)
+    hold_plug(scalars)
     if bring_in(1, np.int64(-1), True, capacity, out, memory, device):
         reads[words[CALL_READS]] = out[0]
         words[CALL_READS] += 1
@@ -152,6 +154,8 @@ def _go_on(capacity, memory, policy, device):  # type: ignore[no-untyped-def]
         words[CALL_RANGES] -= 1
         words[CALL_END] = call[words[CALL_RANGES], 1]
         words[CALL_NEXT] = call[max(words[CALL_RANGES] - 1, 0), 1]
+    if not words[CALL_READS]:
+        release_plug(memory, device)
     words[FREE_NS] = before_ns + scalars[WORKED_NS] + scalars[WAITED_NS]
     scalars[WORKED_NS], scalars[WAITED_NS], scalars[NOW_NS] = worked_ns, waited_ns, now_ns
     scalars[SHOOTDOWN_NS] = 0

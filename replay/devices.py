@@ -25,7 +25,7 @@ __all__ = ["DEVICE_FIELDS", "Device", "device_names", "load_device", "write_devi
 DEVICE_FIELDS = (
     "latency_ns", "service_ns", "transfer_ns", "synchronous", "batched", "major_ns", "minor_ns", "cold_ns",
     "prefetch_ns", "range_ns", "call_ns", "reclaim_ns", "writeout_ns", "beside_ns", "beside_write_ns",
-    "step_ps", "insn_ps", "n_cpus", "slice_ns", "tick_ns",
+    "step_ps", "insn_ps", "n_cpus", "slice_ns", "tick_ns", "request_pages", "write_requests",
 )  # fmt: skip
 """In the order of the engine's vector (replay/memory.py).
 
@@ -44,10 +44,13 @@ clean pages of a list share (try_to_unmap_flush()) · step_ps: one step of a pro
 one instruction of the workload, in picoseconds · n_cpus: how many CPUs the workload's threads share, 0 for as
 many as there are threads · slice_ns: how long a thread that has slept keeps its CPU from the worker that
 notes there which writes have ended, 0 where the interrupt itself does, see writeout.py · tick_ns: how often
-the scheduler looks who is next, whoever runs.
+the scheduler looks who is next, whoever runs · request_pages: the most pages of one request, see plug.py ·
+write_requests: how many write requests may be on their way at first, 0 for any number, see throttle.py.
 """
 
 FLAGS = ("synchronous", "batched")
+POSITIVE = {"tick_ns": 4_000_000, "request_pages": 128}
+"""Numbers that are never 0, and an example."""
 MAX_VALUE = 1 << 40
 """18 minutes in ns: sums of them stay far inside 64 bits."""
 FOLDER = Path(__file__).parent / "devices"
@@ -185,8 +188,8 @@ def _device(stem: str, name: str, document: dict[str, Any]) -> Device:
             raise ParameterError(f"device {name}: {field} is {value!r}: give an integer in [0, 2**40)")
         if field in FLAGS and value > 1:
             raise ParameterError(f"device {name}: {field} is {value}: give 1 for yes or 0 for no")
-        if field == "tick_ns" and not value:
-            raise ParameterError(f"device {name}: tick_ns is 0: give the period of a tick, such as 4000000")
+        if field in POSITIVE and not value:
+            raise ParameterError(f"device {name}: {field} is 0: give 1 or more, such as {POSITIVE[field]}")
         numbers.append(value)
         sources[field] = str(entry["source"])
     assert len(numbers) == AGENT_NS == N_DEVICE - 1

@@ -15,7 +15,6 @@ from numba import types
 
 from kdtool.replay.agentloop import come_second, meet_agent, tell_agent
 from kdtool.replay.byreference import reference
-from kdtool.replay.claims import make_room_for
 from kdtool.replay.clocks import switch_thread
 from kdtool.replay.filecache import file_fault
 from kdtool.replay.hook import ask, tell_found
@@ -67,8 +66,7 @@ from kdtool.replay.threads import (
     next_stretch,
     wake_threads,
 )
-from kdtool.replay.writeout import complete_writes, sleep
-from kdtool.replay.zeropages import major_ns
+from kdtool.replay.writeends import complete_writes, sleep
 from kdtool.rmt.jit import inner, jit
 from kdtool.rmt.numba_vm import DECIDE
 
@@ -133,12 +131,10 @@ def _first_touch(decide, beside, row, page, compute_ns, capacity, trace, memory,
 @inner
 def _major_fault(decide, beside, row, page, compute_ns, capacity, trace, memory, policies, device):  # type: ignore[no-untyped-def]
     """A page comes from the device: ask the policy, submit the reads, then wait for its own."""
-    status, slot, scalars = memory[0], memory[3], memory[6]
+    slot, scalars = memory[3], memory[6]
     memory[7][MAJOR] += 1
     memory[8][page] &= ~PREDICTED
-    make_room_for(page, capacity, memory, device)
-    scalars[WORKED_NS] += major_ns(page, memory, device) + _beside_ns(scalars, device)
-    status[page] = RESIDENT  # being read already: a policy that names it says when, no more
+    scalars[WORKED_NS] += _beside_ns(scalars, device)
     ready_ns = ask(
         decide, beside, row, page, np.int64(1), np.uint8(0), compute_ns, capacity, trace, memory, policies,
         device,

@@ -66,7 +66,7 @@ from kdtool.replay.memory import (
 from kdtool.replay.policies.linux_file import NO_MARKER, async_window, sync_window
 from kdtool.replay.reclaim import add_page, make_room, touch, try_room
 from kdtool.replay.shrink import activate
-from kdtool.replay.writeout import sleep
+from kdtool.replay.writeends import sleep
 from kdtool.rmt.jit import inner
 from kdtool.traces import VmaFlag
 

@@ -21,14 +21,16 @@ from kdtool.replay.memory import (
     PREDICTED,
     PREFETCH_NS,
     PREFETCHED,
+    RESIDENT,
     STEP_PS,
     SWAPPED,
     WAITED_NS,
     WORKED_NS,
     WRITEBACK,
 )
+from kdtool.replay.plug import hold_plug, queue_page, release_plug
 from kdtool.replay.reclaim import add_page
-from kdtool.replay.zeropages import holds_zeros
+from kdtool.replay.zeropages import holds_zeros, major_ns
 from kdtool.rmt.jit import inner
 from kdtool.rmt.program import CONTEXT_FIELDS
 
@@ -186,6 +188,8 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
         page = _page_of(out[i], memory[4])
         if page >= 0 and status[page] == SWAPPED:
             make_room_for(page, capacity, memory, device)
+            if not holds_zeros(page, memory):
+                queue_page(memory[3][page], 1, memory, device)
             scalars[WORKED_NS] += device[PREFETCH_NS]
             ready_ns[page] = NOT_SENT
             status[page] = PREFETCHED
@@ -226,6 +230,14 @@ def name_pages(decide, row, page, major, compute_ns, trace, memory, decider, dev
 
 
 @inner
+def _admit(page, capacity, memory, device):  # type: ignore[no-untyped-def]
+    """Take room for a page that a fault misses; from then on who names it says when it is read, no more."""
+    make_room_for(page, capacity, memory, device)
+    memory[6][WORKED_NS] += major_ns(page, memory, device)
+    memory[0][page] = RESIDENT
+
+
+@inner
 def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, memory, decider, device):  # type: ignore[no-untyped-def]
     """Ask a decider within the fault; start its prefetches, and at a `major` fault its own read.
 
@@ -233,13 +245,24 @@ def _read_ahead(decide, row, page, major, scored, compute_ns, capacity, trace, m
     """
     out, scalars, missing = decider[3], memory[6], page if major else np.int64(-1)
     if len(out) == 0:  # a policy that never asks for a page is not worth the context's cache misses
+        if major:
+            _admit(page, capacity, memory, device)
         now_ns = compute_ns + scalars[WAITED_NS] + scalars[WORKED_NS]
         reads = major and not holds_zeros(page, memory)
         return submit_io(memory[3][page], now_ns, scalars, device) if reads else np.int64(0)
     n = name_pages(decide, row, page, major, compute_ns, trace, memory, decider, device)
     find_pages(n, row, page, trace, out, memory)
+    if n:
+        hold_plug(scalars)
+    if major:
+        _admit(page, capacity, memory, device)
+        if n and not holds_zeros(page, memory):
+            queue_page(memory[3][page], 1, memory, device)
     m = bring_in(n, missing, scored, capacity, out, memory, device)
-    return read_pages(m, missing, compute_ns, out, memory, device)
+    ends_ns = read_pages(m, missing, compute_ns, out, memory, device)
+    if n:
+        release_plug(memory, device)
+    return ends_ns
 
 
 @inner

@@ -14,7 +14,7 @@ line, and its ready_ns; the arrays of the record's fields are views.
                 active; -1 never: what Linux keeps as a shadow entry. Of `mglru`: generations.py
     touchers[p] a bit for each process that set the accessed bit, which is its own PTE's; kept where there are
                 several processes
-    writes[i]   pages being written, see writeout.py
+    writes[i]   pages being written, see plug.py
     slot[p]     its place on the swap device, -1 without one, see slots.py; a page keeps it while it is in
                 memory unless a store brought it in (do_swap_page(), should_try_to_free_swap(), v6.18); a page
                 of a file has EXECUTABLE here when the mapping that it was last mapped by is
@@ -76,17 +76,18 @@ LISTS = {LINUX: 4, LRU: 1, MGLRU: N_LISTS}
  SNAPSHOT_FILE_ACTIVATIONS, ANON_COST, FILE_COST, SKIPPED, WRITES_FIRST, WRITES_SENT, WRITES_END,
  VICTIM_AT, FIRST_FILE, FILE_COUNT, SCAN_LEFT, SCAN_TARGET, MAX_SEQ, MIN_SEQ, GEN_PAGES, REFAULTED, EVICTED,
  PROTECTED, AVG_REFAULTED, AVG_TOTAL, TICK_NS, WATCHES, DEGREE, PLUG_REQUESTS, PLUG_PAGES,
- PLUG_SLOT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, WOKE_NS, HAS_LAG,
+ PLUG_NEXT, THREAD, WAKE_AT, BOUND_NS, VMA_AT, BEFORE_NS, FRESH_CPUS, PROCESSES, NAMED, WOKE_NS, HAS_LAG,
  KEEPS_NS, JIFFY_NS, AT_ROW, AGED, BATCH, SHOOTDOWN_NS,
- STOCK, OTHER_STOCK, N_SCALARS) = (
+ STOCK, OTHER_STOCK, PLUG_HELD, PLUG_FIRST, WRITES_OUT, THROTTLE_STEP, THROTTLE_AT_NS, N_SCALARS) = (
     *range(37), 40, 44, 45, 47, 55, 63, 71, 79, 87, 96, 97, 98, 104, 105, 106, 107, 108, 109, 110, 111, 112,
-    113, 114, 115, 116, 117, 118, 119, 120, 121, 185, 186, 187, 188,
+    113, 114, 115, 116, 117, 118, 119, 120, 121, 185, 186, 187,
+    188, 189, 190, 191, 192, 193,
 )  # fmt: skip
 
 # Indexes into the device's vector, see devices.py.
 (LATENCY_NS, SERVICE_NS, TRANSFER_NS, SYNCHRONOUS, BATCHED, MAJOR_NS, MINOR_NS, COLD_NS, PREFETCH_NS,
  RANGE_NS, CALL_NS, RECLAIM_NS, WRITEOUT_NS, BESIDE_NS, BESIDE_WRITE_NS, STEP_PS, INSN_PS, N_CPUS, SLICE_NS,
- TICK_EVERY_NS, AGENT_NS, N_DEVICE) = range(22)  # fmt: skip
+ TICK_EVERY_NS, REQUEST_PAGES, WRITE_REQUESTS, AGENT_NS, N_DEVICE) = range(24)  # fmt: skip
 
 # Indexes into the counters.
 (ACCESSES, HITS, MINOR, MAJOR, COLD, LATE, ISSUED, USED, WASTED, POLLUTION, DECISIONS, RECLAIMED, WRITTEN,
@@ -222,7 +223,7 @@ def new_memory(
         page_of_slot=page_of_slot,
         scalars=scalars,
         counters=np.zeros(N_COUNTERS, np.int64),
-        writes=zeros(2 * n_pages, np.int64).reshape(n_pages, 2),
+        writes=zeros(3 * n_pages, np.int64).reshape(n_pages, 3),
         victims=np.empty(0, np.int32),
         rings=rings,
         ends=ends,

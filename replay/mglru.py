@@ -51,7 +51,9 @@ from kdtool.replay.memory import (
     WRITEOUT_NS,
 )
 from kdtool.replay.pagetables import look_around, set_refs, walk_tables
-from kdtool.replay.writeout import begin_write, complete_writes, submit_writes
+from kdtool.replay.plug import finish_reclaim
+from kdtool.replay.writeends import complete_writes
+from kdtool.replay.writeout import begin_write
 from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inner
 
@@ -268,7 +270,7 @@ def _shrink(priority, memory, device):  # type: ignore[no-untyped-def]
         freed, scanned = freed + gone, scanned + looked_at
         if looked_at == 0 or scanned >= n_pages:
             break
-    submit_writes(memory, device)
+    finish_reclaim(memory, device)
     return freed
 
 

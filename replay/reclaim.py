@@ -53,9 +53,11 @@ from kdtool.replay.memory import (
     WRITEBACK,
 )
 from kdtool.replay.mglru import age_and_evict
+from kdtool.replay.plug import send_writes
 from kdtool.replay.shrink import try_to_free_pages
 from kdtool.replay.streams import COPIES
-from kdtool.replay.writeout import drop_write, sleep
+from kdtool.replay.writeends import sleep
+from kdtool.replay.writeout import drop_write
 from kdtool.rmt.jit import inline, inner
 
 __all__ = [
@@ -225,6 +227,7 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
         if vain > MAX_RECLAIM_RETRIES:
             # The kernel kills now. What is locked is being read, and no read takes longer than this.
             memory[7][OOM_KILLS] += 1
+            send_writes(memory, device)
             sleep(scalars[NOW_NS], scalars[DEVICE_FREE_NS], memory)
             scalars[NOW_NS] = max(scalars[NOW_NS], scalars[DEVICE_FREE_NS])
             update_stats(scalars)

@@ -59,7 +59,9 @@ from kdtool.replay.memory import (
     WRITEBACK,
     WRITEOUT_NS,
 )
-from kdtool.replay.writeout import begin_write, complete_writes, submit_writes, wait_for_write
+from kdtool.replay.plug import finish_reclaim
+from kdtool.replay.writeends import complete_writes
+from kdtool.replay.writeout import begin_write, wait_for_write
 from kdtool.replay.zeropages import holds_zeros
 from kdtool.rmt.jit import inner
 
@@ -239,7 +241,7 @@ def _shrink_lruvec(priority, force, memory, device):  # type: ignore[no-untyped-
                 scalars[SKIPPED] = 1
         if freed >= SWAP_CLUSTER_MAX and not _in_proportion(scalars):
             break
-    submit_writes(memory, device)
+    finish_reclaim(memory, device)
     flush_stats(scalars)
     if inactive_is_low(ANON, scalars):
         _shrink_active_list(np.int64(SWAP_CLUSTER_MAX), ANON, memory)

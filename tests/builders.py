@@ -129,10 +129,19 @@ def rehash(document):
     return {**body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+REQUEST_PAGES = 40
+
+
+def instant() -> Device:
+    """A device that takes no time."""
+    return Device("instant", np.zeros_like(ssd().values), {}).having({"request_pages": REQUEST_PAGES})
+
+
 class Plug:
     """Pages on their way to swap: which slots they get, and when what is queued is enough to be submitted.
 
-    A request is of neighbouring slots, and done with 32 pages; so is the plug with one such or with 32.
+    A request is of neighbouring slots, REQUEST_PAGES at most. No more comes to a plug that has 32, or whose
+    first one has 32 pages.
     """
 
     def __init__(self, n_pages):
@@ -145,10 +154,10 @@ class Plug:
         """Add a page; return whether those before it are to be submitted first."""
         self.take(page)
         slot = self.slot[page]
-        if self.requests and self.requests[-1][-1] == slot - 1 and len(self.requests[-1]) < 32:
+        if self.requests and self.requests[-1][-1] == slot - 1 and len(self.requests[-1]) < REQUEST_PAGES:
             self.requests[-1].append(slot)
             return False
-        full = len(self.requests) == 32 or (bool(self.requests) and len(self.requests[-1]) == 32)
+        full = len(self.requests) == 32 or (bool(self.requests) and len(self.requests[0]) >= 32)
         self.requests = [[slot]] if full else [*self.requests, [slot]]
         return full
 

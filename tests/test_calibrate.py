@@ -27,7 +27,7 @@ from kdtool.collect.refs import References
 from kdtool.collect.session import record
 from kdtool.errors import CapabilityError
 from kdtool.kernel.host import base_slice_ns, real_time, tick_ns
-from kdtool.kernel.swap import Disk, SwapDevice
+from kdtool.kernel.swap import Disk, SwapDevice, WriteQueue
 from kdtool.replay import DEVICE_FIELDS
 from kdtool.replay.blockqueue import submit_io
 from kdtool.replay.memory import N_DEVICE, N_SCALARS
@@ -82,16 +82,19 @@ def test_too_few_repeats_are_an_error() -> None:
         summarize("latency_ns", [1, 2, None, None], "a test")
 
 
+BY_WORKER = WriteQueue(by_worker=True, request_pages=128, write_requests=16)
+
+
 def test_numbers_of_a_device_with_a_queue() -> None:
     found = [replace(ROUND, reads=replace(READS, fault_ns=61_000 + extra)) for extra in (-500, 0, 9_000_000)]
 
-    numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True, late=True)
+    numbers = numbers_of(found, LIMITED, "a disk, a CPU, Linux 9", queued=True, writes=BY_WORKER)
 
     assert tuple(numbers) == DEVICE_FIELDS
     values = [40_000, 9_000, 2_000, 0, 1, 21_000, 1_500, 1_700, 2_400, 1_600, 10_000, 3_000]
     values += [11_433]  # of the three fills the mean
     values += [5_000, 6_000, 17_000, 250]
-    values += [len(os.sched_getaffinity(0)), base_slice_ns(os.cpu_count() or 1), tick_ns()]
+    values += [len(os.sched_getaffinity(0)), base_slice_ns(os.cpu_count() or 1), tick_ns(), 128, 16]
     assert [number.value for number in numbers.values()] == values
     assert numbers["major_ns"].quartiles == (20_500, 9_021_000)
     assert "block_rq_issue" in numbers["latency_ns"].source
@@ -104,14 +107,14 @@ def test_an_agent_that_never_kept_ahead_is_said_not_to_have() -> None:
     behind = replace(LIMITED, passes=[Pass(9_000, 6_000, 0)] * 8)
 
     with pytest.raises(CapabilityError, match=r"beside_ns: only 0 of 0 .* did not keep ahead"):
-        numbers_of([ROUND] * 3, behind, "a disk", queued=True, late=True)
+        numbers_of([ROUND] * 3, behind, "a disk", queued=True, writes=BY_WORKER)
 
 
 def test_numbers_of_a_device_that_the_faulting_thread_reads_itself() -> None:
     reads = replace(READS, latency_ns=1_900, fault_ns=5_000, batch_ns=4_100, sleeps=0)
     found = [replace(ROUND, reads=reads)] * 3
 
-    numbers = numbers_of(found, LIMITED, "zram", queued=False, late=False)
+    numbers = numbers_of(found, LIMITED, "zram", queued=False, writes=WriteQueue(False, 1, 0))
 
     assert numbers["synchronous"].value == 1
     assert numbers["slice_ns"].value == 0

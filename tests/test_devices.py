@@ -38,7 +38,7 @@ def test_a_file_with_further_keys_is_a_device(tmp_path):
     device = load_device(written(tmp_path, document))
 
     assert device.name == "d"
-    assert device.values.tolist() == [7, 1, 2, 1, 1, *range(5, 20), 0]
+    assert device.values.tolist() == [7, 1, 2, 1, 1, *range(5, 22), 0]
     assert device.sources == dict.fromkeys(DEVICE_FIELDS, "a test")
 
 
@@ -75,7 +75,7 @@ def test_an_existing_file_is_replaced(tmp_path):
         ({"cold_ns": {"value": "9", "source": "a test"}}, "cold_ns is '9': give an integer"),
         ({"cold_ns": {"value": 1 << 40, "source": "a test"}}, "integer in [0, 2**40)"),
         ({"batched": {"value": 2, "source": "a test"}}, "batched is 2: give 1 for yes or 0 for no"),
-        ({"tick_ns": {"value": 0, "source": "a test"}}, "tick_ns is 0: give the period of a tick"),
+        ({"tick_ns": {"value": 0, "source": "a test"}}, "tick_ns is 0: give 1 or more, such as 4000000"),
         ({"cold_n": {"value": 5, "source": "a test"}}, "unknown number 'cold_n': did you mean 'cold_ns'?"),
     ],
 )

@@ -295,7 +295,7 @@ def test_behind_a_loop_device_it_matters_when_between_ticks_a_program_begins():
     walked = workload(
         [*range(2000), *[page for at in range(0, 2000, 40) for page in (*range(at, at + 40), at // 2)] * 3],
         kinds=[1] * (2000 + 2050 * 3),
-        step_insns=20_000,
+        step_insns=50_000,  # 10 ms without reclaim: statistics are up to date by then
     )
     none, moments = [load_policy("none")], current_moments()
 

@@ -20,6 +20,7 @@ def test_a_module_s_sources_are_itself_and_what_it_imports_from_us():
 
     assert {
         "replay/reclaim.py",
+        "replay/plug.py",
         "replay/writeout.py",
         "replay/memory.py",
         "replay/blockqueue.py",

@@ -23,7 +23,7 @@ from kdtool.kernel.fault_events import PerfFaults
 from kdtool.kernel.host import PAGE_CLUSTER, host_facts, page_cluster
 from kdtool.kernel.memcg import Charges, MemoryCgroup
 from kdtool.kernel.perf_records import Comm, Exit, Fork, Mapping, split_records
-from kdtool.kernel.swap import notes_by_worker, swap_devices
+from kdtool.kernel.swap import WriteQueue, swap_devices, write_queue
 
 MIB = 1 << 20
 ROOT = [pytest.mark.root, needs.root]
@@ -519,11 +519,11 @@ def test_a_tick_is_that_of_the_kernels_configuration() -> None:
     assert host.tick_ns() == 10**9 // hz
 
 
-def test_a_file_has_no_worker_that_notes_writes(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_has_writes_of_one_page(tmp_path: Path) -> None:
     file = tmp_path / "swaps"
     file.write_text("Filename Type Size Used Priority\n/no/such/file file 1024 4 -2\n")
 
-    assert not notes_by_worker(swap_devices(file)[0])
+    assert write_queue(swap_devices(file)[0]) == WriteQueue(False, 1, 0)
 
 
 def test_swap_lines_are_read(tmp_path: Path) -> None:

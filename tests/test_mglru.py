@@ -1,19 +1,13 @@
 """The multi-generational LRU: cases worked by hand from mm/vmscan.c, v6.18, and a model written apart."""
 
-import numpy as np
-from builders import Plug, end_of_run, holding, ssd, workload
+from builders import Plug, end_of_run, holding, instant, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtool.replay import Device, load_policy, replay, run_shadow
+from kdtool.replay import load_policy, replay, run_shadow
 from kdtool.replay.generations import add_generation, set_back
 from kdtool.replay.memory import GEN_PAGES, WORKINGSET, WRITTEN, Flush, new_memory
 from kdtool.replay.run import replay_none
-
-
-def instant() -> Device:
-    """A device that takes no time."""
-    return Device("instant", np.zeros_like(ssd().values), {})
 
 
 class Generations:
@@ -321,7 +315,8 @@ def test_pages_full_of_zeros_are_freed_without_a_write(refs, capacity):
 
 def counts_after(*more):
     """Return (major, minor) of touching 101 new pages in a memory of 100, and then `more`."""
-    _, result = replay_none(workload([*range(101), *more]), 100, instant(), "mglru")
+    device = instant().having({"request_pages": 32})
+    _, result = replay_none(workload([*range(101), *more]), 100, device, "mglru")
     assert result.cold_faults == 101
     return result.major_faults, result.minor_faults
 

@@ -5,11 +5,11 @@ from statistics import median
 
 import numpy as np
 import pytest
-from builders import Plug, end_of_run, holding, ssd, workload
+from builders import Plug, end_of_run, holding, instant, ssd, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtool.replay import Device, Flush, load_policy, load_workload, replay, run, run_shadow
+from kdtool.replay import Flush, load_policy, load_workload, replay, run, run_shadow
 from kdtool.replay.memory import AGE, MOST_AGE, WRITTEN, new_memory
 from kdtool.traces import Trace
 
@@ -184,11 +184,6 @@ class TwoLists:
             self.young.discard(page)
             self.workingset.add(page)
             self.inactive[page] = True
-
-
-def instant() -> Device:
-    """A device that takes no time."""
-    return Device("instant", np.zeros_like(ssd().values), {})
 
 
 CURRENT, NEVER = Flush(period_ns=0, phase_ns=0), Flush(phase_ns=2**62)

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from builders import callable_part, list_pages, ssd
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kdtool.replay import writeout
+from kdtool.replay import plug, writeends, writeout
 from kdtool.replay.lists import INACTIVE_LIST, push_newest
 from kdtool.replay.memory import (
     DEVICE_FREE_NS,
@@ -14,6 +16,7 @@ from kdtool.replay.memory import (
     LATENCY_NS,
     NOW_NS,
     SERVICE_NS,
+    THROTTLE_STEP,
     TRANSFER_NS,
     WAITED_NS,
     WRITEBACK,
@@ -22,16 +25,19 @@ from kdtool.replay.memory import (
     new_memory,
 )
 
-begin_write, complete_writes, drop_write, sleep, submit_writes, wait_for_write = map(
+begin_write, drop_write, wait_for_write, complete_writes, sleep, send_writes = map(
     callable_part,
     (
         writeout.begin_write,
-        writeout.complete_writes,
         writeout.drop_write,
-        writeout.sleep,
-        writeout.submit_writes,
         writeout.wait_for_write,
+        writeends.complete_writes,
+        writeends.sleep,
+        plug.send_writes,
     ),
+)
+hold_plug, queue_page, release_plug, finish_reclaim = map(
+    callable_part, (plug.hold_plug, plug.queue_page, plug.release_plug, plug.finish_reclaim)
 )
 N_PAGES = 6
 
@@ -65,7 +71,7 @@ def test_a_page_being_written_goes_around_and_comes_back_oldest_when_it_is_writt
     complete_writes(memory)
     assert oldest_first(memory) == [2, 3, 4, 5, 0, 1], "not submitted"
 
-    submit_writes(memory, device)
+    send_writes(memory, device)
     scalars[NOW_NS] = device[LATENCY_NS]
     complete_writes(memory)
     assert oldest_first(memory) == [0, 2, 3, 4, 5, 1], "the second waits for the device"
@@ -80,10 +86,10 @@ def test_neighbouring_slots_are_written_in_one_go(memory):
     scalars, device = memory[6], ssd().values
     memory[3][:3] = (7, 8, 10)
     write(memory, 0, 1, 2)
-    submit_writes(memory, device)
+    send_writes(memory, device)
 
     ends = memory[10][:3, 1].tolist()
-    assert ends[1] - ends[0] == device[TRANSFER_NS]
+    assert ends[0] == ends[1] == device[LATENCY_NS] + device[TRANSFER_NS], "one request"
     assert ends[2] - ends[1] == device[SERVICE_NS]
     assert scalars[DEVICE_FREE_NS] == ends[2]
 
@@ -103,7 +109,7 @@ def test_waiting_for_a_page_submits_it_and_stands_still_until_it_is_written(memo
 def test_a_page_that_is_unmapped_meanwhile_is_not_moved(memory):
     scalars, device = memory[6], ssd().values
     write(memory, 0, 1)
-    submit_writes(memory, device)
+    send_writes(memory, device)
     drop_write(0, memory)
 
     scalars[NOW_NS] = 10**9
@@ -113,20 +119,130 @@ def test_a_page_that_is_unmapped_meanwhile_is_not_moved(memory):
     assert memory[8][0] == WRITEBACK and memory[8][1] == 0
 
 
-@pytest.mark.parametrize(("apart", "sent"), [(1, 64), (2, 64)], ids=["neighbours", "scattered"])
-def test_a_plug_is_emptied_before_what_is_too_much(apart, sent):
-    """Of 70 pages: two requests of 32 neighbours, or 32 of one page twice."""
+def many(apart):
+    """Return a memory of 70 dirty pages whose slots are so far apart."""
     m = new_memory(70, 70, "linux", Flush())
-    memory = m.arrays()
     for page in range(70):
-        push_newest(INACTIVE_LIST, page, memory)
+        push_newest(INACTIVE_LIST, page, m.arrays())
         m.pages["slot"][page] = 1 + apart * page
-    submitted = []
-    for page in range(70):
-        write(memory, page)
-        submitted.append(int(m.scalars[WRITES_SENT]))
+    return m.arrays()
 
-    assert submitted == [0] * 32 + [32] * 32 + [sent] * 6
+
+def sent_after_each(memory, device):
+    """Write all pages; return how many were sent after each one."""
+    sent = []
+    for page in range(len(memory[0])):
+        begin_write(page, memory, device.values)
+        sent.append(int(memory[6][WRITES_SENT]))
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("apart", "request_pages", "sent"),
+    [
+        (1, 64, [0] * 64 + [64] * 6),
+        (1, 32, [0] * 32 + [32] * 32 + [64] * 6),
+        (1, 31, [0] * 70),
+        (2, 64, [0] * 32 + [32] * 32 + [64] * 6),
+    ],
+    ids=["the first is large", "just so", "the first is not", "32 requests"],
+)
+def test_a_plug_is_emptied_before_a_request_that_is_too_much(apart, request_pages, sent):
+    device = ssd().having({"request_pages": request_pages, "write_requests": 0})
+    assert sent_after_each(many(apart), device) == sent
+
+
+def test_behind_a_read_of_one_page_only_the_requests_count():
+    """As in Linux since v6.13: the first request of the plug is looked at, not the last."""
+    memory, device = many(1), ssd().having({"request_pages": 2, "write_requests": 0})
+    hold_plug(memory[6])
+    queue_page(500, 1, memory, device.values)
+
+    assert sent_after_each(memory, device) == [0] * 62 + [62] * 8
+
+
+def test_reads_and_writes_of_neighbours_are_not_one_request(memory):
+    device = ssd().values
+    assert queue_page(9, 1, memory, device) and queue_page(10, 0, memory, device)
+    assert queue_page(11, 1, memory, device) and not queue_page(12, 1, memory, device)
+
+
+def test_reclaim_within_a_window_leaves_its_writes_to_the_window(memory):
+    scalars, device = memory[6], ssd().values
+    hold_plug(scalars)
+    write(memory, 0, 1)
+    finish_reclaim(memory, device)
+    assert scalars[WRITES_SENT] == 0
+
+    release_plug(memory, device)
+    assert scalars[WRITES_SENT] == 2
+    write(memory, 2)
+    finish_reclaim(memory, device)
+    assert scalars[WRITES_SENT] == 3
+
+
+def test_who_sleeps_for_a_write_sends_what_the_window_holds(memory):
+    hold_plug(memory[6])
+    write(memory, 0, 1)
+    wait_for_write(0, memory, ssd().values)
+    assert memory[6][WRITES_SENT] == 2
+
+
+THROTTLED = ssd().having({"write_requests": 2})
+WINDOW_NS = 100_000_000
+
+
+def begin(memory, page, now_ns):
+    """Begin a write at a time; return how long it took."""
+    memory[6][NOW_NS] = now_ns
+    begin_write(page, memory, THROTTLED.values)
+    return int(memory[6][NOW_NS]) - now_ns
+
+
+def test_a_request_too_many_waits_until_all_have_ended(memory):
+    device = THROTTLED.values
+    assert begin(memory, 0, 7) == begin(memory, 1, 7) == 0
+    assert begin(memory, 2, 7) == device[LATENCY_NS] + device[SERVICE_NS]
+    assert memory[6][WRITES_SENT] == 2
+    assert begin(memory, 3, int(memory[6][NOW_NS])) == 0, "the first two are over, noted or not"
+
+
+def test_each_window_with_writes_lets_more_through(memory):
+    """1 + 2**step requests; those of before have long ended."""
+    for at, page in enumerate((0, 1)):
+        assert begin(memory, page, at * WINDOW_NS) == 0
+        send_writes(memory, THROTTLED.values)
+    assert memory[6][THROTTLE_STEP] == 1
+    assert [begin(memory, page, WINDOW_NS + 5 * WINDOW_NS // 10) for page in (2, 3, 4)] == [0, 0, 0]
+    assert begin(memory, 5, WINDOW_NS + 5 * WINDOW_NS // 10) > 0
+
+
+def test_five_windows_without_writes_undo_a_step(memory):
+    begin(memory, 0, 0)
+    begin(memory, 1, WINDOW_NS)
+    assert memory[6][THROTTLE_STEP] == 1
+    begin(memory, 2, 2 * WINDOW_NS + 5 * WINDOW_NS)
+    assert memory[6][THROTTLE_STEP] == 1, "one more for the window with writes, one less for five without"
+    begin(memory, 3, 30 * WINDOW_NS)
+    assert memory[6][THROTTLE_STEP] == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400_000)), min_size=1, max_size=60))
+def test_never_are_more_on_their_way_than_may_be(steps):
+    """Of single pages that are far apart, written at random times within a window."""
+    m = new_memory(60, 60, "linux", Flush())
+    memory, now_ns = m.arrays(), 0
+    m.pages["slot"] = 1 + 2 * np.arange(60)
+    for page, (sends, pause_ns) in enumerate(steps):
+        push_newest(INACTIVE_LIST, page, memory)
+        begin(memory, page, now_ns)
+        if not sends:
+            send_writes(memory, THROTTLED.values)
+        now_ns = int(memory[6][NOW_NS])
+        ends = memory[10][: m.scalars[WRITES_SENT], 1]
+        queued = page + 1 - len(ends)
+        assert queued + np.count_nonzero(ends > now_ns) <= 2
+        now_ns += pause_ns
 
 
 def test_the_queue_goes_around(memory):
@@ -134,7 +250,7 @@ def test_the_queue_goes_around(memory):
     for round_ in range(5):
         memory[8][:] = DIRTY
         write(memory, *oldest_first(memory)[:4])
-        submit_writes(memory, device)
+        send_writes(memory, device)
         scalars[NOW_NS] += 10**9
         complete_writes(memory)
         assert sorted(oldest_first(memory)) == list(range(N_PAGES)), round_
@@ -161,7 +277,7 @@ def noted(memory, now_ns, *pages):
 def write_at(memory, now_ns, *pages):
     memory[6][NOW_NS] = now_ns
     write(memory, *pages)
-    submit_writes(memory, ssd().values)
+    send_writes(memory, ssd().values)
 
 
 def test_a_worker_waits_for_a_tick_and_preempts_from_then_on(by_worker):

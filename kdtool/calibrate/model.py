@@ -10,6 +10,7 @@ from kdtool.calibrate.plan import LAYOUT
 from kdtool.calibrate.reads import ReadRound, are_synchronous, less, read_samples
 from kdtool.calibrate.rounds import Round
 from kdtool.kernel.host import base_slice_ns, tick_ns
+from kdtool.kernel.swap import WriteQueue
 from kdtool.replay import DEVICE_FIELDS
 
 __all__ = ["numbers_of"]
@@ -26,17 +27,17 @@ NONE = "none: the faulting thread does the read itself"
 
 
 def numbers_of(
-    rounds: list[Round], limited: Limited, place: str, queued: bool, late: bool
+    rounds: list[Round], limited: Limited, place: str, queued: bool, writes: WriteQueue
 ) -> dict[str, Number]:
     """Return each of DEVICE_FIELDS; `place` (device, CPU, kernel) ends each source.
 
-    queued : whether the disk has a queue of requests, late : whether a worker notes ends of writes; see
-        kernel/swap.py
+    queued, writes : whether the disk has a queue of requests, and how it takes writes; see kernel/swap.py
+
     Raises CapabilityError when too few rounds measured one of them.
     """
     reads = [each.reads for each in rounds]
-    samples = read_samples(reads) | _samples(rounds, limited, late)
-    sources = _sources(reads, queued, late)
+    samples = read_samples(reads) | _samples(rounds, limited, writes)
+    sources = _sources(reads, queued, writes)
     return {
         field: summarize(
             field, samples[field], f"{sources[field]}; {place}", BEHIND if field in BESIDE else OTHERS
@@ -45,7 +46,7 @@ def numbers_of(
     }
 
 
-def _samples(rounds: list[Round], limited: Limited, late: bool) -> dict[str, list[int | None]]:
+def _samples(rounds: list[Round], limited: Limited, writes: WriteQueue) -> dict[str, list[int | None]]:
     """Return the numbers that reads say nothing of, as each round, block or pass at the limit found them."""
     reads = [each.reads for each in rounds]
     cold_ns, reclaim_ns = _median([r.cold_ns for r in rounds]), _median([r.reclaim_ns for r in rounds])
@@ -63,12 +64,14 @@ def _samples(rounds: list[Round], limited: Limited, late: bool) -> dict[str, lis
         "step_ps": [r.step_ps for r in rounds],
         "insn_ps": [r.insn_ps for r in rounds],
         "n_cpus": [len(os.sched_getaffinity(0))] * len(rounds),
-        "slice_ns": [base_slice_ns(os.cpu_count() or 1) * late] * len(rounds),
+        "slice_ns": [base_slice_ns(os.cpu_count() or 1) * writes.by_worker] * len(rounds),
         "tick_ns": [tick_ns()] * len(rounds),
+        "request_pages": [writes.request_pages] * len(rounds),
+        "write_requests": [writes.write_requests] * len(rounds),
     }
 
 
-def _sources(rounds: list[ReadRound], queued: bool, late: bool) -> dict[str, str]:
+def _sources(rounds: list[ReadRound], queued: bool, writes: WriteQueue) -> dict[str, str]:
     """Return how each number was measured, once a round."""
     layout, synchronous = LAYOUT, are_synchronous(rounds)
     pair = "block_rq_issue to block_rq_complete" if queued else "block_bio_queue to block_bio_complete"
@@ -110,9 +113,13 @@ def _sources(rounds: list[ReadRound], queued: bool, late: bool) -> dict[str, str
         "and half over 0.2 MiB",
         "n_cpus": "CPUs that calibrate may run on",
         "slice_ns": f"700 us * (1 + log2 of {os.cpu_count()} CPUs, 8 at most); a loop device with direct I/O"
-        if late
+        if writes.by_worker
         else "no loop device with direct I/O: interrupts note the ends of writes",
         "tick_ns": "clock_getres(2) of CLOCK_MONOTONIC_COARSE",
+        "request_pages": "max_segments and max_sectors_kb of the disk's queue, in sysfs",
+        "write_requests": "RWB_DEF_DEPTH of blk-wbt"
+        if writes.write_requests
+        else "wbt_lat_usec of the disk's queue: writes are not throttled",
     }
 
 

@@ -23,7 +23,7 @@ from kdtool.calibrate.rounds import Bench, Round
 from kdtool.collect.terminal import Stop, stop_on_signals
 from kdtool.errors import CapabilityError
 from kdtool.kernel.host import host_facts, page_cluster
-from kdtool.kernel.swap import notes_by_worker, swap_devices
+from kdtool.kernel.swap import swap_devices, write_queue
 from kdtool.replay import write_device
 
 __all__ = ["calibrate"]
@@ -59,7 +59,7 @@ def calibrate(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     if choose_swap(swap_devices()).path != device.path:
         raise CapabilityError(f"{device.path}: swap was changed while it was measured: try again")
     place = f"{device.path} ({device.kind}), {facts['cpu_model']}, Linux {facts['kernel_release']}"
-    numbers = numbers_of(rounds, limited, place, disk.queued, notes_by_worker(device))
+    numbers = numbers_of(rounds, limited, place, disk.queued, write_queue(device))
     document = {
         **{field: number.to_entry() for field, number in numbers.items()},
         "host": facts,

@@ -42,6 +42,8 @@ PLACE_STEP = 317
 """Pages from one replay's place to the next, modulo PMD_PAGES: its golden section spreads any few."""
 CURRENT = (Flush(0, 0),)
 """A moment at which statistics are always up to date."""
+LOOP_REQUEST_PAGES = 128
+"""BLK_MAX_SEGMENTS, which drivers/block/loop.c does not change."""
 LONG_TICK_NS = 10_000_000
 """CONFIG_HZ=100, and whole ticks of 250 and 1000."""
 
@@ -89,7 +91,10 @@ def on_swap(device: Device, *, loop: bool) -> Device:
 
     loop : behind a loop device with direct I/O, where a worker notes the ends of writes; else the interrupt
     """
-    return device.having({"slice_ns": base_slice_ns(device.number("n_cpus") or 1) if loop else 0})
+    if not loop:
+        return device.having({"slice_ns": 0})
+    slice_ns = base_slice_ns(device.number("n_cpus") or 1)
+    return device.having({"slice_ns": slice_ns, "request_pages": LOOP_REQUEST_PAGES})
 
 
 def starting_moments(n: int = MOMENTS) -> tuple[Flush, ...]:
