@@ -24,7 +24,7 @@ from kdtool.errors import CapabilityError, CommandError, ParameterError
 from kdtool.traces import Reduction, Trace, TraceWriter
 from kdtool.traces.spool import DiskError
 
-__all__ = ["References", "recorded_by_this_version"]
+__all__ = ["References", "recorded_by_this_version", "told_tunables"]
 
 QEMU = "qemu-x86_64"
 LINKER = "/lib64/ld-linux-x86-64.so.2"
@@ -113,7 +113,8 @@ class Tracer:
         block before its middle, and so come to pages in another order than without qemu.
         """
         linker, rest = _linker_variables(environment)
-        self._told = _tunables(environment.get("GLIBC_TUNABLES", ""))
+        tunables = told_tunables(environment.get("GLIBC_TUNABLES", ""))
+        self._told = ["-E", f"GLIBC_TUNABLES={tunables}"] if tunables else []
         qemu = [shutil.which(QEMU) or QEMU, "-plugin", self._options, "-0", self._program[0]]
         return [*qemu, *linker, *self._told, *self._program[1:]], rest
 
@@ -207,13 +208,16 @@ def _linker_variables(environment: Mapping[str, str]) -> tuple[list[str], dict[s
     return options, {name: value for name, value in environment.items() if name not in moved}
 
 
-def _tunables(given: str) -> list[str]:
-    """Return qemu's options for the tunables of COPYING as this host has them, and those that are given."""
+def told_tunables(given: str) -> str:
+    """Return the tunables of COPYING as this host has them, and those that are given; "" for none.
+
+    With them in GLIBC_TUNABLES a program has the environment that it is recorded in, which decides, by its
+    length, where in a page what it allocates begins.
+    """
     linker = Path(LINKER)
     if not linker.exists() or "," in given:  # no option of qemu may have a comma
-        return []
+        return ""
     listed = subprocess.run([linker, "--list-tunables"], capture_output=True, text=True, check=False)
     own = dict(line.split(": ", 1) for line in listed.stdout.splitlines() if ": " in line)
     known = [f"{name}={own[name].split()[0]}" for name in COPYING if name in own and f"{name}=" not in given]
-    both = ":".join([*known, *([given] if given else [])])
-    return ["-E", f"GLIBC_TUNABLES={both}"] if known else []
+    return ":".join([*known, *([given] if given else [])])

@@ -13,7 +13,7 @@ from needs import compiled, gcc, qemu
 
 from kdtool.collect import session
 from kdtool.collect.base import Request
-from kdtool.collect.refs import References, _tunables
+from kdtool.collect.refs import References, told_tunables
 from kdtool.errors import CommandError, ParameterError
 from kdtool.replay import load_workload
 from kdtool.replay.keys import VPN_MASK
@@ -204,7 +204,7 @@ def test_what_modifies_memory_stores_from_the_start_as_on_the_cpu(
 def copies_by_strings(least: int) -> bool:
     """Tell whether this host's C library copies so many bytes by string instructions, from front to back."""
     fast = {"erms", "fsrm"} <= set(Path("/proc/cpuinfo").read_text().split())
-    told = " ".join(_tunables("")).partition("rep_movsb_threshold=")[2].partition(":")[0]
+    told = told_tunables("").partition("rep_movsb_threshold=")[2].partition(":")[0]
     return fast and bool(told) and int(told, 16) <= least
 
 
@@ -252,9 +252,9 @@ def test_tunables_that_are_given_stay(tmp_path: Path, capfd: pytest.CaptureFixtu
 
     assert trace.manifest.collector["sources"]["refs"]["glibc_tunables"] == seen
     assert len(own) == 5 and movsb.startswith("glibc.cpu.x86_rep_movsb_threshold=0x")
-    told = _tunables(given)[1].removeprefix("GLIBC_TUNABLES=").split(":")
+    told = told_tunables(given).split(":")
     assert sorted(told) == sorted([word for word in own if word != movsb] + given.split(":"))
-    assert _tunables("glibc.malloc.check=0,1") == []
+    assert told_tunables("glibc.malloc.check=0,1") == ""
 
 
 def test_every_reference_lies_in_a_mapping(touch: str, tmp_path: Path) -> None:

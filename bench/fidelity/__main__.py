@@ -7,6 +7,7 @@ gcc; see docs/fidelity.md. What it measures is kept in the work folder: started 
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.fidelity.machine import forbid_huge_pages
 from bench.fidelity.matrix import Plan, Say, measure_footprints, record_references
 from bench.fidelity.store import Store
 from bench.fidelity.workloads import PROGRAMS, choose_programs
+from kdtool.collect.refs import told_tunables
 from kdtool.errors import KdtoolError
 from kdtool.fidelity.score import Cell
 from kdtool.fidelity.settings import SETTINGS, find_setting
@@ -96,6 +98,7 @@ def _run(arguments: argparse.Namespace, say: Say) -> None:
         if arguments.fresh:
             _forget(plan, store)
         forbid_huge_pages()
+        _be_as_recorded()
         measure_footprints(plan, store, say)
         record_references(plan, store, say)
         measure_kernel(plan, store, say)
@@ -107,6 +110,12 @@ def _run(arguments: argparse.Namespace, say: Say) -> None:
         print(json.dumps(to_document(cells, tolerance)))
     else:
         print_fidelity(cells, tolerance, Console(width=None if sys.stdout.isatty() else PLAIN_COLUMNS))
+
+
+def _be_as_recorded() -> None:
+    """Give programs under the kernel the environment that they are recorded in, so that heaps lie alike."""
+    if tunables := told_tunables(os.environ.get("GLIBC_TUNABLES", "")):
+        os.environ["GLIBC_TUNABLES"] = tunables
 
 
 def _forget(plan: Plan, store: Store) -> None:
