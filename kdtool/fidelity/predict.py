@@ -42,8 +42,8 @@ PLACE_STEP = 317
 """Pages from one replay's place to the next, modulo PMD_PAGES: its golden section spreads any few."""
 CURRENT = (Flush(0, 0),)
 """A moment at which statistics are always up to date."""
-LOOP_REQUEST_PAGES = 128
-"""BLK_MAX_SEGMENTS, which drivers/block/loop.c does not change."""
+LOOP_REQUEST_PAGES = 32
+"""max_sectors_kb of a loop device with direct I/O, 128, Linux 6.18."""
 LONG_TICK_NS = 10_000_000
 """CONFIG_HZ=100, and whole ticks of 250 and 1000."""
 
