@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace, say: Say) -> None:
 
 
 def _be_as_recorded() -> None:
-    """Give programs under the kernel the environment that they are recorded in, so that heaps lie alike."""
+    """Give programs under the kernel the environment that they are recorded in: it moves their heaps."""
     if tunables := told_tunables(os.environ.get("GLIBC_TUNABLES", "")):
         os.environ["GLIBC_TUNABLES"] = tunables
 
