@@ -146,5 +146,8 @@ def _flag(disk: Path | None) -> bool | None:
 
 
 def _read(disk: Path | None, name: str) -> str | None:
-    file = None if disk is None else disk / name
-    return file.read_text().strip() if file is not None and file.exists() else None
+    """Return what sysfs says of a disk; None where there is no such file, or it does not apply (EINVAL)."""
+    try:
+        return None if disk is None else (disk / name).read_text().strip()
+    except OSError:
+        return None

@@ -204,7 +204,7 @@ def meet_agent(page, capacity, memory, policy, device):  # type: ignore[no-untyp
     """
     scalars = memory[6]
     _serve(scalars[NOW_NS], capacity, memory, policy, device)
-    if memory[0][page] != PREFETCHED or not wait_for_place(page, memory):
+    if memory[0][page] != PREFETCHED or not wait_for_place(page, memory, device):
         return False
     _serve(scalars[NOW_NS], capacity, memory, policy, device)
     return True

@@ -13,6 +13,7 @@ from now (calc_index(), kernel/time/timer.c). Where one thread faults and no age
 """
 
 from kdtool.replay.memory import AGENT_NS, CLAIM_SLOTS, JIFFY_NS, NOW_NS, WAITED_NS
+from kdtool.replay.plug import send_writes
 from kdtool.replay.reclaim import make_room
 from kdtool.rmt.jit import inner
 
@@ -37,10 +38,12 @@ def is_claimed(page, now_ns, memory):  # type: ignore[no-untyped-def]
 
 
 @inner
-def wait_for_place(page, memory):  # type: ignore[no-untyped-def]
+def wait_for_place(page, memory, device):  # type: ignore[no-untyped-def]
     """Sleep for ticks as long as a page's place is reserved and empty; return whether it was."""
     scalars = memory[6]
     now_ns = scalars[NOW_NS]
+    if is_claimed(page, now_ns, memory):
+        send_writes(memory, device)
     while is_claimed(page, scalars[NOW_NS], memory):
         wake_ns = (scalars[NOW_NS] // scalars[JIFFY_NS] + 2) * scalars[JIFFY_NS]
         scalars[WAITED_NS] += wake_ns - scalars[NOW_NS]

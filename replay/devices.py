@@ -43,7 +43,7 @@ and the interrupt when it is written; as long the agent's reclaim waits for that
 clean pages of a list share (try_to_unmap_flush()) · step_ps: one step of a program, in picoseconds · insn_ps:
 one instruction of the workload, in picoseconds · n_cpus: how many CPUs the workload's threads share, 0 for as
 many as there are threads · slice_ns: how long a thread that has slept keeps its CPU from the worker that
-notes there which writes have ended, 0 where the interrupt itself does, see writeout.py · tick_ns: how often
+notes there which writes have ended, 0 where the interrupt itself does, see writeends.py · tick_ns: how often
 the scheduler looks who is next, whoever runs · request_pages: the most pages of one request, see plug.py ·
 write_requests: how many write requests may be on their way at first, 0 for any number, see throttle.py.
 """

@@ -201,7 +201,7 @@ def bring_in(n, missing, scored, capacity, out, memory, device):  # type: ignore
                     set_back(page, memory)
         elif page != missing or named:
             if device[AGENT_NS] and page >= 0:
-                wait_for_place(page, memory)
+                wait_for_place(page, memory, device)
             continue
         else:
             named = True

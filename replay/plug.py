@@ -19,8 +19,9 @@ unmapped, and that nobody has begun to write.
                     sent and queued; a page that was unmapped is NO_PAGE. A request's pages end together
 
 Follows blk_add_rq_to_plug() and blk_attempt_plug_merge() in block/blk-mq.c and blk-merge.c, blk_start_plug()
-in block/blk-core.c, and swap_vma_readahead() in mm/swap_state.c, v6.18. Differs from the kernel: reads that
-were queued go when their window ends, also where the plug was sent before.
+in block/blk-core.c, and swap_vma_readahead() in mm/swap_state.c, v6.18. Differs from the kernel: reads
+go when their window ends, before its writes, also where the plug was sent before; the missed page is queued
+first, wherever in the window it is; and a page of the window takes no time before what is queued after it.
 """
 
 from kdtool.replay.blockqueue import submit_io

@@ -51,6 +51,8 @@ from kdtool.replay.memory import (
     VICTIM_AT,
     WORKINGSET,
     WRITEBACK,
+    WRITES_END,
+    WRITES_FIRST,
 )
 from kdtool.replay.mglru import age_and_evict
 from kdtool.replay.plug import send_writes
@@ -225,8 +227,10 @@ def _reclaim(capacity, memory, device):  # type: ignore[no-untyped-def]
     while is_full(capacity, scalars):
         vain = 0 if _free_some(memory, device) else vain + 1
         if vain > MAX_RECLAIM_RETRIES:
-            # The kernel kills now. What is locked is being read, and no read takes longer than this.
-            memory[7][OOM_KILLS] += 1
+            # The kernel kills now; lru_gen perhaps not while all is being written, for its scans take time.
+            # What is locked is being read, and no read takes longer than this.
+            unwritten = scalars[WRITES_FIRST] < scalars[WRITES_END]
+            memory[7][OOM_KILLS] += not (unwritten and scalars[RECLAIM_KIND] == MGLRU)
             send_writes(memory, device)
             sleep(scalars[NOW_NS], scalars[DEVICE_FREE_NS], memory)
             scalars[NOW_NS] = max(scalars[NOW_NS], scalars[DEVICE_FREE_NS])

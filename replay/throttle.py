@@ -9,7 +9,8 @@ cache. Each 100 ms in which something is written double the number, and take one
     THROTTLE_AT_NS      when the 100 ms end, 0 before the first write
 
 Follows wbt_wait(), get_limit(), wbt_rqw_done() and wb_timer_fn() in block/blk-wbt.c, and block/blk-rq-qos.c,
-v6.18. Differs from the kernel: no read is ever so slow (wbt_lat_usec) that writes are held back.
+v6.18. Differs from the kernel: no read is ever so slow (wbt_lat_usec) that writes are held back, and the most
+is that of a queue of 256, whatever the disk has.
 """
 
 from kdtool.replay.memory import (
@@ -74,6 +75,7 @@ def wait_for_requests(memory, device):  # type: ignore[no-untyped-def]
     if scalars[WRITES_OUT] < most or _on_their_way(memory) < most:
         return
     send_writes(memory, device)
-    until_ns = writes[(scalars[WRITES_SENT] - 1) % len(writes), 1]
+    last_ns = writes[(scalars[WRITES_SENT] - 1) % len(writes), 1]
+    until_ns = max(last_ns, scalars[NOW_NS] + (scalars[KEEPS_NS] > 0))  # as in wait_for_write()
     sleep(scalars[NOW_NS], until_ns, memory)
     scalars[NOW_NS] = max(scalars[NOW_NS], until_ns)

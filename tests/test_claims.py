@@ -28,6 +28,7 @@ from kdtool.replay.memory import (
 
 CAPACITY = 20
 TICK_NS = 4_000_000
+DEVICE = ssd().values
 RECLAIM_NS = 100_000
 PAGE = 3
 
@@ -39,7 +40,7 @@ def take_room(page, capacity, memory, device):
 
 @njit
 def wait(page, memory):
-    return wait_for_place(page, memory)
+    return wait_for_place(page, memory, DEVICE)
 
 
 @njit

@@ -16,7 +16,7 @@ import pytest
 
 from kdtool.collect import living
 from kdtool.errors import CapabilityError, ParameterError
-from kdtool.kernel import blockdev, bpf, cgroup, host
+from kdtool.kernel import blockdev, bpf, cgroup, host, swap
 from kdtool.kernel.bpf_faults import BpfFaults
 from kdtool.kernel.cgroup import Hierarchy, Layout, OwnCgroup, find_cgroup, find_layout, pids_in, reap_stale
 from kdtool.kernel.fault_events import PerfFaults
@@ -524,6 +524,14 @@ def test_a_file_that_is_gone_has_writes_of_one_page(tmp_path: Path) -> None:
     file.write_text("Filename Type Size Used Priority\n/no/such/file file 1024 4 -2\n")
 
     assert write_queue(swap_devices(file)[0]) == WriteQueue(False, 1, 0)
+
+
+def test_what_sysfs_does_not_say_of_a_disk_is_not_there(tmp_path: Path) -> None:
+    """wbt_lat_usec of a queue without blk-wbt is there, and reading it is EINVAL; so is reading a folder."""
+    (tmp_path / "queue" / "wbt_lat_usec").mkdir(parents=True)
+
+    assert swap._read(tmp_path, "queue/wbt_lat_usec") is None
+    assert swap._read(tmp_path, "queue/max_segments") is None
 
 
 def test_swap_lines_are_read(tmp_path: Path) -> None:

@@ -334,3 +334,13 @@ def test_a_sleep_that_is_over_takes_no_time(memory):
     assert memory[6][WAITED_NS] == 0
     sleep(10, 17, memory)
     assert memory[6][WAITED_NS] == 7
+
+
+def test_who_is_throttled_has_the_worker_note_what_has_ended(by_worker):
+    for page in (0, 1):
+        assert begin(by_worker, page, 0) == 0
+    send_writes(by_worker, THROTTLED.values)
+    assert noted(by_worker, MS, 0, 1) == [False, False]
+
+    assert begin(by_worker, 2, MS) == 1, "all have ended, and nobody has said so"
+    assert noted(by_worker, MS + 1, 0, 1) == [True, True]

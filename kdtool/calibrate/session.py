@@ -44,7 +44,7 @@ def calibrate(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     replaced. Raises CapabilityError when something is missing, ParameterError when it cannot be written.
     """
     device, disk = plan.device, plan.disk
-    facts = host_facts()
+    facts, writes = host_facts(), write_queue(device)
     began = time.monotonic()
     load = os.getloadavg()[0]
     if load >= BUSY:
@@ -59,7 +59,7 @@ def calibrate(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     if choose_swap(swap_devices()).path != device.path:
         raise CapabilityError(f"{device.path}: swap was changed while it was measured: try again")
     place = f"{device.path} ({device.kind}), {facts['cpu_model']}, Linux {facts['kernel_release']}"
-    numbers = numbers_of(rounds, limited, place, disk.queued, write_queue(device))
+    numbers = numbers_of(rounds, limited, place, disk.queued, writes)
     document = {
         **{field: number.to_entry() for field, number in numbers.items()},
         "host": facts,

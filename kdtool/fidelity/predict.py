@@ -3,7 +3,7 @@
 Two things are chance, and decide how much is swapped:
 
     moment   the kernel brings a cgroup's statistics up to date every 2 s, whatever the program does, and
-             reclaims by them; and it has a worker note the ends of writes at ticks, see replay/writeout.py
+             reclaims by them; and it has a worker note the ends of writes at ticks, see replay/writeends.py
     place    mappings begin at any page (arch_pick_mmap_layout(), mmap_base()), and readahead by VMA never
              reaches beyond a page table, PMD_PAGES (swap_vma_ra_win())
 """
@@ -87,7 +87,7 @@ def at_own_speed(workload: Workload, device: Device, wall_ns: int) -> Device:
 
 
 def on_swap(device: Device, *, loop: bool) -> Device:
-    """Return `device` as it is under the bench's swap, whatever the profile was measured on.
+    """Return `device` as it is under the bench's swap, a profile that was measured on a file or a partition.
 
     loop : behind a loop device with direct I/O, where a worker notes the ends of writes; else the interrupt
     """
