@@ -31,6 +31,10 @@ def rows_program(n_rows=1200, row_pages=Fraction(2441, 250), passes=4):
     return np.concatenate([fill, *columns])
 
 
+LEAST_ACCURACY = {"mlp": 0.8, "conv1d": 0.8}
+"""Reclaim within a window frees clean pages, such as those read ahead, while its writes wait in the plug."""
+
+
 @pytest.fixture(scope="module")
 def part():
     w = workload(rows_program(), step_insns=100_000)
@@ -53,7 +57,7 @@ def test_a_learner_beats_the_kernel_and_leap_where_strides_are_fractions(learner
     for name in ("none", "linux-vma", "linux-cluster", "leap-paper"):
         assert learned.runtime_ns < score(load_policy(name)).runtime_ns, name
     assert learned.coverage > 0.9
-    assert learned.accuracy > 0.8  # reclaim frees what is clean while all it wrote waits in the plug
+    assert learned.accuracy > LEAST_ACCURACY.get(learner.name, 0.9)
     assert best.runtime_ns > 0
     assert verify_program(program).verdict == "proved"
     if learner.name != "tree":

@@ -116,7 +116,9 @@ def _sources(rounds: list[ReadRound], queued: bool, writes: WriteQueue) -> dict[
         if writes.by_worker
         else "no loop device with direct I/O: interrupts note the ends of writes",
         "tick_ns": "clock_getres(2) of CLOCK_MONOTONIC_COARSE",
-        "request_pages": "max_segments and max_sectors_kb of the disk's queue, in sysfs",
+        "request_pages": "max_segments and max_sectors_kb of the disk's queue, in sysfs"
+        if writes.request_pages > 1
+        else "the disk's queue shows no max_segments and max_sectors_kb for more",
         "write_requests": "RWB_DEF_DEPTH of blk-wbt"
         if writes.write_requests
         else "wbt_lat_usec of the disk's queue: writes are not throttled",

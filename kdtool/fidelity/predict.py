@@ -42,7 +42,7 @@ PLACE_STEP = 317
 """Pages from one replay's place to the next, modulo PMD_PAGES: its golden section spreads any few."""
 CURRENT = (Flush(0, 0),)
 """A moment at which statistics are always up to date."""
-AFTER_WRITES = 8
+AFTER_WRITES = 1 << 3
 """How many times as many write requests, less one, may be on their way when something was written for some
 tenths of a second just before: step 3 of throttle.py, of 4. By the tracepoint wbt_timer, nine runs of the
 bench had steps 0, 1, 2, 3 (five) and 4 at their first reclaim."""
